@@ -1,0 +1,48 @@
+"""The base of every typed config: frozen, keyword-only, strict; an unknown key is an error."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """A frozen value read from YAML.
+
+    Each field is written once, with its meaning and unit in ``Field(description=…)``. A config is
+    never changed: ``config.replace(lr=1e-3)`` gives a validated copy.
+
+    >>> class Point(Config):
+    ...     x: int = Field(ge=0, description="where it is")
+    >>> Point(x=1).replace(x=2)
+    Point(x=2)
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        revalidate_instances="never",
+    )
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**(values | changes))
+
+
+def _parse_ratio(value: Any) -> Any:
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{value!r} is not a fraction such as 8/3") from None
+    return value
+
+
+Ratio = Annotated[float, BeforeValidator(_parse_ratio), Field(gt=0)]
+"""A positive number that may be written as a fraction: ``8/3``."""
