@@ -76,7 +76,7 @@ parts:
         "f.yaml:6:12: parts[1].shape: unknown test shape 'fnacy'; did you mean 'fancy'? "
         "(allowed: plain, fancy)",
         "f.yaml:7:27: parts[2].shape.sise: unknown key; did you mean 'size'? (allowed: type, size)",
-        "f.yaml:7:41: parts[2].mode: 'prey' is not allowed; did you mean 'pre'? "
+        "f.yaml:7:43: parts[2].mode: 'prey' is not allowed; did you mean 'pre'? "
         "(allowed: pre, post)",
         "f.yaml:8:5: parts[3]: expected a mapping, not 7",
     ]
@@ -120,3 +120,14 @@ def test_the_json_schema_lists_every_option() -> None:
     text = str(Whole.model_json_schema())
     assert "plain" in text
     assert "Fancy" in text
+
+
+def test_a_list_of_wrong_entries_is_not_called_too_short_besides() -> None:
+    class Listed(Config):
+        parts: tuple[Part, ...] = Field(min_length=1)
+
+    with pytest.raises(ConfigError) as caught:
+        decode(parse_document("parts: [{mode: prey}]", "f.yaml"), Listed)
+    assert len(caught.value.problems) == 1
+    with pytest.raises(ConfigError, match="needs at least 1, not 0"):
+        decode(parse_document("parts: []", "f.yaml"), Listed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from windtunnel.config.document import Document
@@ -12,14 +12,16 @@ from windtunnel.config.path import Path
 
 _PLAIN = re.compile(r"[A-Za-z_][\w ./+-]*")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "none", ""}
-_COMMENT_COLUMN = 40
+_COLUMN = 40
 
 
-def annotated_yaml(value: Any, document: Document | None = None) -> str:
+def annotated_yaml(
+    value: Any, document: Document | None = None, derived: Collection[Path] = ()
+) -> str:
     """YAML of a config (or plain tree) that reads back as the same values.
 
     With its document, each leaf ends with a comment: its file and line, ``--set``, a preset, or
-    ``default``.
+    ``default``; those at the paths ``derived`` say that they follow from others.
 
     >>> print(annotated_yaml({"train": {"lr": 0.001, "betas": (0.9, 0.95)}}), end="")
     train:
@@ -27,10 +29,29 @@ def annotated_yaml(value: Any, document: Document | None = None) -> str:
       betas: [0.9, 0.95]
     """
     plain = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-    return "".join(line + "\n" for line in _lines(plain, (), "", document))
+    return "".join(line + "\n" for line in _lines(plain, (), "", _Comments(document, derived)))
 
 
-def _lines(value: Any, path: Path, indent: str, document: Document | None) -> Iterator[str]:
+class _Comments:
+    """What stands behind a leaf."""
+
+    def __init__(self, document: Document | None, derived: Collection[Path]) -> None:
+        self._document = document
+        self._derived = derived
+
+    def after(self, text: str, path: Path) -> str:
+        return text if self._document is None else f"{text:<{_COLUMN}} # {self._origin(path)}"
+
+    def _origin(self, path: Path) -> str:
+        assert self._document is not None
+        origins = self._document.origins
+        if path in self._derived:
+            return "derived"
+        short = path[-1] == "type" and isinstance(self._document.get(path[:-1]), str)
+        return origins.get(path[:-1] if short else path, "default")
+
+
+def _lines(value: Any, path: Path, indent: str, comments: _Comments) -> Iterator[str]:
     if isinstance(value, dict):
         items = [(key, f"{indent}{key}:", item, (*path, key)) for key, item in value.items()]
     else:
@@ -39,26 +60,21 @@ def _lines(value: Any, path: Path, indent: str, document: Document | None) -> It
         if _is_branch(item):
             if isinstance(value, dict):
                 yield head
-                yield from _lines(item, here, indent + "  ", document)
+                yield from _lines(item, here, indent + "  ", comments)
             else:
-                first, *rest = _lines(item, here, indent + "  ", document)
+                first, *rest = _lines(item, here, indent + "  ", comments)
                 yield f"{head} {first.lstrip()}"
                 yield from rest
         else:
-            text = f"{head} {_flow(item)}"
-            yield text if document is None else _commented(text, here, document)
+            yield comments.after(f"{head} {_flow(item)}", here)
 
 
 def _is_branch(value: Any) -> bool:
     if isinstance(value, dict):
         return bool(value)
-    inner = dict | list | tuple
-    return isinstance(value, list | tuple) and any(isinstance(v, inner) for v in value)
-
-
-def _commented(text: str, path: Path, document: Document) -> str:
-    origin = document.origins.get(path, "default")
-    return f"{text:<{_COMMENT_COLUMN}} # {origin}"
+    if not isinstance(value, list | tuple):
+        return False
+    return any(isinstance(item, dict | list | tuple) for item in value)
 
 
 def _flow(value: Any) -> str:

@@ -71,7 +71,10 @@ def _attempt(document: Document, cls: type[M]) -> tuple[M | None, _Found, set[Pa
         return cls.model_validate(_with_tuples(document.tree)), [], set()
     except ValidationError as error:
         found: dict[tuple[Path, bool], list[str]] = {}
-        for detail in error.errors(include_url=False):
+        details = error.errors(include_url=False)
+        for detail in details:
+            if detail["type"] == "too_short" and _fails_below(details, detail["loc"]):
+                continue  # pydantic counts only the entries that were right
             path, at_key = _trim(document, tuple(detail["loc"]), detail["type"])
             message = _message(detail, document, cls, path)
             messages = found.setdefault((path, at_key), [])
@@ -79,6 +82,10 @@ def _attempt(document: Document, cls: type[M]) -> tuple[M | None, _Found, set[Pa
                 messages.append(message)
         problems = [(path, key, " or ".join(texts)) for (path, key), texts in found.items()]
         return None, problems, {path for path, _ in found}
+
+
+def _fails_below(details: Sequence[Any], loc: tuple[Any, ...]) -> bool:
+    return any(len(d["loc"]) > len(loc) and d["loc"][: len(loc)] == loc for d in details)
 
 
 def _sorted(document: Document, found: _Found) -> list[Problem]:
@@ -124,6 +131,8 @@ def _message(detail: Any, document: Document, cls: type[BaseModel], path: Path) 
     if kind == "extra_forbidden":
         owner = config_class_at(cls, document.tree, path[:-1])
         return "unknown key" + suggestion(path[-1], owner.model_fields if owner else ())
+    if kind == "too_short":
+        return f"needs at least {context['min_length']}, not {context['actual_length']}"
     if kind == "missing":
         return "is required"
     if kind == "literal_error":

@@ -80,12 +80,22 @@ class Document:
         tree = copy.deepcopy(self.tree)
         origins = dict(self.origins)
         for concrete in _matches(tree, path, origin):
-            _assign(tree, concrete, copy.deepcopy(value))
+            if concrete:
+                _assign(tree, concrete, copy.deepcopy(value))
+            else:
+                tree = copy.deepcopy(value)
             for known in [p for p in origins if p[: len(concrete)] == concrete]:
                 del origins[known]
             origins[concrete] = origin
         keys = {p: place for p, place in self.key_places.items() if p in origins}
         return Document(tree, origins, keys, self.source)
+
+    def placed_as(self, other: Document, path: Path) -> Document:
+        """The document with the places that ``other`` knows at and below ``path``."""
+        below = {p: o for p, o in other.origins.items() if p[: len(path)] == path}
+        keys = {p: o for p, o in other.key_places.items() if p[: len(path)] == path}
+        origins, key_places = {**self.origins, **below}, {**self.key_places, **keys}
+        return Document(self.tree, origins, key_places, self.source)
 
     def without(self, paths: set[Path]) -> Document:
         """The document with the values at these paths left out."""

@@ -1,0 +1,34 @@
+"""Architectures as data: spec, resolve, build, cost, diff, presets."""
+
+from windtunnel.arch.cost import ArchCost, PartCost, cost, layer_cost, train_memory
+from windtunnel.arch.diff import Difference, diff
+from windtunnel.arch.effect import without_effect
+from windtunnel.arch.model import Model, ModelState, build, scope_of
+from windtunnel.arch.presets import expand_preset, preset_document, preset_names
+from windtunnel.arch.resolve import resolve, settled, try_resolve
+from windtunnel.arch.spec import Architecture, ArchSpec, LayerConfig, LayerSpec
+
+__all__ = [
+    "ArchCost",
+    "ArchSpec",
+    "Architecture",
+    "Difference",
+    "LayerConfig",
+    "LayerSpec",
+    "Model",
+    "ModelState",
+    "PartCost",
+    "build",
+    "cost",
+    "diff",
+    "expand_preset",
+    "layer_cost",
+    "preset_document",
+    "preset_names",
+    "resolve",
+    "scope_of",
+    "settled",
+    "train_memory",
+    "try_resolve",
+    "without_effect",
+]

@@ -1,0 +1,55 @@
+"""A user's own components: a Python file named in the config, or an installed entry point."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from windtunnel.errors import UsageError
+
+ENTRY_POINTS = "windtunnel.components"
+
+
+def load_plugins(paths: Iterable[str], base: Path) -> dict[str, str]:
+    """Runs each file once in this process, so that its ``@register`` lines take effect.
+
+    Paths are relative to ``base``, the config's folder. Returns the SHA-256 of each file by its
+    path, which becomes part of a run's key.
+
+    Raises:
+        UsageError: a file that is missing, or that fails when it is run (with its own message).
+    """
+    digests: dict[str, str] = {}
+    for path in paths:
+        file = (base / path).resolve()
+        if not file.is_file():
+            raise UsageError(f"plugin {path}: no such file (looked for {file})")
+        content = file.read_bytes()
+        digests[path] = hashlib.sha256(content).hexdigest()
+        name = f"windtunnel_plugin_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+        if name not in sys.modules:
+            _run(file, name)
+    return digests
+
+
+def _run(file: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"plugin {file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a plugin is foreign code: whatever it raises is told as its fault
+        del sys.modules[name]
+        raise UsageError(f"plugin {file}: {type(error).__name__}: {error}") from error
+
+
+def load_entry_points() -> None:
+    """Imports every installed package that offers components (group ``windtunnel.components``)."""
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        point.load()

@@ -1,0 +1,102 @@
+"""What ``windtunnel check`` says of a run file: costs, memory, schedule, warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from windtunnel.arch import Architecture, PartCost, cost, resolve, train_memory, without_effect
+from windtunnel.nn.cost import Cost
+from windtunnel.report.cost_table import cost_json, cost_view
+from windtunnel.train.run_config import LoadedRun, known_vocab_size
+from windtunnel.train.schedule import preview
+
+_UNKNOWN_VOCABULARY = 256
+
+
+def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
+    """The cost of a run by part, as plain JSON; nothing is allocated."""
+    config = loaded.config
+    train = config.train
+    vocabulary = known_vocab_size(config.data)
+    architecture = resolve(config.arch, vocabulary or _UNKNOWN_VOCABULARY)
+    length = seq_len or train.seq_len
+    width = 2 if train.precision == "bfloat16" else 4
+    counted = cost(architecture, length)
+    memory = train_memory(
+        architecture,
+        seq_len=length,
+        batch_size=train.micro_batch_size or train.batch_size,
+        precision=train.precision,
+    )
+    parts = [
+        _row(name, part.cost, width, _kind(architecture, part.name))
+        for part in counted.parts
+        for name in _names(part)
+    ]
+    warnings = [f"arch.{path}: {why}" for path, why in without_effect(config.arch)]
+    if config.arch.vocab_size == "auto" and vocabulary is None:
+        warnings.append(
+            f"the vocabulary is known once the text is read; counted with {_UNKNOWN_VOCABULARY}"
+        )
+    tree = {
+        "name": architecture.name,
+        "seq_len": length,
+        "vocab_size": architecture.vocab_size,
+        "num_layers": len(architecture.layers),
+        "digest": architecture.digest(),
+        "train_tokens": train.tokens,
+        "train_flops": int(counted.train_flops_per_token) * train.tokens,
+        "parts": parts,
+        "memory": memory.terms(),
+        "warnings": warnings,
+    }
+    return cost_json(tree)
+
+
+def _row(name: str, part: Cost, width: int, kind: str) -> dict[str, Any]:
+    return {
+        "part": name,
+        "kind": kind,
+        "params": int(part.params),
+        "forward_flops": int(part.forward_flops),
+        "training_flops": int(3 * part.forward_flops),
+        "decode_flops": int(part.decode_flops),
+        "state_bytes": float(part.state_values_per_token) * width,
+        "fixed_state_bytes": float(part.state_values) * width,
+        "activation_bytes": float(part.activation_values) * width,
+    }
+
+
+def _names(part: PartCost) -> list[str]:
+    """One name for each of the equal layers that a part stands for."""
+    if part.times == 1:
+        return [part.name]
+    stem, _, first = part.name.rpartition(".")
+    return [f"{stem}.{int(first) + index}" for index in range(part.times)]
+
+
+def _kind(architecture: Architecture, name: str) -> str:
+    if name == "embedding":
+        return "tied" if architecture.embedding.tie else "untied"
+    if not name.startswith("layers."):
+        return ""
+    layer = architecture.layers[int(name.split(".")[1])]
+    return layer.mixer.type + ("" if layer.mlp.type == "none" else f" + {layer.mlp.type}")
+
+
+def print_check(result: dict[str, Any], loaded: LoadedRun) -> None:
+    """The tables, the schedule and the warnings, for the terminal."""
+    console = Console()
+    console.print(cost_view(result))
+    train = loaded.config.train
+    tokens, flops = result["train_tokens"], result["train_flops"]
+    console.print(
+        f"{train.steps:,} steps × {train.batch_size} × {train.seq_len} tokens = {tokens:,} tokens, "
+        f"{flops:.3g} FLOPs",
+        highlight=False,
+    )
+    console.print(preview(train), highlight=False)
+    for warning in result["warnings"]:
+        console.print(f"warning: {warning}", highlight=False, markup=False)

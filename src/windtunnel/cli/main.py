@@ -1,0 +1,64 @@
+"""The command ``windtunnel``: thin verbs over the library.
+
+Nothing heavy is imported here: each verb imports what it needs when it runs, so help and listings
+answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from windtunnel import __version__
+from windtunnel.cli import configs, data, models, runs
+from windtunnel.errors import WindtunnelError
+
+app = typer.Typer(
+    name="windtunnel",
+    help="Try language-model architectures at small scale, with instruments: declare, check, "
+    "trace, train, compare, and get a verdict with error bars.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"windtunnel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and stop.", callback=_print_version,
+                     is_eager=True),
+    ] = False,
+) -> None:  # fmt: skip
+    del version
+
+
+for module in (configs, data, models):
+    module.add_to(app)
+app.add_typer(runs.app, name="runs")
+
+
+def main() -> None:
+    """Runs the command line; ends the process with 0, 1 (a failure) or 2 (the user's mistake)."""
+    try:
+        app()
+    except WindtunnelError as error:
+        for line in str(error).splitlines():
+            print(f"windtunnel: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away (`| head`): nothing more to say
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("windtunnel: interrupted", file=sys.stderr)
+        sys.exit(130)

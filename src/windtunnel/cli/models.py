@@ -1,0 +1,82 @@
+"""Verbs about one model: train and generate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from windtunnel.cli.options import AsJson, ConfigFile, Edits, RunsFolder, print_json, runs_folder
+
+
+def train(
+    file: ConfigFile,
+    edits: Edits = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The run's folder [one below the runs folder]."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run, to the same bits.")
+    ] = False,
+    runs: RunsFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one run. Ctrl-C saves and stops; --resume continues."""
+    from windtunnel.cli.training import train_verb
+
+    record = train_verb(file, edits or [], out=out, resume=resume, runs=runs_folder(runs))
+    if as_json:
+        print_json(record)
+
+
+def generate(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, name, or the start of its key.")
+    ],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more texts.")],
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to add at most.")
+    ] = 100,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 takes the most likely token.")
+    ] = 0.8,
+    greedy: Annotated[bool, typer.Option("--greedy", help="The same as --temperature 0.")] = False,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1)] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0)] = None,
+    min_p: Annotated[float | None, typer.Option("--min-p", min=0.0, max=1.0)] = None,
+    repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", min=0.0)] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random draws.")] = 0,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print tokens as they come (one prompt).")
+    ] = False,
+    runs: RunsFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Continue prompts with a trained run."""
+    from windtunnel.cli.generating import generate_verb
+    from windtunnel.generate import SamplingConfig
+
+    sampling = SamplingConfig(
+        temperature=0.0 if greedy else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
+    results = generate_verb(
+        runs_folder(runs), run, prompts, sampling=sampling, max_new_tokens=max_new_tokens,
+        seed=seed, stream=stream and not as_json,
+    )  # fmt: skip
+    if as_json:
+        print_json([{"prompt": p, "text": t} for p, t in zip(prompts, results, strict=True)])
+    elif not stream:
+        for prompt, text in zip(prompts, results, strict=True):
+            typer.echo(f"{prompt}{text}" + ("\n" if len(prompts) > 1 else ""))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these verbs to the command."""
+    for verb in (train, generate):
+        app.command()(verb)

@@ -1,0 +1,41 @@
+"""Options that several verbs share, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+ConfigFile: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A run's YAML file (see `windtunnel new`).")
+]
+Edits: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a value, e.g. train.lr=3e-4 or "
+                 "'arch.layers[*].mlp.activation=silu'; may be repeated."),
+]  # fmt: skip
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+RunsFolder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--runs", metavar="DIR", envvar="WINDTUNNEL_RUNS", help="Where runs are kept [./runs]."
+    ),
+]
+
+
+def runs_folder(given: Path | None) -> Path:
+    """The folder of the run store."""
+    return given or Path(os.environ.get("WINDTUNNEL_RUNS") or "runs")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; infinity and NaN never appear."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def note(text: str) -> None:
+    """A line for people, on standard error."""
+    typer.echo(text, err=True)

@@ -1,0 +1,67 @@
+"""Verbs about finished and running runs: list, show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from windtunnel.cli.options import AsJson, RunsFolder, print_json, runs_folder
+
+app = typer.Typer(help="List and show runs.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_(runs: RunsFolder = None, as_json: AsJson = False) -> None:
+    """List the runs of the store, oldest first."""
+    from windtunnel.runs.store import RunStore
+
+    summaries = RunStore(runs_folder(runs)).list()
+    if as_json:
+        print_json([summary.to_dict() for summary in summaries])
+        return
+    if not summaries:
+        typer.echo(f"no runs in {runs_folder(runs)}")
+        return
+    rows = [
+        (
+            run.path.name,
+            run.status,
+            str(run.step),
+            "–" if run.loss is None else f"{run.loss:.4f}",
+            "–" if run.params is None else f"{run.params:,}",
+            "–" if run.tokens is None else f"{run.tokens:,}",
+        )
+        for run in summaries
+    ]
+    header = ("run", "status", "step", "loss", "params", "tokens")
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        first = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
+        rest = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        typer.echo("  ".join([*first, *rest]).rstrip())
+
+
+@app.command()
+def show(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, name, or the start of its key.")
+    ],
+    runs: RunsFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: status, config, evaluations, record."""
+    from windtunnel.runs.store import RunStore
+
+    shown = RunStore(runs_folder(runs)).show(run)
+    if as_json:
+        print_json(shown)
+        return
+    for name, value in shown["summary"].items():
+        typer.echo(f"{name:<14} {value}")
+    for values in shown["evaluations"]:
+        typer.echo(
+            f"  step {values['step']:>7}  loss {values['loss']:.4f}  "
+            f"bits/byte {values['bits_per_byte']:.4f}"
+        )
+    typer.echo("\n" + shown["config"].rstrip())

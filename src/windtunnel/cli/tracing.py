@@ -1,0 +1,55 @@
+"""One small batch through a run's model, for ``windtunnel trace``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from windtunnel.arch import Architecture, build, resolve
+from windtunnel.report.trace_table import trace_view
+from windtunnel.trace.collapse import collapsed
+from windtunnel.trace.record import Trace
+from windtunnel.trace.tracing import trace_named
+from windtunnel.train.run_config import LoadedRun, known_vocab_size
+
+_SHORT = 64
+
+
+def trace_run(
+    loaded: LoadedRun, *, batch: int, seq_len: int | None, depth: int | None = None
+) -> Trace:
+    """The trace of one forward in eval mode, with shapes in the letters of ``docs/shapes.md``."""
+    config = loaded.config
+    architecture = resolve(config.arch, known_vocab_size(config.data) or 256)
+    model = build(architecture, config.train.seed).eval()
+    length = seq_len or min(_SHORT, config.train.seq_len)
+
+    def inputs(b: int, t: int) -> tuple[Any, ...]:
+        return (torch.arange(b * t).reshape(b, t) % architecture.vocab_size,)
+
+    with torch.no_grad():
+        traced = trace_named(
+            model, inputs, batch=batch, time_steps=length, dims=letters(architecture), depth=depth
+        )
+    return collapsed(traced)
+
+
+def letters(architecture: Architecture) -> dict[str, int]:
+    """The size of each letter, as far as the layers agree on it."""
+    found: dict[str, set[int]] = {}
+    for layer in architecture.layers:
+        for config in (layer.mixer, layer.mlp):
+            for field, letter in (("num_heads", "h"), ("num_kv_heads", "g"), ("head_dim", "k"),
+                                  ("d_ff", "f"), ("d_hidden", "n")):  # fmt: skip
+                value = getattr(config, field, None)
+                if value is not None:
+                    found.setdefault(letter, set()).add(value)
+    agreed = {letter: sizes.pop() for letter, sizes in found.items() if len(sizes) == 1}
+    return {"d": architecture.d_model, "V": architecture.vocab_size, **agreed}
+
+
+def print_trace(traced: Trace) -> None:
+    """The tree as a table, for the terminal."""
+    Console().print(trace_view(traced.to_json()))

@@ -1,0 +1,98 @@
+"""One run from the command line: its folder, its progress, its last words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from windtunnel.cli.corpora import prepare_with_progress
+from windtunnel.cli.options import note
+from windtunnel.errors import UsageError
+from windtunnel.report.progress import ProgressDisplay, open_progress
+from windtunnel.runs import Event, RunFolder, RunStore
+from windtunnel.train.launch import ReadyRun, create_run_folder, ready_run, run_in_folder
+from windtunnel.train.run_config import load_run
+
+
+def train_verb(
+    file: Path, edits: list[str], *, out: Path | None, resume: bool, runs: Path
+) -> dict[str, Any]:
+    """Trains (or continues) the run of a file, with progress on standard error; its record."""
+    loaded = load_run(file, edits)
+    ready = ready_run(loaded, dataset=prepare_with_progress(loaded.config.data))
+    folder, begun = _folder(ready, out, resume, runs)
+    record = folder.read_record()
+    if record is not None:
+        note(f"{folder.path}: this run has ended ({record['status']}); nothing to do")
+        return record
+    note(f"{'continuing' if begun else 'training'} {ready.name} in {folder.path}")
+    with open_progress() as display:
+        record = run_in_folder(
+            folder, ready=ready, resume=begun, on_event=_Follow(display, ready).event
+        )
+    _say_how_it_ended(record, folder)
+    return record
+
+
+def _folder(ready: ReadyRun, out: Path | None, resume: bool, runs: Path) -> tuple[RunFolder, bool]:
+    """The run's folder, and whether it was there before."""
+    store = RunStore(runs)
+    existing = RunFolder.open(out) if out is not None and out.exists() else None
+    if out is None:
+        existing = store.find(ready.key)
+        out = store.path_for(ready.key, ready.name)
+    if existing is None:
+        if resume:
+            note(f"nothing to resume in {out}: the run starts now")
+        return create_run_folder(ready, out), False
+    ended = existing.read_record() is not None
+    if not resume and not ended:
+        raise UsageError(f"{existing.path}: this run has begun; continue it with --resume")
+    if not resume and existing.path == out and existing.key != ready.key:
+        raise UsageError(f"{existing.path}: holds another run; choose another --out")
+    return existing, True
+
+
+class _Follow:
+    """Shows a run's events on a progress display."""
+
+    def __init__(self, display: ProgressDisplay, ready: ReadyRun) -> None:
+        self._display = display
+        self._steps = ready.config.train.steps
+        self._loss = ""
+        self._evaluated = ""
+        display.start("run", ready.name, self._steps)
+
+    def event(self, event: Event) -> None:
+        values = event.values
+        if event.kind in ("step", "resume"):
+            if "loss" in values:
+                self._loss = f"train {values['loss']:.3f}"
+            self._display.update("run", values["step"], note=self._note())
+        elif event.kind == "eval":
+            self._evaluated = (
+                f"valid {values['loss']:.4f} ({values['bits_per_byte']:.3f} bits/byte)"
+            )
+            self._display.update("run", values["step"], note=self._note())
+        elif event.kind == "nonfinite":
+            self._display.say(
+                f"step {values['step']}: the {values['what']} is not finite; the update is skipped "
+                f"({values['in_a_row']} in a row)"
+            )
+        elif event.kind == "warning":
+            self._display.say(f"warning: {values['message']}")
+        elif event.kind == "end":
+            self._display.finish("run", values["status"])
+
+    def _note(self) -> str:
+        return ", ".join(text for text in (self._loss, self._evaluated) if text)
+
+
+def _say_how_it_ended(record: dict[str, Any], folder: RunFolder) -> None:
+    final = record["final"]
+    note(
+        f"{record['status']}: validation loss {final['loss']:.4f} nats/token, "
+        f"{final['bits_per_byte']:.4f} bits/byte, after {record['tokens']:,} tokens in "
+        f"{record['train_seconds']:.0f} s"
+    )
+    note(f'next: windtunnel generate {folder.path} "…"')

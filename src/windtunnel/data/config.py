@@ -1,0 +1,188 @@
+"""What is read, how it becomes tokens, and what is kept for validation. No torch, no NumPy here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from windtunnel.config.base import Config
+from windtunnel.config.nearest import suggestion
+
+Special: TypeAlias = Literal["bos", "eos", "pad"]
+SPECIALS: tuple[Special, ...] = ("bos", "eos", "pad")
+SMALLEST_BPE = 256 + len(SPECIALS)
+"""Every byte and the specials: a byte-pair vocabulary without a single merge."""
+
+
+def _one_or_more(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _distinct(value: tuple[Special, ...]) -> tuple[Special, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("names a special token twice")
+    return tuple(name for name in SPECIALS if name in value)
+
+
+Paths = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_one_or_more, json_schema_input_type=str | list[str]),
+    Field(min_length=1),
+]
+Specials = Annotated[
+    tuple[Special, ...],
+    BeforeValidator(_one_or_more, json_schema_input_type=list[Special]),
+    AfterValidator(_distinct),
+    Field(max_length=len(SPECIALS)),
+]
+
+
+class ShakespeareSource(Config):
+    """The default corpus: 38 plays, 5 MB of English, one document a play."""
+
+    type: Literal["shakespeare"] = "shakespeare"
+    """The kind of source."""
+
+
+class FilesSource(Config):
+    """Text files of one's own."""
+
+    type: Literal["files"] = "files"
+    """The kind of source."""
+    paths: Paths
+    """Files, folders (read with all below them) or globs, relative to the current folder."""
+    field: str = Field(default="text", min_length=1)
+    """The key that holds the text in each line of a JSON-lines file."""
+
+
+class BytesConfig(Config):
+    """One token a byte of UTF-8."""
+
+    type: Literal["bytes"] = "bytes"
+    """The kind of tokenizer."""
+    specials: Specials = SPECIALS
+    """Special tokens beside the bytes: begin, end and padding of a document."""
+
+
+class CharsConfig(Config):
+    """One token a character of the training text; others become `unk` and are counted."""
+
+    type: Literal["chars"] = "chars"
+    """The kind of tokenizer."""
+    specials: Specials = SPECIALS
+    """Special tokens beside the characters: begin, end and padding of a document."""
+
+
+class BpeConfig(Config):
+    """Byte-pair encoding over bytes, trained on the training text."""
+
+    type: Literal["bpe"] = "bpe"
+    """The kind of tokenizer."""
+    vocab_size: int = Field(default=4096, ge=SMALLEST_BPE)
+    """Ids in all: 3 specials, 256 bytes, and the merges."""
+
+
+class Gpt2Config(Config):
+    """The tokenizer of GPT-2: 50,257 ids."""
+
+    type: Literal["gpt2"] = "gpt2"
+    """The kind of tokenizer."""
+
+
+def _named(
+    kind: str, classes: Mapping[str, type[Config]], other: Callable[[str], Config | None]
+) -> Callable[[Any], Any]:
+    """A validator that makes the config of the written ``type``; ``other`` reads other strings."""
+
+    def validate(value: Any) -> Any:
+        if isinstance(value, str):
+            if value in classes:
+                return classes[value].model_validate({})
+            if (made := other(value)) is not None:
+                return made
+            raise ValueError(f"unknown {kind} {value!r}{suggestion(value, classes)}")
+        if isinstance(value, Config):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a name or a mapping with `type`, not {value!r}")
+        if "type" not in value:
+            raise ValueError(f"`type` is missing{suggestion('', classes)}")
+        cls = classes.get(value["type"]) if isinstance(value["type"], str) else None
+        if cls is None:
+            raise ValueError(
+                f"unknown {kind} {value['type']!r}{suggestion(value['type'], classes)}"
+            )
+        return cls.model_validate(value)
+
+    return validate
+
+
+def _files(text: str) -> FilesSource | None:
+    """A string is a path when it looks like one; a bare word is taken for a misspelt name."""
+    return FilesSource(paths=(text,)) if any(sign in text for sign in "/\\.*?~") else None
+
+
+def _validation(value: Any) -> Any:
+    if isinstance(value, str | list | tuple):
+        return FilesSource.model_validate({"paths": value})
+    if isinstance(value, dict):
+        return FilesSource.model_validate(value)
+    if isinstance(value, FilesSource):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"expected a share between 0 and 1, or path(s), not {value!r}")
+    return float(value)
+
+
+_SOURCES: Mapping[str, type[Config]] = {"shakespeare": ShakespeareSource, "files": FilesSource}
+_TOKENIZERS: Mapping[str, type[Config]] = {
+    "bytes": BytesConfig,
+    "chars": CharsConfig,
+    "bpe": BpeConfig,
+    "gpt2": Gpt2Config,
+}
+
+SourceConfig = Annotated[
+    ShakespeareSource | FilesSource,
+    BeforeValidator(
+        _named("source", _SOURCES, _files),
+        json_schema_input_type=str | ShakespeareSource | FilesSource,
+    ),
+]
+TokenizerConfig = Annotated[
+    BytesConfig | CharsConfig | BpeConfig | Gpt2Config,
+    BeforeValidator(
+        _named("tokenizer", _TOKENIZERS, lambda _: None),
+        json_schema_input_type=Literal["bytes", "chars", "bpe", "gpt2"]
+        | BytesConfig
+        | CharsConfig
+        | BpeConfig
+        | Gpt2Config,
+    ),
+]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+ValidationConfig = Annotated[
+    Fraction | FilesSource,
+    BeforeValidator(_validation, json_schema_input_type=Fraction | str | list[str] | FilesSource),
+]
+
+
+class DataConfig(Config):
+    """Where text comes from, how it becomes tokens, what is held out.
+
+    >>> DataConfig(source="books/*.txt", tokenizer="bytes").source.paths
+    ('books/*.txt',)
+    """
+
+    source: SourceConfig = ShakespeareSource()
+    """`shakespeare`, a path (file, folder or glob), or `{type: files, paths: [...]}`."""
+    tokenizer: TokenizerConfig = BpeConfig()
+    """`bytes`, `chars`, `bpe` or `gpt2`, or a mapping with `type`."""
+    validation: ValidationConfig = 0.1
+    """The share of the text held out (of its bytes), or the path(s) of validation files."""
+    seed: int = Field(default=0, ge=0)
+    """Which documents are held out; the order of training has its own seed."""

@@ -1,0 +1,97 @@
+"""Initialisation: each parameter from its own generator, keyed by (seed, name).
+
+Two architectures that share a parameter's name and shape share its initial value; nothing depends
+on the order of construction, on the device or on the rest of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Init:
+    """The distribution of one parameter.
+
+    ``normal``: N(0, scale²). ``uniform``: U(−scale, scale). ``constant``: scale everywhere.
+    ``orthogonal``: rows (or columns) of a random rotation, times scale; blocks of ``blocks`` rows
+    each on their own.
+    """
+
+    kind: Literal["normal", "uniform", "constant", "orthogonal"]
+    scale: float
+    blocks: int = 1
+
+    def fill(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """A float32 CPU tensor of that shape."""
+        out = torch.empty(shape, dtype=torch.float32)
+        if self.kind == "normal":
+            return out.normal_(0.0, self.scale, generator=generator) if self.scale else out.zero_()
+        if self.kind == "uniform":
+            return out.uniform_(-self.scale, self.scale, generator=generator)
+        if self.kind == "constant":
+            return out.fill_(self.scale)
+        for block in out.chunk(self.blocks, dim=0):
+            nn.init.orthogonal_(block, gain=self.scale, generator=generator)
+        return out
+
+
+def normal(std: float) -> Init:
+    """N(0, std²)."""
+    return Init("normal", std)
+
+
+def uniform(bound: float) -> Init:
+    """U(−bound, bound)."""
+    return Init("uniform", bound)
+
+
+def constant(value: float) -> Init:
+    """The same value everywhere."""
+    return Init("constant", value)
+
+
+def keyed_generator(seed: int, *key: object) -> torch.Generator:
+    """A CPU generator that depends on (seed, key) alone.
+
+    >>> a = torch.rand(2, generator=keyed_generator(0, "head.weight"))
+    >>> bool((a == torch.rand(2, generator=keyed_generator(0, "head.weight"))).all())
+    True
+    """
+    text = "\0".join(str(part) for part in (seed, *key))
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return torch.Generator().manual_seed(number & (2**63 - 1))
+
+
+def initialize(model: nn.Module, seed: int) -> None:
+    """Fills every parameter and buffer of ``model`` in place.
+
+    Each module names the :class:`Init` of its direct parameters with ``initializers()`` and its
+    buffers with ``buffer_values()`` where it has any. A shared parameter takes the first name under
+    which it is found.
+    """
+    done: set[int] = set()
+    with torch.no_grad():
+        for prefix, module in model.named_modules():
+            inits = module.initializers() if hasattr(module, "initializers") else {}
+            own = dict(module.named_parameters(recurse=False))
+            missing = [n for n in own if n not in inits and id(own[n]) not in done]
+            assert not missing, f"{prefix or type(module).__name__}: no init for {missing}"
+            for name, parameter in own.items():
+                if id(parameter) in done:
+                    continue
+                full_name = f"{prefix}.{name}" if prefix else name
+                value = inits[name].fill(parameter.shape, keyed_generator(seed, full_name))
+                parameter.copy_(value)
+                done.add(id(parameter))
+
+
+def fan_in_std(fan_in: int) -> float:
+    """The deviation that keeps the variance of a product: 1/√fan_in (LeCun et al. 1998)."""
+    return 1.0 / math.sqrt(fan_in)

@@ -1,0 +1,35 @@
+"""A linear map that names its own init."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from windtunnel.nn.initialize import Init, constant, fan_in_std, normal
+
+
+class Linear(nn.Linear):
+    """y = W x + c: … d_in -> … d_out.
+
+    W ~ N(0, (gain/√d_in)²), c = 0: unit variance in gives variance gain² out (LeCun et al. 1998).
+    The values come from :func:`~windtunnel.nn.initialize.initialize`; construction leaves torch's
+    global random state alone.
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, bias: bool, gain: float = 1.0) -> None:
+        super().__init__(d_in, d_out, bias=bias)
+        self.gain = gain
+
+    def reset_parameters(self) -> None:
+        """Nothing: ``initialize`` fills the weights."""
+
+    def initializers(self) -> dict[str, Init]:
+        weight = normal(self.gain * fan_in_std(self.in_features))
+        return {"weight": weight, "bias": constant(0.0)}
+
+
+def residual_gain(num_layers: int) -> float:
+    """1/√(2·layers): keeps the stream's variance near 1 when two branches a layer add to it.
+
+    Radford et al. 2019 (GPT-2), section 2.3.
+    """
+    return float((2 * num_layers) ** -0.5)

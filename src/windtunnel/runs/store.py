@@ -1,0 +1,143 @@
+"""A folder of runs: make, find and list them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from windtunnel.errors import RunError, UsageError
+from windtunnel.runs.folder import IDENTITY, RECORD, RunFolder, RunSummary
+from windtunnel.runs.index import RunIndex
+
+log = logging.getLogger(__name__)
+
+INDEX = "index.sqlite"
+WORTH = ("finished", "diverged", "running", "interrupted", "failed")
+
+
+def run_key(parts: Mapping[str, Any]) -> str:
+    """The digest of all that can change a run's result.
+
+    The order of keys does not matter; a part that is not plain JSON raises TypeError or ValueError.
+
+    >>> run_key({"seed": 1, "steps": 2}) == run_key({"steps": 2, "seed": 1})
+    True
+    """
+    from windtunnel.config import digest  # brings pydantic: listings do without
+
+    return digest(dict(parts))
+
+
+class RunStore:
+    """The runs under one folder; they are its direct children."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._index = RunIndex(self.root / INDEX)
+
+    def create(self, key: str, name: str, config: Mapping[str, Any] | str) -> RunFolder:
+        """A new run, in a folder named after the run and the first digits of its key.
+
+        Raises:
+            UsageError: that run exists already, or the store cannot be written.
+        """
+        return RunFolder.create(self.path_for(key, name), key=key, name=name, config=config)
+
+    def path_for(self, key: str, name: str) -> Path:
+        """Where a new run of that name and key stands."""
+        return self.root / f"{_folder_name(name)}-{key[:10]}"
+
+    def list(self) -> list[RunSummary]:
+        """Every run, oldest first; one that cannot be read is left out with a logged warning."""
+        cached = self._index.load()
+        summaries, changed = [], {}
+        folders = _run_folders(self.root)
+        for path in folders:
+            stamp = _stamp(path / RECORD)
+            row = cached.get(path.name)
+            if row is not None and row[0] == stamp:
+                summaries.append(row[1])
+                continue
+            try:
+                summary = RunFolder.open(path).summary()
+            except RunError as error:
+                log.warning("%s", error)
+                continue
+            summaries.append(summary)
+            if stamp is not None:
+                changed[path.name] = (stamp, summary)
+        gone = cached.keys() - {path.name for path in folders}
+        if changed or gone:
+            self._index.update(changed, gone)
+        return sorted(summaries, key=lambda run: (run.created, run.path))
+
+    def find(self, key: str) -> RunFolder | None:
+        """The run of this key; of several, the one that got furthest: an ended one first."""
+        runs = [run for run in self.list() if run.key == key]
+        if not runs:
+            return None
+        best = min(runs, key=lambda run: (WORTH.index(run.status), -run.step, -run.created))
+        return RunFolder.open(best.path)
+
+    def select(self, reference: str) -> RunFolder:
+        """The run that a user means: a folder's name or path, a run's name, a key or its start.
+
+        Raises:
+            UsageError: none or several runs match; the message names them.
+        """
+        if "/" in reference and (Path(reference) / IDENTITY).exists():
+            return RunFolder.open(Path(reference))
+        runs = self.list()
+        for matches in (
+            [run for run in runs if run.path.name == reference],
+            [run for run in runs if run.key == reference or run.name == reference],
+            [run for run in runs if len(reference) >= 4 and run.key.startswith(reference)],
+        ):
+            if len(matches) == 1:
+                return RunFolder.open(matches[0].path)
+            if matches:
+                names = ", ".join(run.path.name for run in matches)
+                raise UsageError(f"{reference!r} is the name of several runs: {names}")
+        raise UsageError(f"no run {reference!r} in {self.root}; there are {len(runs)} runs")
+
+    def show(self, reference: str) -> dict[str, Any]:
+        """All that is known of one run: summary, config text, record and evaluations."""
+        folder = self.select(reference)
+        evaluations = [dict(e.values) for e in folder.read_events() if e.kind == "eval"]
+        return {
+            "summary": folder.summary().to_dict(),
+            "config": folder.config_path.read_text(encoding="utf-8"),
+            "record": folder.read_record(),
+            "evaluations": evaluations,
+        }
+
+    def rebuild_index(self) -> None:
+        """Throw the index away and make it anew from the folders."""
+        self._index.remove()
+        self.list()
+
+
+def _run_folders(root: Path) -> list[Path]:
+    try:
+        children = sorted(root.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(f"{root}: cannot be listed: {error.strerror}") from error
+    return [path for path in children if path.name[0] != "." and (path / IDENTITY).is_file()]
+
+
+def _stamp(record: Path) -> str | None:
+    """What tells one record file from another; None where there is no record."""
+    try:
+        status = record.stat()
+    except FileNotFoundError:
+        return None
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "run"

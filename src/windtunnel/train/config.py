@@ -1,0 +1,158 @@
+"""How a model is trained: the ``train:`` part of a run's file. No torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from windtunnel.config import Config
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+RATIO_DEFAULT = 0.1
+DECAY_DEFAULT = 0.2
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Steps = Annotated[int, Field(ge=0)]
+
+
+def _named(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+def _device(name: str) -> str:
+    if not DEVICE.fullmatch(name):
+        raise ValueError(f"{name!r} is no device; allowed: auto, cpu, cuda, cuda:0, mps")
+    return name
+
+
+class ScheduleConfig(Config):
+    """The learning rate over the steps; a name alone (``schedule: cosine``) is enough.
+
+    >>> ScheduleConfig(type="wsd")
+    ScheduleConfig(type='wsd', warmup=0.05, min_ratio=0.0, decay=0.2)
+    """
+
+    type: Literal["cosine", "linear", "wsd", "flat"] = "cosine"
+    """The shape after the warm-up; wsd (warm-up, stable, decay): flat, then linear at the end."""
+    warmup: Steps | Fraction = 0.05
+    """Warm-up from near 0 to `lr`: a number of steps, or a fraction (below 1) of all steps."""
+    min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Where the decay leads, as a part of `lr`; if not given 0.1, and 0 for wsd."""
+    decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """wsd only: the fraction of all steps in which the rate falls; 0.2 if not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kind = values.get("type", "cosine")
+        defaults: dict[str, float] = {}
+        if kind in ("cosine", "linear"):
+            defaults = {"min_ratio": RATIO_DEFAULT}
+        elif kind == "wsd":
+            defaults = {"min_ratio": 0.0, "decay": DECAY_DEFAULT}
+        given = {name: value for name, value in values.items() if value is not None}
+        return defaults | given
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.type == "flat" and self.min_ratio is not None:
+            raise ValueError("min_ratio has no effect on a flat schedule; leave it out")
+        if self.type != "wsd" and self.decay is not None:
+            raise ValueError(f"decay has no effect on a {self.type} schedule; it belongs to wsd")
+        return self
+
+
+class TrainConfig(Config):
+    """The recipe of one run.
+
+    >>> TrainConfig(steps=100, schedule="linear").schedule.type
+    'linear'
+    """
+
+    steps: int = Field(default=1000, gt=0)
+    """Updates of the weights."""
+    batch_size: int = Field(default=32, gt=0)
+    """Sequences in one update."""
+    seq_len: int = Field(default=256, gt=0)
+    """Tokens in one sequence; at most the architecture's max_seq_len."""
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Sequences computed at once: a batch is cut into pieces of at most this size to save memory.
+    The gradient is that of the whole batch. None: the batch in one piece."""
+    lr: Positive = 1e-3
+    """The highest learning rate."""
+    schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
+    """The learning rate over the steps."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    """AdamW: of matrices, times the learning rate; not of norms, biases, vectors, embeddings."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW: how long the averages of the gradient and of its square remember."""
+    eps: Positive = 1e-8
+    """AdamW: added to the root of the averaged square."""
+    clip: Positive | None = 1.0
+    """The gradient's norm is cut to this. None: never."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of the initial weights, the order of the data and dropout."""
+    eval_every: int = Field(default=100, gt=0)
+    """Steps between evaluations; there is one before the first step and one at the end besides."""
+    eval_tokens: int | None = Field(default=100_000, gt=0)
+    """Tokens of the validation split to evaluate on, always the same. None: the whole split."""
+    checkpoint_every: int = Field(default=250, gt=0)
+    """Steps between checkpoints; there is one at the end and one on an interrupt besides."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Checkpoints to keep: the newest ones; that of the best validation loss is kept besides."""
+    log_every: int = Field(default=10, gt=0)
+    """Steps between `step` events; the first and the last step are logged besides."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: computes with bfloat16 copies of float32 weights."""
+    device: Annotated[str, AfterValidator(_device)] = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:N or mps."""
+    threads: int | None = Field(default=None, gt=0)
+    """Processor threads to compute with. None: what torch chooses, all cores as a rule."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) must be at most "
+                f"batch_size ({self.batch_size})"
+            )
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"schedule.warmup ({self.warmup_steps} steps) must be at most steps ({self.steps})"
+            )
+        if self.warmup_steps + self.decay_steps > self.steps:
+            raise ValueError(
+                f"schedule.warmup ({self.warmup_steps} steps) and schedule.decay "
+                f"({self.decay_steps} steps) must fit into steps ({self.steps})"
+            )
+        return self
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps below the highest learning rate at the start."""
+        warmup = self.schedule.warmup
+        return warmup if isinstance(warmup, int) else round(warmup * self.steps)
+
+    @property
+    def decay_steps(self) -> int:
+        """wsd: steps of the final decay, at least 1; 0 for other schedules."""
+        decay = self.schedule.decay
+        if decay is None:
+            return 0
+        # Its start is rounded, as the warm-up's end is: fractions that add up to 1 always fit.
+        return max(1, self.steps - round((1 - decay) * self.steps))
+
+    @property
+    def micro_batches(self) -> int:
+        """Pieces into which a batch is cut."""
+        return -(-self.batch_size // (self.micro_batch_size or self.batch_size))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run, for batches that are full."""
+        return self.steps * self.batch_size * self.seq_len

@@ -1,0 +1,97 @@
+"""How good a model is on a fixed set of tokens."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from windtunnel.errors import DataError
+from windtunnel.train.batch import IGNORED, TokenBatch, TokenLengths
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over all evaluated tokens, each token with the same weight.
+
+    ``bits_per_byte`` is None where the targets stand for no text at all.
+    """
+
+    loss: float
+    """Nats a token."""
+    bits_per_byte: float | None
+    """Bits for each byte of the text: comparable between tokenizers."""
+    accuracy: float
+    """The part of tokens that the most likely token gets right."""
+    tokens: int
+    seconds: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that is beyond a float."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
+
+
+def evaluate(
+    model: nn.Module, batches: Iterable[TokenBatch], tokenizer: TokenLengths
+) -> Evaluation:
+    """Loss, bits per byte and accuracy, without dropout and without gradients.
+
+    Sums are kept in float64. Every module's mode is afterwards what it was.
+
+    Raises:
+        DataError: there is no target in the batches.
+    """
+    started = time.perf_counter()
+    sizes = torch.tensor(tokenizer.token_bytes, dtype=torch.long)
+    loss, right, tokens, text_bytes = 0.0, 0, 0, 0
+    # Not inference_mode: what a module caches there could not be used in training afterwards.
+    with evaluation_mode(model), torch.no_grad():
+        for batch in batches:
+            nats, hits = _score(model, batch)
+            loss += nats
+            right += hits
+            counted = batch.targets[batch.targets != IGNORED].cpu()
+            tokens += counted.numel()
+            text_bytes += int(sizes[counted].sum())
+    if tokens == 0:
+        raise DataError("the validation split has no token to evaluate on")
+    bits = loss / math.log(2)
+    return Evaluation(
+        loss=loss / tokens,
+        bits_per_byte=bits / text_bytes if text_bytes else None,
+        accuracy=right / tokens,
+        tokens=tokens,
+        seconds=time.perf_counter() - started,
+    )
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for every module, and each module's own mode again afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _score(model: nn.Module, batch: TokenBatch) -> tuple[float, int]:
+    """The summed loss of a batch and the number of its targets that come first."""
+    device = next(model.parameters()).device
+    targets = batch.targets.to(device).flatten()
+    logits: Tensor = model(batch.inputs.to(device)).flatten(0, 1).float()  # b t V -> (b·t) V
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+    hits = logits.argmax(-1) == targets  # an ignored target is no id, so never a hit
+    return float(losses.cpu().double().sum()), int(hits.sum())

@@ -1,0 +1,92 @@
+"""What makes two runs the same run. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from windtunnel.errors import UsageError
+from windtunnel.train.config import TrainConfig
+
+WITHOUT_EFFECT = frozenset(
+    {"eval_every", "checkpoint_every", "keep_checkpoints", "log_every", "device"}
+)
+"""Settings that change no weight and no measured loss; the device's type stands by itself."""
+
+ENVIRONMENT = ("code", "torch", "device")
+"""Parts that are not the config's: on a resume their change is a warning, not a refusal."""
+
+
+def run_identity(
+    *,
+    arch: Mapping[str, Any],
+    data: Any,
+    train: TrainConfig,
+    code: str,
+    torch_version: str,
+    device_type: str,
+) -> dict[str, Any]:
+    """All that decides a run's result; ``run_key`` of it is the run's key.
+
+    Args:
+        arch: the resolved architecture as plain values, without its name.
+        data: what identifies tokens and split, such as the data set's fingerprint.
+        train: the recipe; intervals of logging and checkpoints do not count.
+        code: ``code_digest()``.
+        torch_version: as installed.
+        device_type: cpu, cuda or mps, resolved.
+    """
+    recipe = train.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
+    return {
+        "arch": dict(arch),
+        "data": data,
+        "train": recipe,
+        "code": code,
+        "torch": torch_version,
+        "device": device_type,
+    }
+
+
+def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Warnings for a resume: what has changed around the run since it began.
+
+    Raises:
+        UsageError: what decides the weights has changed in the config; every such key is named.
+    """
+    old, new = _flat(before), _flat(now)
+    refused, warnings = [], []
+    for path in sorted(old.keys() | new.keys()):
+        was, is_now = old.get(path, "nothing"), new.get(path, "nothing")
+        if was == is_now:
+            continue
+        if path.split(".")[0] in ENVIRONMENT:
+            warnings.append(
+                f"{path} was {_short(was)} when the run began, now it is {_short(is_now)}: "
+                "the weights may differ in their last digits from an uninterrupted run"
+            )
+        else:
+            refused.append(f"{path} was {was!r}, now it is {is_now!r}")
+    if refused:
+        changes = "; ".join(refused)
+        raise UsageError(
+            f"cannot resume with another config: {changes}; set it back, or start a new run"
+        )
+    return warnings
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        items = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for name, item in items:
+        flat |= _flat(item, name)
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}…"

@@ -1,0 +1,47 @@
+"""Being asked to stop: SIGINT and SIGTERM set a flag that is looked at between steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+from windtunnel.errors import RunError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(RunError):
+    """The run stopped on a signal, after a checkpoint; the exit code is 128 + the signal."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+class StopRequest:
+    """While it is entered, a first SIGINT or SIGTERM is only noted in ``signum``.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread signals cannot be
+    caught, so there nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signum is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = number

@@ -1,0 +1,212 @@
+"""The loop: one generator that takes a step whenever it is asked for the next."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from windtunnel.errors import DataError, UsageError
+from windtunnel.train.batch import IGNORED, BatchSource, TokenBatch, summed_loss
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.optimizer import build_optimizer
+from windtunnel.train.precision import Weights, gradients, training_weights
+from windtunnel.train.schedule import lr_at
+
+DIVERGED_AFTER = 10
+"""Non-finite steps in a row that end a run."""
+
+
+@dataclass
+class Progress:
+    """How far a run is: the plain numbers of a checkpoint. All but the last grow over the run."""
+
+    step: int = 0
+    """Steps done, skipped updates included."""
+    position: int = 0
+    """The next batch."""
+    tokens: int = 0
+    """Targets trained on."""
+    flops: float = 0.0
+    seconds: float = 0.0
+    """Spent on steps: without evaluation and checkpoints."""
+    skipped: int = 0
+    """Updates that were not made, for a loss or gradient that was not finite."""
+    peak_memory_bytes: int = 0
+    skipped_in_a_row: int = 0
+
+
+@dataclass
+class TrainState:
+    """All that a run needs to go on. A checkpoint holds weights, optimizer and progress."""
+
+    config: TrainConfig
+    model: nn.Module
+    weights: Weights
+    optimizer: torch.optim.Optimizer
+    batches: BatchSource
+    device: torch.device
+    flops_per_token: float = 0.0
+    """Of training: forward and backward."""
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def diverged(self) -> bool:
+        return self.progress.skipped_in_a_row >= DIVERGED_AFTER
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one step did. ``tokens`` and ``seconds`` are totals since the run's first step."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    """Nats a token on the step's batch, before the update."""
+    lr: float
+    grad_norm: float
+    """Before clipping."""
+    tokens: int
+    seconds: float
+    skipped: bool
+    """The loss or the gradient was not finite, so the weights are what they were."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a config names; ``auto`` is a GPU where there is one.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UsageError(f"train.device: {name} is not here; this machine has {count} GPUs")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("train.device: mps is not here")
+    return device
+
+
+def create_train_state(
+    model: nn.Module,
+    batches: BatchSource,
+    config: TrainConfig,
+    *,
+    flops_per_token: float = 0.0,
+) -> TrainState:
+    """The state before the first step. Moves the model to the config's device and precision.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    device = resolve_device(config.device)
+    model.to(device)
+    weights = training_weights(model, config)
+    optimizer = build_optimizer(config, weights.parameters)
+    return TrainState(config, model, weights, optimizer, batches, device, flops_per_token)
+
+
+def train_steps(state: TrainState) -> Iterator[StepInfo]:
+    """Takes the steps that are left, one for each item; the caller evaluates, saves and logs.
+
+    Ends after the last step, or where ``state.diverged``. The caller's random state is left alone:
+    dropout draws from a generator keyed by (seed, step, micro-batch).
+
+    Raises:
+        DataError: a batch has no target.
+    """
+    while state.progress.step < state.config.steps and not state.diverged:
+        yield _take_step(state)
+
+
+def _take_step(state: TrainState) -> StepInfo:
+    started = time.perf_counter()
+    progress = state.progress
+    if not state.model.training:
+        state.model.train()
+    batch = state.batches.at(progress.position)
+    tokens = int((batch.targets != IGNORED).sum())
+    if tokens == 0:
+        raise DataError(f"batch {progress.position} has no target to train on")
+    summed = accumulate(state, batch, tokens)
+    found = gradients(state.weights)
+    assert found, "no parameter got a gradient"
+    norm = torch.nn.utils.get_total_norm(found)
+    loss, grad_norm = torch.stack([summed / tokens, norm]).tolist()  # the step's only wait
+    lr = lr_at(state.config, progress.step)
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    if finite:
+        _update(state, found, grad_norm, lr)
+    state.weights.clear()
+    progress.step += 1
+    progress.position += 1
+    progress.tokens += tokens
+    progress.flops += batch.inputs.numel() * state.flops_per_token
+    progress.skipped += not finite
+    progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
+    progress.seconds += time.perf_counter() - started
+    return StepInfo(
+        progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite
+    )
+
+
+def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
+    """Adds the gradient of the batch's mean loss to the weights; returns the summed loss.
+
+    Each micro-batch's sum is divided by the targets of the *whole* batch, so the gradient is the
+    same however the batch is cut and wherever its ignored targets lie.
+    """
+    size = state.config.micro_batch_size or state.config.batch_size
+    total = torch.zeros((), device=state.device)
+    pieces = zip(torch.split(batch.inputs, size), torch.split(batch.targets, size), strict=True)
+    for number, (inputs, targets) in enumerate(pieces):
+        key = (state.config.seed, state.progress.step, number)
+        with keyed_randomness(state.device, *key):
+            loss = summed_loss(
+                state.model,
+                inputs.to(state.device, non_blocking=True),
+                targets.to(state.device, non_blocking=True),
+            )
+            (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        state.weights.gather()
+        total += loss.detach()
+    return total
+
+
+@torch.no_grad()
+def _update(state: TrainState, found: list[Tensor], grad_norm: float, lr: float) -> None:
+    clip = state.config.clip
+    if clip is not None and grad_norm > clip:
+        torch._foreach_mul_(found, clip / grad_norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.step()
+    state.weights.publish()
+
+
+@contextmanager
+def keyed_randomness(device: torch.device, seed: int, step: int, piece: int) -> Iterator[None]:
+    """Random numbers keyed by (seed, step, piece) on the CPU and ``device``, the caller's after."""
+    text = f"dropout/{seed}/{step}/{piece}".encode()
+    key = int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+    devices = [device.index or 0] if device.type != "cpu" else []
+    kind = device.type if devices else "cuda"
+    with torch.random.fork_rng(devices, device_type=kind):
+        torch.default_generator.manual_seed(key)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(key)
+        elif device.type == "mps":
+            torch.mps.manual_seed(key)
+        yield

@@ -1,0 +1,30 @@
+"""The most memory a run has held."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+PROCESS = "largest resident memory of the whole process: Python, torch and data included"
+ALLOCATOR = "largest memory allocated by torch on the GPU"
+
+
+def peak_memory(device: torch.device) -> tuple[int, str]:
+    """Bytes, and what they measure: the GPU's allocations on CUDA, else the process's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), ALLOCATOR
+    return _process_peak(), PROCESS
+
+
+def _process_peak() -> int:
+    # Linux's ru_maxrss begins with the parent's, across fork and exec; VmHWM is the process's own.
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

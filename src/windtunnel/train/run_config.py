@@ -1,0 +1,122 @@
+"""A whole run as one typed file: ``arch:``, ``data:`` and ``train:``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from windtunnel.arch import ArchSpec, diff, expand_preset, resolve, settled, try_resolve
+from windtunnel.arch.plugins import load_entry_points, load_plugins
+from windtunnel.config import Config, Document, annotated_yaml, decode, load_document, parse_path
+from windtunnel.config import Path as ConfigPath
+from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Config
+from windtunnel.errors import ConfigError, Problem
+from windtunnel.train.config import TrainConfig
+
+GPT2_VOCABULARY = 50_257
+
+
+class RunConfig(Config):
+    """One architecture, one corpus, one recipe."""
+
+    arch: ArchSpec
+    """What is trained."""
+    data: DataConfig = DataConfig()
+    """What it is trained on."""
+    train: TrainConfig = TrainConfig()
+    """How it is trained."""
+    plugins: tuple[str, ...] = Field(())
+    """Python files with components of your own, relative to this file."""
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run config together with where each of its values came from."""
+
+    config: RunConfig
+    document: Document
+    plugin_digests: dict[str, str]
+    base: Path
+    """The folder that paths of plugins are relative to."""
+
+    @property
+    def name(self) -> str:
+        return self.config.arch.name
+
+    def annotated(self) -> str:
+        """The config as YAML, every number filled in; each value says where it came from.
+
+        Characters have no known vocabulary before the text is read; it then stays ``auto``.
+        """
+        vocabulary = known_vocab_size(self.config.data)
+        spec = self.config.arch
+        if spec.vocab_size == "auto" and vocabulary is None:
+            return annotated_yaml(self.config, self.document)
+        final = self.config.replace(arch=settled(spec, resolve(spec, vocabulary)))
+        derived = {parse_path(d.path) for d in diff(self.config, final)}
+        return annotated_yaml(final, self.document, derived)
+
+
+def load_run(path: Path | str, edits: Sequence[str] = ()) -> LoadedRun:
+    """Reads a run's file, applies ``edits`` such as ``train.lr=3e-4``, and checks everything.
+
+    Raises:
+        ConfigError: every mistake at once, each with file, line, column, path and what is allowed.
+    """
+    return load_run_document(load_document(path), edits, base=Path(path).parent)
+
+
+def load_run_document(
+    document: Document, edits: Sequence[str] = (), *, base: Path = Path()
+) -> LoadedRun:
+    """As :func:`load_run`, from a document; plugins are looked for below ``base``."""
+    for edit in edits:
+        if edit.partition("=")[0].strip() in ("arch.preset", "plugins"):
+            document = document.edit(edit)
+    load_entry_points()
+    digests = load_plugins(_plugin_paths(document), base)
+    document = expand_preset(document)
+    for edit in edits:
+        if edit.partition("=")[0].strip() not in ("arch.preset", "plugins"):
+            document = document.edit(edit)
+    config = decode(document, RunConfig, _misfits)
+    return LoadedRun(config, document, digests, base)
+
+
+def _plugin_paths(document: Document) -> Iterable[str]:
+    paths = document.get(("plugins",), ())
+    if not isinstance(paths, tuple | list) or not all(isinstance(p, str) for p in paths):
+        place = document.place(("plugins",))
+        raise ConfigError([Problem("plugins", "expected a list of Python files", place)])
+    return paths
+
+
+def known_vocab_size(data: DataConfig) -> int | None:
+    """The vocabulary as far as it is known before the text is read; None for characters."""
+    tokenizer = data.tokenizer
+    if isinstance(tokenizer, BytesConfig):
+        return 256 + len(tokenizer.specials)
+    if isinstance(tokenizer, BpeConfig):
+        return tokenizer.vocab_size
+    return GPT2_VOCABULARY if isinstance(tokenizer, Gpt2Config) else None
+
+
+def _misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
+    """What the parts' own types cannot see."""
+    vocabulary = known_vocab_size(config.data)
+    arch = config.arch
+    placeholder = vocabulary if vocabulary is not None else 256
+    _, problems = try_resolve(arch, placeholder if arch.vocab_size == "auto" else vocabulary)
+    found: list[tuple[ConfigPath, str]] = [(("arch", *path), text) for path, text in problems]
+    if arch.embedding.position.type == "learned" and config.train.seq_len > arch.max_seq_len:
+        found.append(
+            (
+                ("train", "seq_len"),
+                f"{config.train.seq_len} tokens, but the learned positions end at "
+                f"arch.max_seq_len = {arch.max_seq_len}",
+            )
+        )
+    return found

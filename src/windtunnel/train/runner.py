@@ -1,0 +1,338 @@
+"""One whole run in its folder: train, evaluate, log, save, stop when asked, go on from there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from windtunnel.errors import RunError, UsageError
+from windtunnel.runs import Event, EventLog, RunFolder, code_digest, environment, git_state
+from windtunnel.train.batch import BatchSource, TokenBatch, TokenLengths
+from windtunnel.train.checkpoint import load_newest, save_checkpoint
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.evaluation import evaluate, evaluation_mode
+from windtunnel.train.identity import check_same_run
+from windtunnel.train.interrupts import Interrupted, StopRequest
+from windtunnel.train.loop import StepInfo, TrainState, create_train_state, train_steps
+from windtunnel.train.memory import peak_memory
+
+OnEvent = Callable[[Event], None]
+OnStep = Callable[[StepInfo], None]
+Samples = Callable[[nn.Module], Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a run is made of, once it is built.
+
+    ``valid`` is gone through at every evaluation, so it must not be an iterator. ``identity`` is
+    compared on a resume (``run_identity``). ``facts`` go into the record as they are, such as
+    ``arch_digest`` and ``data_fingerprint``. ``samples`` makes the record's texts at the end.
+    """
+
+    model: nn.Module
+    batches: BatchSource
+    valid: Iterable[TokenBatch]
+    tokenizer: TokenLengths
+    train: TrainConfig
+    identity: Mapping[str, Any]
+    flops_per_token: float = 0.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    samples: Samples | None = None
+
+
+def train_run(
+    parts: RunParts,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    on_event: OnEvent | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Train to the end, or to a signal; the record.
+
+    Evaluates before the first step, every ``eval_every`` steps and at the end. With ``resume`` the
+    run goes on from its newest whole checkpoint (from the start if there is none) and ends with the
+    same bits as if it had never stopped; so does the record, but for times and memory.
+
+    Raises:
+        Interrupted: on SIGINT or SIGTERM, after a checkpoint; its exit code is 130 or 143.
+        UsageError: the run has ended already, has begun and ``resume`` is not set, or its config
+            has changed since.
+        RunError: another process writes the run, a file cannot be written, or memory is too small.
+        CheckpointError: no checkpoint is whole.
+        DataError: there is nothing to train or evaluate on.
+    """
+    with folder.lock(), _threads(parts.train.threads):
+        if folder.read_record() is not None:
+            raise UsageError(f"{folder.path}: this run has ended; its record is final")
+        began = _start_of(folder)
+        if began is not None and not resume:
+            raise UsageError(f"{folder.path}: this run has begun; resume it")
+        warnings = [] if began is None else check_same_run(began["identity"], parts.identity)
+        with folder.open_events() as log, StopRequest() as stop:
+            session = _Session.create(parts, folder, log, stop, on_event, on_step)
+            try:
+                return session.run(warnings, begun=began is not None)
+            except Interrupted:
+                raise
+            except Exception as error:
+                with suppress(RunError):  # the disk may be full: then the log stays as it is
+                    session.log_event("end", status="failed", error=_one_line(error))
+                if _is_out_of_memory(error):
+                    size = parts.train.micro_batch_size or parts.train.batch_size
+                    raise RunError(
+                        f"{folder.path}: out of memory; set train.micro_batch_size below {size} "
+                        "(the gradient stays the same) and start again"
+                    ) from error
+                raise
+
+
+@dataclass
+class _Session:
+    """One process's part of a run."""
+
+    parts: RunParts
+    folder: RunFolder
+    log: EventLog
+    stop: StopRequest
+    on_event: OnEvent | None
+    on_step: OnStep | None
+    state: TrainState
+    evaluations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """The values of each standing evaluation, by step."""
+    saved_step: int = 0
+
+    @classmethod
+    def create(
+        cls,
+        parts: RunParts,
+        folder: RunFolder,
+        log: EventLog,
+        stop: StopRequest,
+        on_event: OnEvent | None,
+        on_step: OnStep | None,
+    ) -> _Session:
+        state = create_train_state(
+            parts.model, parts.batches, parts.train, flops_per_token=parts.flops_per_token
+        )
+        return cls(parts, folder, log, stop, on_event, on_step, state)
+
+    def run(self, warnings: Sequence[str], *, begun: bool) -> dict[str, Any]:
+        if begun:
+            self._resume(warnings)
+        else:
+            self._start()
+        self._evaluate_if_due()
+        self._stop_if_asked()
+        for info in train_steps(self.state):
+            self._log_step(info)
+            self._evaluate_if_due()
+            self._save_if_due()
+            if self.on_step is not None:
+                self.on_step(info)
+            self._stop_if_asked()
+        return self._finish()
+
+    def log_event(self, kind: str, **values: Any) -> None:
+        event = self.log.append(kind, **values)
+        if self.on_event is not None:
+            self.on_event(event)
+
+    @property
+    def _over(self) -> bool:
+        return self.state.diverged or self.state.progress.step == self.parts.train.steps
+
+    def _start(self) -> None:
+        self.log_event(
+            "start",
+            key=self.folder.key,
+            name=self.folder.name,
+            steps=self.parts.train.steps,
+            params=self._params(),
+            device=str(self.state.device),
+            identity=dict(self.parts.identity),
+            **self._provenance(),
+        )
+
+    def _resume(self, warnings: Sequence[str]) -> None:
+        found = list(warnings)
+        step = load_newest(self.folder.checkpoints, self.state, found.append)
+        self.saved_step = step or 0
+        if step is None:
+            found.append("there is no checkpoint yet: the run starts again from its first step")
+        # The resume comes first: it supersedes what lies behind the checkpoint.
+        self.log_event("resume", **self._totals(), **self._provenance())
+        for text in found:
+            self.log_event("warning", message=text)
+        standing = [event for event in self.folder.read_events() if event.kind == "eval"]
+        self.evaluations = {event.values["step"]: event.values for event in standing}
+
+    def _log_step(self, info: StepInfo) -> None:
+        if info.skipped:
+            self.log_event(
+                "nonfinite",
+                step=info.step,
+                loss=info.loss,
+                grad_norm=info.grad_norm,
+                what="loss" if not math.isfinite(info.loss) else "gradient",
+                in_a_row=self.state.progress.skipped_in_a_row,
+                total=self.state.progress.skipped,
+            )
+        if info.step == 1 or info.step % self.parts.train.log_every == 0 or self._over:
+            self.log_event(
+                "step",
+                **self._totals(),
+                loss=info.loss,
+                lr=info.lr,
+                grad_norm=info.grad_norm,
+                skipped=info.skipped,
+            )
+
+    def _evaluate_if_due(self) -> None:
+        step = self.state.progress.step
+        due = step % self.parts.train.eval_every == 0 or self._over
+        if not due or step in self.evaluations:
+            return
+        found = evaluate(self.state.model, self.parts.valid, self.parts.tokenizer)
+        values = {
+            **self._totals(),
+            "loss": found.loss,
+            "perplexity": found.perplexity,
+            "bits_per_byte": found.bits_per_byte,
+            "accuracy": found.accuracy,
+            "eval_tokens": found.tokens,
+            "eval_seconds": found.seconds,
+        }
+        self.evaluations[step] = values
+        self.log_event("eval", **values)
+
+    def _save_if_due(self) -> None:
+        step = self.state.progress.step
+        if step % self.parts.train.checkpoint_every == 0 or self._over:
+            self._save()
+
+    def _save(self) -> None:
+        progress = self.state.progress
+        if progress.step == self.saved_step:
+            return
+        now, _ = peak_memory(self.state.device)
+        progress.peak_memory_bytes = max(progress.peak_memory_bytes, now)
+        evaluated = self.evaluations.get(progress.step, {})
+        self.log.sync()  # a checkpoint never knows more than the events before it
+        path = save_checkpoint(
+            self.folder.checkpoints,
+            self.state,
+            keep=self.parts.train.keep_checkpoints,
+            validation_loss=_finite(evaluated.get("loss")),
+        )
+        self.saved_step = progress.step
+        self.log_event("checkpoint", step=progress.step, folder=path.name)
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.signum is None or self._over:
+            return
+        self._save()
+        step, signum = self.state.progress.step, self.stop.signum
+        self.log_event("end", status="interrupted", step=step, signal=signum)
+        raise Interrupted(
+            f"{self.folder.path}: interrupted after step {step} of {self.parts.train.steps}; "
+            "nothing is lost, resume it to go on",
+            signum,
+        )
+
+    def _finish(self) -> dict[str, Any]:
+        self._save()
+        status = "diverged" if self.state.diverged else "finished"
+        self.log_event("end", status=status, step=self.state.progress.step)
+        self.log.sync()
+        self.folder.write_record(self._record(status))
+        record = self.folder.read_record()
+        assert record is not None
+        return record
+
+    def _record(self, status: str) -> dict[str, Any]:
+        progress, parts = self.state.progress, self.parts
+        peak, measure = peak_memory(self.state.device)
+        known = [e for e in self.evaluations.values() if _finite(e["loss"]) is not None]
+        with evaluation_mode(self.state.model):
+            samples = parts.samples(self.state.model) if parts.samples is not None else ()
+        return {
+            "key": self.folder.key,
+            "name": self.folder.name,
+            "status": status,
+            "seed": parts.train.seed,
+            **parts.facts,
+            "final": self.evaluations[progress.step],
+            "best": min(known, key=lambda e: (e["loss"], e["step"]), default=None),
+            "params": self._params(),
+            "steps": progress.step,
+            "skipped_steps": progress.skipped,
+            "tokens": progress.tokens,
+            "flops": progress.flops,
+            "train_seconds": progress.seconds,
+            "tokens_per_second": progress.tokens / progress.seconds,
+            "peak_memory_bytes": max(peak, progress.peak_memory_bytes),
+            "peak_memory_is": measure,
+            "device": str(self.state.device),
+            **self._provenance(),
+            "code_digest": code_digest(),
+            "samples": list(samples),
+        }
+
+    def _totals(self) -> dict[str, Any]:
+        """Where the run stands, since its first step: the axes of every curve."""
+        progress = self.state.progress
+        return {
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "seconds": progress.seconds,
+            "flops": progress.flops,
+        }
+
+    def _params(self) -> int:
+        return sum(parameter.numel() for parameter in self.state.weights.parameters.values())
+
+    def _provenance(self) -> dict[str, Any]:
+        return {"environment": environment(torch.get_num_threads()), "git": git_state()}
+
+
+def _start_of(folder: RunFolder) -> Mapping[str, Any] | None:
+    """The values of the run's start event; None where it has not begun."""
+    starts = [event.values for event in folder.read_events() if event.kind == "start"]
+    return starts[0] if starts else None
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with that many threads; afterwards with as many as before."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,72 @@
+"""The learning rate: a pure function of config and step. No torch."""
+
+from __future__ import annotations
+
+import math
+
+from windtunnel.train.config import TrainConfig
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def lr_at(config: TrainConfig, step: int) -> float:
+    """The learning rate of the update number ``step``, counted from 0.
+
+    With w warm-up steps of n, L = ``lr`` and m = ``min_ratio``:
+
+    * warm-up, step < w:  L · (step + 1) / (w + 1): never 0, and L is reached at step w;
+    * after it, with the progress p = (step − w) / (n − w):
+      cosine L · (m + (1 − m) · (1 + cos πp) / 2) (arXiv 1608.03983, equation 5, one period),
+      linear L · (1 − (1 − m) · p), flat L;
+    * wsd: L until the last k steps (``decay``), then linear with p = (step − n + k) / k
+      (arXiv 2404.06395, section 4, with a linear fall).
+
+    L · m would be reached at step n, which is never taken: the last update is a little above, so
+    that it still moves the weights where m is 0.
+
+    Raises:
+        ValueError: the step is not one of the run's.
+
+    >>> run = TrainConfig(steps=10, lr=1.0, schedule={"type": "linear", "warmup": 1})
+    >>> [round(lr_at(run, step), 3) for step in (0, 1, 9)]
+    [0.5, 1.0, 0.2]
+    """
+    if not 0 <= step < config.steps:
+        raise ValueError(f"step {step} is not one of 0 … {config.steps - 1}")
+    schedule, warmup = config.schedule, config.warmup_steps
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    start = config.steps - config.decay_steps if schedule.type == "wsd" else warmup
+    progress = max(0, step - start) / (config.steps - start)
+    return config.lr * _part(schedule.type, schedule.min_ratio or 0.0, progress)
+
+
+def preview(config: TrainConfig, width: int = 60) -> str:
+    """The schedule as two lines of text: bars over the steps, then its numbers.
+
+    >>> run = TrainConfig(steps=8, schedule={"type": "linear", "warmup": 0, "min_ratio": 0.0})
+    >>> print(preview(run))
+    █▇▆▅▄▃▂▁
+    linear: 0.001 at step 0, peak 0.001 at step 0, 0.000125 at step 7
+    """
+    last = config.steps - 1
+    columns = min(width, config.steps)
+    steps = [round(column * last / max(1, columns - 1)) for column in range(columns)]
+    bars = "".join(_bar(lr_at(config, step) / config.lr) for step in steps)
+    peak = min(config.warmup_steps, last)
+    moments = ((0, ""), (peak, "peak "), (last, ""))
+    texts = [f"{word}{lr_at(config, step):.3g} at step {step}" for step, word in moments]
+    return f"{bars}\n{config.schedule.type}: {', '.join(texts)}"
+
+
+def _part(kind: str, floor: float, progress: float) -> float:
+    """The part of the highest rate that is left at this progress through the decay."""
+    if kind == "flat":
+        return 1.0
+    if kind == "cosine":
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+    return 1 - (1 - floor) * progress
+
+
+def _bar(part: float) -> str:
+    return BARS[max(0, math.ceil(part * len(BARS)) - 1)]

@@ -1,0 +1,236 @@
+"""Architectures: resolving, presets, cost, building, digest, diff."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from windtunnel.arch import (
+    ArchSpec,
+    build,
+    cost,
+    diff,
+    expand_preset,
+    preset_document,
+    preset_names,
+    resolve,
+    settled,
+    train_memory,
+    without_effect,
+)
+from windtunnel.config import Document, decode, parse_document
+from windtunnel.errors import ConfigError
+
+VOCABULARY = 300
+
+
+def spec_of(text: str) -> ArchSpec:
+    tree = expand_preset(parse_document(text, "f.yaml"), ()).tree
+    return decode(Document(tree), ArchSpec)
+
+
+def tiny(name: str) -> ArchSpec:
+    return decode(preset_document(name).edit("d_model=48"), ArchSpec)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_begins_at_the_loss_of_knowing_nothing(name: str) -> None:
+    architecture = resolve(decode(preset_document(name), ArchSpec), VOCABULARY)
+    model = build(architecture, seed=1)
+    tokens = torch.randint(0, VOCABULARY, (4, 65), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(tokens[:, :-1])
+    loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
+    assert loss == pytest.approx(math.log(VOCABULARY), rel=0.02)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_cost_counts_the_parameters_that_are_built(name: str) -> None:
+    architecture = resolve(decode(preset_document(name), ArchSpec), VOCABULARY)
+    model = build(architecture, device="meta")
+    built = sum(p.numel() for p in model.parameters())
+    assert cost(architecture).total.params == built
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_whole_model_gives_the_same_in_one_piece_in_chunks_and_padded(name: str) -> None:
+    model = build(resolve(tiny(name), 50), seed=0).double().eval()
+    tokens = torch.randint(0, 50, (3, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = model(tokens)
+        state = model.initial_state(3)
+        pieces = []
+        for start, end in ((0, 1), (1, 6), (6, 7), (7, 12)):
+            logits, state = model.extend(tokens[:, start:end], state)
+            pieces.append(logits)
+        torch.testing.assert_close(torch.cat(pieces, 1), whole)
+        for pad_left in (0, 2, 5):
+            padded = torch.zeros(3, 17, dtype=torch.long)
+            real = torch.zeros(3, 17, dtype=torch.bool)
+            padded[:, pad_left : pad_left + 12] = tokens
+            real[:, pad_left : pad_left + 12] = True
+            found = model(padded, real)[:, pad_left : pad_left + 12]
+            torch.testing.assert_close(found, whole)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_no_token_sees_the_future(name: str) -> None:
+    model = build(resolve(tiny(name), 50), seed=0).eval()
+    tokens = torch.randint(0, 50, (1, 20), generator=torch.Generator().manual_seed(2))
+    changed = tokens.clone()
+    changed[0, 11] = (changed[0, 11] + 1) % 50
+    with torch.no_grad():
+        difference = (model(tokens) - model(changed)).abs()
+    assert difference[0, :11].max() <= 1e-6
+    assert difference[0, 11:].max() > 1e-4
+
+
+def test_equal_names_and_shapes_begin_with_equal_weights() -> None:
+    one = build(resolve(spec_of("preset: llama"), VOCABULARY), seed=3)
+    other = build(
+        resolve(spec_of("preset: llama\nset: {'layers[*].mlp.activation': gelu}"), VOCABULARY), 3
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert not torch.equal(one.head.weight, build(one.architecture, seed=4).head.weight)
+
+
+def test_a_resolved_architecture_written_again_is_the_same() -> None:
+    spec = spec_of(
+        "d_model: 32\nlayers: [{repeat: 2, mixer: lstm}, {mixer: {type: attention, num_heads: 2}}, "
+        "{mixer: lstm}]"
+    )
+    architecture = resolve(spec, VOCABULARY)
+    assert len(architecture.layers) == 4
+    again = architecture.to_spec()
+    assert [group.repeat for group in again.layers] == [2, 1, 1]
+    assert resolve(again) == architecture
+    assert resolve(settled(spec, architecture)) == architecture
+
+
+def test_the_digest_leaves_out_the_name_alone() -> None:
+    architecture = resolve(spec_of("preset: gpt2"), VOCABULARY)
+    assert architecture.named("other").digest() == architecture.digest()
+    wider = resolve(spec_of("preset: gpt2\nd_model: 64"), VOCABULARY)
+    assert wider.digest() != architecture.digest()
+
+
+def test_keys_beside_a_preset_are_laid_over_it_and_set_edits_it() -> None:
+    spec = spec_of(
+        "preset: llama\nd_model: 64\nembedding: {tie: true}\n"
+        "set: {'layers[0].mixer.num_heads': 8, 'layers[0].repeat': 2}"
+    )
+    assert spec.d_model == 64
+    assert spec.embedding.tie
+    assert spec.layers[0].mixer.num_heads == 8
+    assert spec.layers[0].mixer.num_kv_heads == 2
+    assert spec.layers[0].repeat == 2
+
+
+def test_a_placement_may_stand_in_the_norm() -> None:
+    inside = spec_of("d_model: 8\nlayers: [{norm: {type: rmsnorm, placement: post}, mixer: lstm}]")
+    beside = spec_of("d_model: 8\nlayers: [{norm: rmsnorm, placement: post, mixer: lstm}]")
+    assert inside == beside
+    with pytest.raises(ConfigError, match="written twice"):
+        spec_of("d_model: 8\nlayers: [{norm: {type: rmsnorm, placement: post}, placement: pre}]")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset: lama", "unknown preset 'lama'; did you mean 'llama'?"),
+        ("preset: llama\nset: 3", "expected a mapping"),
+        ("preset: llama\nset: {'layers[9].repeat': 1}", "has 1 entries, none at 9"),
+        ("d_model: 8\nlayers: []", "needs at least 1, not 0"),
+        ("d_model: 8\nlayers: [{repeat: 0}]", "must be ≥ 1, not 0"),
+        ("d_model: 8\nlayers: [{placement: prey}]", "did you mean 'pre'?"),
+    ],
+)
+def test_a_bad_architecture_is_a_clear_error(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        spec_of(text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("d_model: 10\nlayers: [{mixer: {type: attention, num_heads: 3}}]", "does not divide"),
+        ("d_model: 8\nlayers: [{}]\nvocab_size: 20", "less than the tokenizer's 300"),
+        ("d_model: 8\nlayers: [{repeat: 100000}, {}]", "100,001 layers"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_its_path(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(spec_of(text), VOCABULARY)
+    assert message in str(caught.value)
+
+
+def test_a_large_architecture_is_counted_without_being_built() -> None:
+    spec = spec_of(
+        "preset: llama\nvocab_size: 128256\nd_model: 8192\nmax_seq_len: 8192\n"
+        "set: {'layers[0].repeat': 80, 'layers[0].mixer.num_heads': 64, "
+        "'layers[0].mixer.num_kv_heads': 8, 'layers[0].mlp.d_ff': 28672, 'layers[0].mlp.ratio': ~}"
+    )
+    architecture = resolve(spec)
+    assert cost(architecture).total.params == 70_553_706_496  # Llama 3 70B's own count
+    memory = train_memory(architecture, seq_len=8192, batch_size=1, precision="bfloat16")
+    assert sum(memory.terms().values()) == memory.total
+    assert memory.total > 70_553_706_496 * 14
+
+
+def test_diff_names_every_leaf_that_differs() -> None:
+    first = resolve(spec_of("preset: llama"), VOCABULARY)
+    second = resolve(spec_of("preset: llama\nset: {'layers[*].mlp.activation': gelu}"), VOCABULARY)
+    assert [d.path for d in diff(first, second)] == [
+        f"layers[{i}].mlp.activation" for i in range(4)
+    ]
+    assert diff(first, first) == []
+
+
+def test_a_norm_that_stands_nowhere_is_told() -> None:
+    spec = spec_of("d_model: 8\nlayers: [{norm: rmsnorm, placement: none, mixer: lstm}]")
+    assert [path for path, _ in without_effect(spec)] == ["layers[0].norm"]
+
+
+layers = st.fixed_dictionaries(
+    {
+        "norm": st.sampled_from(["layernorm", "rmsnorm", "scalenorm", "cosine", "none"]),
+        "placement": st.sampled_from(["pre", "post", "sandwich", "none"]),
+        "mixer": st.sampled_from(["lstm", "gru", "rnn"])
+        | st.fixed_dictionaries(
+            {
+                "type": st.just("attention"),
+                "num_heads": st.sampled_from([1, 2, 4]),
+                "num_kv_heads": st.just(1),
+                "head_dim": st.sampled_from([4, 8]),
+                "position": st.sampled_from(["rope", "alibi", "none"]),
+                "window": st.sampled_from([None, 3]),
+                "softcap": st.sampled_from([None, 5.0]),
+            }
+        ),
+        "mlp": st.sampled_from(["glu", "dense", "none"]),
+        "residual": st.sampled_from(["add", "rezero", "scaled", "learned"]),
+    }
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(layers, min_size=1, max_size=3).map(tuple), st.booleans())
+def test_any_two_parts_compose(stack: tuple[dict[str, object], ...], tie: bool) -> None:
+    spec = ArchSpec.model_validate({"d_model": 16, "embedding": {"tie": tie}, "layers": stack})
+    architecture = resolve(spec, 20)
+    assert resolve(architecture.to_spec()) == architecture
+    model = build(architecture, seed=0)
+    assert cost(architecture).total.params == sum(p.numel() for p in model.parameters())
+    tokens = torch.randint(0, 20, (2, 9), generator=torch.Generator().manual_seed(0))
+    whole = model(tokens)
+    F.cross_entropy(whole.flatten(0, 1), tokens.flatten()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.no_grad():
+        state = model.initial_state(2)
+        first, state = model.extend(tokens[:, :4], state)
+        second, _ = model.extend(tokens[:, 4:], state)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, atol=1e-4, rtol=1e-4)
