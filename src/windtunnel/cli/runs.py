@@ -60,8 +60,10 @@ def show(
     for name, value in shown["summary"].items():
         typer.echo(f"{name:<14} {value}")
     for values in shown["evaluations"]:
-        typer.echo(
-            f"  step {values['step']:>7}  loss {values['loss']:.4f}  "
-            f"bits/byte {values['bits_per_byte']:.4f}"
-        )
+        cells = [
+            f"{label} {values[name]:.4f}"
+            for name, label in (("loss", "loss"), ("bits_per_byte", "bits/byte"))
+            if values[name] is not None
+        ]
+        typer.echo("  ".join([f"  step {values['step']:>7}", *cells]))
     typer.echo("\n" + shown["config"].rstrip())

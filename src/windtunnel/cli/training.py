@@ -45,11 +45,14 @@ def _folder(ready: ReadyRun, out: Path | None, resume: bool, runs: Path) -> tupl
         if resume:
             note(f"nothing to resume in {out}: the run starts now")
         return create_run_folder(ready, out), False
-    ended = existing.read_record() is not None
-    if not resume and not ended:
-        raise UsageError(f"{existing.path}: this run has begun; continue it with --resume")
-    if not resume and existing.path == out and existing.key != ready.key:
-        raise UsageError(f"{existing.path}: holds another run; choose another --out")
+    if existing.read_record() is None:
+        if not resume:
+            raise UsageError(f"{existing.path}: this run has begun; continue it with --resume")
+    elif existing.key != ready.key:
+        raise UsageError(
+            f"{existing.path}: holds a run that has ended, with another config or another version "
+            "of the code; choose another --out"
+        )
     return existing, True
 
 
@@ -67,12 +70,10 @@ class _Follow:
         values = event.values
         if event.kind in ("step", "resume"):
             if "loss" in values:
-                self._loss = f"train {values['loss']:.3f}"
+                self._loss = f"train {_number(values['loss'])}"
             self._display.update("run", values["step"], note=self._note())
         elif event.kind == "eval":
-            self._evaluated = (
-                f"valid {values['loss']:.4f} ({values['bits_per_byte']:.3f} bits/byte)"
-            )
+            self._evaluated = f"valid {_number(values['loss'])}"
             self._display.update("run", values["step"], note=self._note())
         elif event.kind == "nonfinite":
             self._display.say(
@@ -88,11 +89,16 @@ class _Follow:
         return ", ".join(text for text in (self._loss, self._evaluated) if text)
 
 
+def _number(value: float | None) -> str:
+    """A loss with four digits; null stands for what is not finite."""
+    return "not finite" if value is None else f"{value:.4f}"
+
+
 def _say_how_it_ended(record: dict[str, Any], folder: RunFolder) -> None:
     final = record["final"]
     note(
-        f"{record['status']}: validation loss {final['loss']:.4f} nats/token, "
-        f"{final['bits_per_byte']:.4f} bits/byte, after {record['tokens']:,} tokens in "
+        f"{record['status']}: validation loss {_number(final['loss'])} nats/token, "
+        f"{_number(final['bits_per_byte'])} bits/byte, after {record['tokens']:,} tokens in "
         f"{record['train_seconds']:.0f} s"
     )
     note(f'next: windtunnel generate {folder.path} "…"')

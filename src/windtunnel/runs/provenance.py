@@ -55,10 +55,21 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
     }
 
 
+DECIDING_LAYERS = ("config", "nn", "arch", "data", "train")
+
+
 def code_digest(plugins: Sequence[Path] = ()) -> str:
-    """SHA-256 over the package's Python files, their names included, and the plugin files."""
+    """SHA-256 over the Python files that can change a run's result, and the plugin files.
+
+    Names count. What only plans, shows or lists runs is left out, so a new report or verb does not
+    make finished runs strangers.
+    """
     package = Path(__file__).resolve().parent.parent
-    files = [(path.relative_to(package).as_posix(), path) for path in package.rglob("*.py")]
+    files = [
+        (path.relative_to(package).as_posix(), path)
+        for layer in DECIDING_LAYERS
+        for path in (package / layer).rglob("*.py")
+    ]
     files += [(f"plugin {number}", path) for number, path in enumerate(plugins)]
     total = hashlib.sha256()
     for name, path in sorted(files):

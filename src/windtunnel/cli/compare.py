@@ -1,0 +1,72 @@
+"""Verbs about studies: compare, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from windtunnel.cli.options import AsJson, Edits, RunsFolder, note, print_json, runs_folder
+
+StudyDir = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="The study's folder; the same command goes on.")
+]
+
+
+def compare(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Run files; the first is the reference.")
+    ],
+    out: StudyDir,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, …")] = 3,
+    match: Annotated[
+        str,
+        typer.Option("--match", help="What all get the same of: tokens, flops, params or seconds."),
+    ] = "tokens",
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", min=0, help="How much of it, for one run [the first file's own]."),
+    ] = None,
+    edits: Edits = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
+    ] = None,
+    runs: RunsFolder = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train architectures on equal terms, and say which is better, with intervals."""
+    from windtunnel.cli.comparing import Request, compare_verb, print_verdicts
+
+    request = Request(
+        files=tuple(files), edits=tuple(edits or ()), seeds=seeds, match=match, budget=budget,
+        out=out, runs=runs_folder(runs), workers=workers, dry_run=dry_run,
+    )  # fmt: skip
+    result = compare_verb(request)
+    if as_json:
+        print_json(result)
+    elif not dry_run:
+        print_verdicts(result)
+
+
+def report(
+    study: Annotated[Path, typer.Argument(metavar="DIR", help="A study's folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished study's report anew, and print its verdicts."""
+    from windtunnel.cli.comparing import print_verdicts
+    from windtunnel.cli.reporting import report_study
+
+    result, path = report_study(study)
+    if as_json:
+        print_json(result)
+    else:
+        print_verdicts(result)
+        note(f"report: {path}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these verbs to the command."""
+    for verb in (compare, report):
+        app.command()(verb)

@@ -1,0 +1,155 @@
+"""``windtunnel compare``: plan, say what it will cost, execute, judge, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from windtunnel.cli.corpora import prepare_with_progress
+from windtunnel.cli.options import note
+from windtunnel.cli.reporting import report_study
+from windtunnel.config import suggestion
+from windtunnel.errors import ConfigError, Problem, UsageError
+from windtunnel.report.progress import ProgressDisplay, open_progress
+from windtunnel.report.terminal import verdict_view
+from windtunnel.report.units import bytes_text, count_text, duration_text
+from windtunnel.runs import RunStore
+from windtunnel.study.budget import Match
+from windtunnel.study.conduct import conduct, finished_keys
+from windtunnel.study.execute import Progress
+from windtunnel.study.folder import StudyFolder
+from windtunnel.study.ground import free_memory_bytes, local_ground, usable_cores
+from windtunnel.study.plan import Estimate, Plan
+from windtunnel.study.planning import estimate, plan_compare
+from windtunnel.train.run_config import LoadedRun, load_run
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked ``compare`` for."""
+
+    files: tuple[Path, ...]
+    edits: tuple[str, ...]
+    seeds: int
+    match: str
+    budget: float | None
+    out: Path
+    runs: Path
+    workers: int | None
+    dry_run: bool
+
+
+def compare_verb(request: Request) -> dict[str, Any]:
+    """Does all of it; the verdicts as plain JSON (the plan, for a dry run)."""
+    if request.match not in get_args(Match):
+        raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
+    loaded = load_all(request.files, request.edits)
+    folder = StudyFolder(request.out)
+    for data in {run.config.data for run in loaded}:
+        prepare_with_progress(data)
+    note("measuring speeds …")
+    match: Any = request.match
+    plan = plan_compare(
+        loaded,
+        seeds=request.seeds,
+        match=match,
+        budget=request.budget,
+        ground=local_ground(),
+        recall=folder.recall,
+    )
+    store = RunStore(request.runs)
+    memory = free_memory_bytes()
+    expected = estimate(
+        plan,
+        finished_keys(plan, store),
+        cores=usable_cores(),
+        memory_bytes=memory,
+        workers=request.workers,
+    )
+    for line in plan_lines(plan, expected):
+        note(line)
+    if request.dry_run:
+        return plan.to_dict()
+    with open_progress() as display:
+        conduct(
+            plan,
+            folder,
+            store=store,
+            workers=expected.workers,
+            memory_bytes=memory,
+            on_progress=_follower(display),
+            on_notice=display.say,
+        )
+    result, page = report_study(request.out, command=_command(request))
+    note(f"report: {page}")
+    return result
+
+
+def load_all(files: Sequence[Path], edits: Sequence[str]) -> list[LoadedRun]:
+    """Every file, or the mistakes of all of them at once."""
+    loaded: list[LoadedRun] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            loaded.append(load_run(file, edits))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return loaded
+
+
+def plan_lines(plan: Plan, expected: Estimate) -> list[str]:
+    """What will be done, how long it takes and what it needs; said before anything starts."""
+    seconds = expected.seconds
+    time = "an unknown time" if seconds is None else f"about {duration_text(seconds)}"
+    reused = f" ({expected.reused} of them finished already)" if expected.reused else ""
+    lines = [
+        f"plan: {plan.question}; {plan.match} matched at {count_text(plan.budget)}",
+        f"  {expected.runs} runs{reused}, {expected.workers} at a time with {expected.threads} "
+        f"thread(s) each: {time}, {bytes_text(expected.memory_bytes)} of memory a worker",
+    ]
+    for arm in plan.arms:
+        each = "" if arm.seconds is None else f", {duration_text(arm.seconds)} a run"
+        lines.append(
+            f"  {arm.name}: {count_text(arm.params)} parameters, {arm.steps:,} steps, "
+            f"{count_text(arm.tokens)} tokens{each}"
+        )
+    return lines + [f"  note: {text}" for text in plan.notes]
+
+
+def _follower(display: ProgressDisplay) -> Callable[[Progress], None]:
+    """Shows a study's progress as one bar."""
+    started = False
+
+    def follow(progress: Progress) -> None:
+        nonlocal started
+        done = round(progress.fraction * progress.runs, 1)
+        if not started:
+            display.start("study", "runs", progress.runs, done=done)
+            started = True
+        text = ", ".join(running.name for running in progress.running)
+        if progress.runs_done == progress.runs:
+            display.finish("study", f"{progress.runs} runs have ended")
+        else:
+            display.update("study", done, note=text)
+
+    return follow
+
+
+def _command(request: Request) -> str:
+    parts = ["windtunnel compare", *map(str, request.files)]
+    parts += [f"--set {edit}" for edit in request.edits]
+    parts += [f"--seeds {request.seeds}", f"--match {request.match}"]
+    if request.budget is not None:
+        parts.append(f"--budget {request.budget:g}")
+    return " ".join([*parts, f"--out {request.out}"])
+
+
+def print_verdicts(result: dict[str, Any]) -> None:
+    """The verdict table and the conclusion, for the terminal."""
+    Console().print(verdict_view(result))

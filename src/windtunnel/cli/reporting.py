@@ -1,0 +1,69 @@
+"""A finished study's one-file report, from its records alone. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from windtunnel.config import annotated_yaml
+from windtunnel.errors import UsageError
+from windtunnel.report.page import write_html
+from windtunnel.report.study_report import Curve, StudyReport, curve_from_events
+from windtunnel.runs import RunFolder
+from windtunnel.study.folder import StudyFolder
+from windtunnel.study.plan import Plan
+
+PAGE = "report.html"
+
+
+def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path]:
+    """Writes ``report.html`` into a study's folder; its verdicts and the page's path.
+
+    Raises:
+        UsageError: the folder holds no study that has ended.
+    """
+    folder = StudyFolder(path)
+    plan = folder.read_plan()
+    results = folder.read_results()
+    if plan is None or results is None:
+        what = "holds no study" if plan is None else "holds a study that has not ended"
+        raise UsageError(f"{path}: {what}")
+    runs = {key: RunFolder.open(Path(where)) for key, where in results["runs"].items()}
+    records = {key: run.read_record() or {} for key, run in runs.items()}
+    verdicts = {name: value for name, value in results.items() if name not in ("runs", "failures")}
+    report = StudyReport(
+        title=plan.question,
+        verdicts=verdicts,
+        curves={arm.name: _curves(plan, arm.name, runs) for arm in plan.arms},
+        configs={arm.name: annotated_yaml(arm.config) for arm in plan.arms},
+        diffs={arm.name: arm.diff for arm in plan.arms},
+        samples=_samples(plan, records),
+        environment=_environment(records),
+        command=command or f"windtunnel report {path}",
+    )
+    page = path / PAGE
+    write_html(page, report)
+    return results, page
+
+
+def _curves(plan: Plan, arm: str, runs: dict[str, RunFolder]) -> dict[int, Curve]:
+    curves = {}
+    for seed, key in zip(plan.seeds, plan.keys_of(arm), strict=True):
+        curves[seed] = curve_from_events(runs[key].read_events())
+    return curves
+
+
+def _samples(plan: Plan, records: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """What each arm's first seed wrote after the same prompts."""
+    found: dict[str, dict[str, str]] = {}
+    for arm in plan.arms:
+        record = records[plan.keys_of(arm.name)[0]]
+        for sample in record.get("samples", ()):
+            found.setdefault(sample["prompt"], {})[arm.name] = sample["text"]
+    return found
+
+
+def _environment(records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    first = next((record for record in records.values() if record), {})
+    kept = ("environment", "git", "code_digest", "data_fingerprint", "device")
+    return {name: first[name] for name in kept if name in first}

@@ -1,0 +1,1 @@
+"""What people see: terminal tables, progress, the one-file HTML report. Reads plain data only."""

@@ -1,0 +1,183 @@
+"""A study in the terminal: what may be said, and what each architecture cost.
+
+Everything is readable at 80 columns and without colour: a colour only repeats a word. The text
+is ASCII, so it survives any terminal, pipe and log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from windtunnel.report.units import (
+    Estimate,
+    bytes_text,
+    count_text,
+    fixed,
+    level_text,
+    p_text,
+    percent_text,
+)
+from windtunnel.report.verdicts import BUDGETS, UNITS, Arm, Verdicts, read_verdicts
+
+_NONE = "-"
+_NAME_WIDTH = 12
+_MISMATCH_HEADINGS = {
+    "tokens": "d tokens",
+    "flops": "d FLOPs",
+    "params": "d params",
+    "seconds": "d time",
+}
+STYLES = {"better": "bold green", "worse": "bold red", "undecided": "yellow", "reference": "dim"}
+
+
+def verdict_table(verdicts: Mapping[str, Any]) -> Table:
+    """One row an architecture: final loss, difference to the first with its interval, p, verdict.
+
+    Losses are in nats per token, and below that in bits per byte; p is corrected for the number
+    of comparisons (Holm); MDE is the minimum detectable effect. Value and
+    interval have the same digits: as many as the interval's width supports.
+
+    Raises StudyError for verdicts of another shape.
+    """
+    return _verdict_table(read_verdicts(verdicts))
+
+
+def cost_of_arms_table(verdicts: Mapping[str, Any]) -> Table:
+    """One row an architecture: parameters, compute, speed, memory, and the budgets' mismatch.
+
+    Raises StudyError for verdicts of another shape.
+    """
+    return _cost_table(read_verdicts(verdicts))
+
+
+def verdict_view(verdicts: Mapping[str, Any]) -> Group:
+    """Both tables with the reasons, the note and the conclusion: what `compare` prints at its end.
+
+    Raises StudyError for verdicts of another shape.
+    """
+    study = read_verdicts(verdicts)
+    parts: list[RenderableType] = [_verdict_table(study), _cost_table(study)]
+    parts += [
+        Text.assemble((arm.name, "bold"), f": {arm.reason}")
+        for arm in study.arms
+        if arm.reason and arm.verdict != "reference"
+    ]
+    parts.append(Text(_interval_words(study), style="dim"))
+    if study.note:
+        parts.append(Text(study.note, style="dim"))
+    if study.conclusion:
+        parts.extend((Text(""), Text(study.conclusion, style="bold")))
+    return Group(*parts)
+
+
+def _table(title: str, columns: Mapping[str, bool]) -> Table:
+    """An open table; `columns` maps each heading to "holds numbers"."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for position, (heading, numeric) in enumerate(columns.items()):
+        # Only the first column, the name, may be folded onto a second line.
+        table.add_column(
+            heading,
+            justify="right" if numeric else "left",
+            no_wrap=position > 0,
+            overflow="fold",
+            min_width=_NAME_WIDTH if position == 0 else None,
+        )
+    return table
+
+
+def _verdict_table(study: Verdicts) -> Table:
+    columns = {"architecture": False, "loss": True, "diff.": True, "interval": True}
+    columns |= {"p (Holm)": True, "MDE": True, "verdict": False}
+    table = _table(_title(study), columns)
+    for arm in study.arms:
+        first = arm.delta is None
+        p_value = arm.p_holm if arm.p_holm is not None else arm.p_value
+        table.add_row(
+            Text(arm.name),
+            _lines(arm.loss.mean_text(), arm.bits_per_byte.mean_text()),
+            _lines(_difference(arm.delta), _difference(arm.delta_bits_per_byte)),
+            _lines(_interval(arm.delta), _interval(arm.delta_bits_per_byte)),
+            Text(_NONE if first else p_text(p_value)),
+            Text(_NONE if first else fixed(arm.mde, 3)),
+            _verdict_words(arm),
+        )
+    return table
+
+
+def _interval_words(study: Verdicts) -> str:
+    known = [arm.delta for arm in study.arms if arm.delta is not None and arm.delta.interval_text()]
+    levels = dict.fromkeys(level_text(delta.confidence) for delta in known)
+    words = f"interval: the difference with {' or '.join(levels) or level_text(None)} confidence"
+    if len(levels) > 1:
+        words += ", as Holm's correction asks"
+    return f"{words}; MDE: the minimum detectable effect, {UNITS[study.metric]}"
+
+
+def _lines(nats: str, bits: str) -> Text:
+    return Text.assemble(nats, "\n", (bits, "dim"))
+
+
+def _difference(estimate: Estimate | None) -> str:
+    return _NONE if estimate is None else estimate.mean_text(signed=True)
+
+
+def _interval(estimate: Estimate | None) -> str:
+    return (estimate.interval_text(signed=True) if estimate is not None else "") or _NONE
+
+
+def _verdict_words(arm: Arm) -> Text:
+    """The verdict as a word (with its colour), and what kept seeds from a result."""
+    words = Text(arm.verdict, style=STYLES[arm.verdict])
+    for trouble, seeds in (("diverged", arm.diverged), ("failed", arm.failed)):
+        if seeds:
+            words.append(f"\n{trouble}", style="bold red")
+    return words
+
+
+def _title(study: Verdicts) -> str:
+    matched = f"matched by {study.match}" if study.match else "nothing matched"
+    if study.match and study.budget is not None:
+        matched += f" ({count_text(study.budget)})"
+    seeds = max((len(arm.values) for arm in study.arms), default=0) or len(study.seeds)
+    plural = "" if seeds == 1 else "s"
+    return (
+        f"Validation loss; {matched}; {seeds} seed{plural} each\n"
+        "first line: nats per token, second line: bits per byte; lower is better"
+    )
+
+
+def _cost_table(study: Verdicts) -> Table:
+    others = [budget for budget in BUDGETS if budget != study.match and _known(study, budget)]
+    columns = {"architecture": False, "params": True, "FLOP/tok": True, "tok/s": True}
+    columns |= {"memory": True} | {_MISMATCH_HEADINGS[name]: True for name in others}
+    table = _table("Cost; d: difference of the budgets that were not matched", columns)
+    for arm in study.arms:
+        table.add_row(
+            Text(arm.name),
+            Text(count_text(arm.params)),
+            Text(count_text(arm.flops_per_token)),
+            Text(count_text(arm.tokens_per_second)),
+            Text(bytes_text(arm.peak_memory_bytes)),
+            *(
+                Text(_NONE if arm.delta is None else percent_text(arm.mismatch.get(budget)))
+                for budget in others
+            ),
+        )
+    return table
+
+
+def _known(study: Verdicts, budget: str) -> bool:
+    return any(budget in arm.mismatch for arm in study.arms)

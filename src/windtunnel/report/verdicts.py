@@ -1,0 +1,164 @@
+"""The verdicts of a study as the report reads them: plain JSON in, checked values out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from windtunnel.errors import StudyError
+from windtunnel.report.units import Estimate
+
+VERDICTS = ("reference", "better", "worse", "undecided")
+UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
+"""The metrics a verdict can be about, with their units."""
+BUDGETS = ("tokens", "flops", "params", "seconds")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One architecture of a study and what the statistics say of it.
+
+    Losses are in nats per token; differences are this arm minus the first one, so below zero
+    is better. `mismatch` is relative: 0.03 says three per cent above the first arm.
+    """
+
+    name: str
+    verdict: str
+    reason: str
+    loss: Estimate
+    values: tuple[float | None, ...]
+    bits_per_byte: Estimate
+    delta: Estimate | None
+    delta_bits_per_byte: Estimate | None
+    p_value: float | None
+    p_holm: float | None
+    correlation: float | None
+    paired: bool | None
+    mde: float | None
+    diverged: int
+    failed: int
+    params: float | None
+    tokens: float | None
+    flops_per_token: float | None
+    tokens_per_second: float | None
+    peak_memory_bytes: float | None
+    mismatch: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """All arms, the first being the reference, and what was held equal.
+
+    `metric` is what the verdicts, p-values and minimum detectable effects are about.
+    """
+
+    arms: tuple[Arm, ...]
+    match: str
+    budget: float | None
+    seeds: tuple[int, ...]
+    metric: str
+    note: str
+    conclusion: str
+
+
+def read_verdicts(tree: Mapping[str, Any]) -> Verdicts:
+    """The verdicts in a plain tree, as `study` writes them.
+
+    Raises StudyError, with the place, for a key that is missing or of another type.
+    """
+    arms = _entry(tree, "arms", "verdicts")
+    if not isinstance(arms, list | tuple) or not arms:
+        raise StudyError("verdicts.arms: a list of at least one architecture is needed")
+    seeds = tree.get("seeds") or ()
+    return Verdicts(
+        arms=tuple(_read_arm(arm, f"verdicts.arms[{i}]") for i, arm in enumerate(arms)),
+        match=str(tree.get("match") or ""),
+        budget=_number(tree.get("budget"), "verdicts.budget"),
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        metric=_metric(tree.get("metric")),
+        note=_joined(tree.get("note")),
+        conclusion=_joined(tree.get("conclusion")),
+    )
+
+
+def _metric(name: object) -> str:
+    metric = "loss" if name is None else name
+    if metric not in UNITS:
+        raise StudyError(f"verdicts.metric: unknown {name!r}; allowed: {', '.join(UNITS)}")
+    return str(metric)
+
+
+def _joined(text: object) -> str:
+    """A note may be one string or several."""
+    if isinstance(text, list | tuple):
+        return " ".join(str(part) for part in text)
+    return "" if text is None else str(text)
+
+
+def _entry(tree: object, key: str, where: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise StudyError(f"{where}: a mapping is needed, not {type(tree).__name__}")
+    if key not in tree:
+        raise StudyError(f"{where}: '{key}' is missing")
+    return tree[key]
+
+
+def _number(value: object, where: str) -> float | None:
+    """A number or None; NaN counts as None, an infinity stays."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise StudyError(f"{where}: a number or null is needed, not {value!r}")
+    return None if math.isnan(value) else value
+
+
+def _estimate(tree: Any, where: str) -> Estimate:
+    mean, low, high = (
+        _number(_entry(tree, key, where), f"{where}.{key}") for key in ("mean", "low", "high")
+    )
+    return Estimate(mean, low, high, _number(tree.get("confidence"), f"{where}.confidence"))
+
+
+def _difference(tree: object, where: str) -> Estimate | None:
+    return None if tree is None else _estimate(tree, where)
+
+
+def _read_arm(tree: object, where: str) -> Arm:
+    name, verdict = str(_entry(tree, "name", where)), _entry(tree, "verdict", where)
+    assert isinstance(tree, Mapping)  # _entry has raised otherwise
+    if verdict not in VERDICTS:
+        allowed = ", ".join(VERDICTS)
+        raise StudyError(f"{where}.verdict: unknown {verdict!r}; allowed: {allowed}")
+
+    def number(key: str) -> float | None:
+        return _number(tree.get(key), f"{where}.{key}")
+
+    mismatch = tree.get("mismatch") or {}
+    loss = _entry(tree, "loss", where)
+    return Arm(
+        name=name,
+        verdict=verdict,
+        reason=str(tree.get("reason") or ""),
+        loss=_estimate(loss, f"{where}.loss"),
+        values=tuple(_number(v, f"{where}.loss.values") for v in loss.get("values") or ()),
+        bits_per_byte=_estimate(_entry(tree, "bits_per_byte", where), f"{where}.bits_per_byte"),
+        delta=_difference(_entry(tree, "delta", where), f"{where}.delta"),
+        delta_bits_per_byte=_difference(
+            tree.get("delta_bits_per_byte"), f"{where}.delta_bits_per_byte"
+        ),
+        p_value=number("p_value"),
+        p_holm=number("p_holm"),
+        correlation=number("correlation"),
+        paired=tree.get("paired"),
+        mde=number("mde"),
+        diverged=int(tree.get("diverged") or 0),
+        failed=int(tree.get("failed") or 0),
+        params=number("params"),
+        tokens=number("tokens"),
+        flops_per_token=number("flops_per_token"),
+        tokens_per_second=number("tokens_per_second"),
+        peak_memory_bytes=number("peak_memory_bytes"),
+        mismatch={key: _number(mismatch[key], f"{where}.mismatch.{key}") for key in mismatch},
+    )

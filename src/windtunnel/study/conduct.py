@@ -1,0 +1,138 @@
+"""A study from its plan to its verdicts: runs made or found, executed, judged, written down."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from windtunnel.errors import UsageError
+from windtunnel.runs import RunFolder, RunStore
+from windtunnel.study.compare import Verdicts, judge
+from windtunnel.study.execute import Job, Outcome, Progress, execute
+from windtunnel.study.folder import StudyFolder
+from windtunnel.study.ground import read_run
+from windtunnel.study.plan import Plan, PlannedRun
+
+CreateRun = Callable[[PlannedRun, RunStore], RunFolder]
+Command = Callable[[Job], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """A study that has ended: what it says, and where each run lies."""
+
+    verdicts: Verdicts
+    runs: Mapping[str, RunFolder]
+    """By the run's key."""
+    outcomes: Mapping[str, Outcome]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree of ``study.json``: the verdicts, the runs' folders and what failed."""
+        return {
+            **self.verdicts.to_dict(),
+            "runs": {key: str(run.path) for key, run in self.runs.items()},
+            "failures": {
+                key: outcome.reason
+                for key, outcome in self.outcomes.items()
+                if outcome.status == "failed"
+            },
+        }
+
+
+def worker_command(job: Job) -> list[str]:
+    """This package's own worker."""
+    return [sys.executable, "-m", "windtunnel.study.worker", str(job.run.path)]
+
+
+def finished_keys(plan: Plan, store: RunStore) -> frozenset[str]:
+    """The plan's runs that have their record already: they are not trained again."""
+    ended = {run.key for run in store.list() if run.status in ("finished", "diverged")}
+    return frozenset(ended.intersection(plan.keys))
+
+
+def create_planned(run: PlannedRun, store: RunStore) -> RunFolder:
+    """A new folder for a planned run, as the trainer wants it.
+
+    Raises:
+        UsageError: the folder exists already, or the run's key is not what was planned: the code
+            or the data have changed since.
+    """
+    from windtunnel.train.launch import create_run_folder, ready_run
+
+    ready = ready_run(read_run(run.config))
+    if ready.key != run.key:
+        raise UsageError(
+            f"{run.arm}, seed {run.seed}: the code or the data have changed since the plan was "
+            "made; start a new study in another folder"
+        )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.arm).strip("-.")[:60] or "run"
+    return create_run_folder(ready, store.root / f"{name}-s{run.seed}-{run.key[:10]}")
+
+
+def conduct(
+    plan: Plan,
+    folder: StudyFolder,
+    *,
+    store: RunStore | None = None,
+    workers: int,
+    memory_bytes: int | None = None,
+    create: CreateRun = create_planned,
+    command: Command = worker_command,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> Conducted:
+    """Runs what is left of a study, judges it and writes ``study.json``.
+
+    Args:
+        store: where runs are looked for and made; the study's own when left out. Runs of the same
+            key are never trained twice in one store.
+        workers, memory_bytes, on_progress, on_notice: see ``execute``.
+
+    Raises:
+        UsageError: the folder is in use for something else; nothing was changed.
+        StudyError: another process is running this study, or it was interrupted.
+    """
+    with folder.claim(plan):
+        store = store or RunStore(folder.runs)
+        runs = {key: store.find(key) or create(plan.run(key), store) for key in plan.keys}
+        outcomes = execute(
+            [_job(plan, key, run) for key, run in runs.items()],
+            command=command,
+            workers=workers,
+            log=folder.log,
+            memory_bytes=memory_bytes,
+            on_progress=on_progress,
+            on_notice=on_notice,
+        )
+        verdicts = judge(plan, {key: _record(runs[key], outcomes[key]) for key in plan.keys})
+        conducted = Conducted(verdicts, runs, outcomes)
+        folder.write_results(conducted.to_dict())
+    return conducted
+
+
+def _job(plan: Plan, key: str, run: RunFolder) -> Job:
+    planned = plan.run(key)
+    arm = plan.arm(planned.arm)
+    train = arm.config["train"]
+    return Job(
+        run=run,
+        name=f"{arm.name} seed {planned.seed}",
+        steps=arm.steps,
+        # Measured where it was: a recurrence takes longer for the same FLOPs.
+        work_per_step=1 / arm.steps_per_second
+        if arm.steps_per_second
+        else arm.flops_per_token * train["batch_size"] * train["seq_len"],
+        threads=train["threads"],
+        memory_bytes=arm.memory_bytes,
+    )
+
+
+def _record(run: RunFolder, outcome: Outcome) -> Mapping[str, Any]:
+    if outcome.status == "failed":
+        return {"status": "failed", "reason": outcome.reason}
+    record = run.read_record()
+    assert record is not None, "a run that has ended has its record"
+    return record

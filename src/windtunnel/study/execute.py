@@ -1,0 +1,378 @@
+"""Runs on worker processes: started, watched, taken over when they die, stopped gently.
+
+The executor knows run folders only. What a worker does is the caller's command; that it has ended
+well is a record in its run's folder; how far it is, its events.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from windtunnel.errors import RunError, StudyError
+from windtunnel.runs import RunFolder, RunSummary
+from windtunnel.train.interrupts import StopRequest
+
+ATTEMPTS = 3
+GRACE_SECONDS = 60.0
+"""From asking a worker to stop (it finishes its step and saves) to killing it."""
+POLL_SECONDS = 0.2
+USAGE_EXIT = 2
+_TAIL_LINES = 12
+_TAIL_BYTES = 8192
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run to be brought to its end."""
+
+    run: RunFolder
+    name: str
+    steps: int
+    work_per_step: float = 1.0
+    """What a step takes, in a unit that all jobs share (FLOPs, say); for the time left."""
+    threads: int = 1
+    memory_bytes: int = 0
+    """Predicted peak of its process."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. Failed: its worker died or gave up as often as was allowed."""
+
+    status: Literal["finished", "diverged", "failed"]
+    reason: str = ""
+    attempts: int = 0
+    """Workers that were started for it; 0 where it had ended before."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that is being trained."""
+
+    name: str
+    step: int
+    steps: int
+    loss: float | None
+    """The last validation loss, in nats a token."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a study stands."""
+
+    runs: int
+    runs_done: int
+    """Ended, in whatever way."""
+    failed: int
+    steps: int
+    steps_done: int
+    fraction: float
+    """Of the work, from 0 to 1."""
+    running: tuple[Running, ...]
+    seconds: float
+    """Since the executor began."""
+    seconds_left: float | None
+    """By the speed so far; None before the first step."""
+
+
+class StudyInterrupted(StudyError):
+    """Stopped by a signal; every worker has saved. The same command goes on from there."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__("stopped; the same command goes on from here")
+        self.exit_code = 128 + signum
+
+
+def execute(
+    jobs: Sequence[Job],
+    *,
+    command: Callable[[Job], Sequence[str]],
+    workers: int,
+    log: Path,
+    memory_bytes: int | None = None,
+    attempts: int = ATTEMPTS,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
+    poll_seconds: float = POLL_SECONDS,
+    grace_seconds: float = GRACE_SECONDS,
+) -> dict[str, Outcome]:
+    """Brings every job to its end; the outcome of each by its run's key.
+
+    Args:
+        jobs: in the order in which they are to start; one for each key.
+        command: the worker of a job. It must go on from the run's newest checkpoint, write the
+            record at the end, and save and leave on SIGTERM.
+        workers: processes side by side, at most.
+        log: a folder for what the workers print.
+        memory_bytes: what all workers may take together; a job waits while the predicted peaks of
+            those running leave no room for it. One may always run.
+        attempts: workers for one run before it counts as failed. The last attempt runs alone.
+        on_progress: told at each look.
+        on_notice: told, in words, of deaths and takeovers.
+
+    Raises:
+        StudyInterrupted: on SIGINT or SIGTERM, after all workers have stopped.
+    """
+    executor = _Executor(jobs, command, workers, log, memory_bytes, attempts, on_notice)
+    with StopRequest() as stop, executor.stopping(grace_seconds):
+        while executor.advance():
+            if stop.signum is not None:
+                raise StudyInterrupted(stop.signum)
+            if on_progress is not None:
+                on_progress(executor.progress())
+            time.sleep(poll_seconds)
+        if on_progress is not None:
+            on_progress(executor.progress())
+    return executor.outcomes
+
+
+@dataclass
+class _Worker:
+    job: Job
+    process: subprocess.Popen[bytes]
+    errors: Path
+
+    def stop(self, signum: int) -> None:
+        """To the worker's whole session; gone already is fine."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signum)
+
+
+class _Executor:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        command: Callable[[Job], Sequence[str]],
+        workers: int,
+        log: Path,
+        memory_bytes: int | None,
+        attempts: int,
+        on_notice: Callable[[str], None] | None,
+    ) -> None:
+        assert len({job.run.key for job in jobs}) == len(jobs), "a key is trained once"
+        self.jobs = tuple(jobs)
+        self.outcomes: dict[str, Outcome] = {}
+        self._command, self._workers, self._log = command, workers, log
+        self._memory, self._attempts, self._on_notice = memory_bytes, attempts, on_notice
+        self._waiting = list(jobs)
+        self._elsewhere: list[Job] = []
+        self._running: list[_Worker] = []
+        self._tries: dict[str, int] = {}
+        self._seen = {job.run.key: _look(job) for job in jobs}
+        self._clock = _Clock()
+
+    def advance(self) -> bool:
+        """One look: ended workers are told apart, free places filled. False when all is done."""
+        for worker in [w for w in self._running if w.process.poll() is not None]:
+            self._running.remove(worker)
+            self._settle(worker)
+        for job in [j for j in self._elsewhere if not self._is_elsewhere(j)]:
+            self._elsewhere.remove(job)
+            self._waiting.insert(0, job)
+        while (ready := self._next()) is not None:
+            self._waiting.remove(ready)
+            self._begin(ready)
+        return bool(self._waiting or self._running or self._elsewhere)
+
+    def progress(self) -> Progress:
+        active = [*(worker.job for worker in self._running), *self._elsewhere]
+        for job in active:
+            self._seen[job.run.key] = _look(job)
+        steps = {job.run.key: self._steps_of(job) for job in self.jobs}
+        work = sum(job.work_per_step * job.steps for job in self.jobs)
+        done = sum(job.work_per_step * steps[job.run.key] for job in self.jobs)
+        return Progress(
+            runs=len(self.jobs),
+            runs_done=len(self.outcomes),
+            failed=sum(outcome.status == "failed" for outcome in self.outcomes.values()),
+            steps=sum(job.steps for job in self.jobs),
+            steps_done=sum(steps.values()),
+            fraction=done / work if work else 1.0,
+            running=tuple(
+                Running(job.name, steps[job.run.key], job.steps, self._loss_of(job))
+                for job in active
+            ),
+            seconds=self._clock.seconds,
+            seconds_left=self._clock.seconds_left(done, work - done),
+        )
+
+    @contextmanager
+    def stopping(self, grace_seconds: float) -> Iterator[None]:
+        """Leaves no worker behind: each is asked to stop, and killed when it does not."""
+        try:
+            yield
+        finally:
+            try:
+                for worker in self._running:
+                    worker.stop(signal.SIGTERM)
+                self._wait(grace_seconds)
+            finally:  # a second Ctrl-C ends the waiting
+                for worker in self._running:
+                    worker.stop(signal.SIGKILL)
+                    worker.process.wait()
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if all(worker.process.poll() is not None for worker in self._running):
+                return
+            time.sleep(0.02)
+
+    def _next(self) -> Job | None:
+        """The first waiting job that may start now."""
+        if len(self._running) >= self._workers or any(self._last(w.job) for w in self._running):
+            return None
+        used = sum(worker.job.memory_bytes for worker in self._running)
+        for job in self._waiting:
+            if not self._running:
+                return job
+            fits = self._memory is None or used + job.memory_bytes <= self._memory
+            if fits and not self._last(job):
+                return job
+        return None
+
+    def _last(self, job: Job) -> bool:
+        """Whether only one attempt is left: it runs alone, in case memory was what failed."""
+        return self._attempts > 1 and self._tries.get(job.run.key, 0) >= self._attempts - 1
+
+    def _begin(self, job: Job) -> None:
+        if self._has_ended(job):
+            return
+        if self._is_elsewhere(job):
+            self._notice(f"{job.name}: another process is training it; waiting for that")
+            self._elsewhere.append(job)
+            return
+        attempt = self._tries[job.run.key] = self._tries.get(job.run.key, 0) + 1
+        stem = f"{job.run.path.name}.{attempt}"
+        errors = self._log / f"{stem}.err"
+        with (self._log / f"{stem}.out").open("wb") as out, errors.open("wb") as err:
+            try:
+                self._running.append(_Worker(job, self._start(job, out, err), errors))
+            except OSError as error:
+                self._died(job, f"its worker cannot be started: {error.strerror}", again=True)
+
+    def _is_elsewhere(self, job: Job) -> bool:
+        """Whether a process that is not ours trains the run."""
+        seen = _look(job)
+        return seen is not None and seen.status == "running"
+
+    def _has_ended(self, job: Job) -> bool:
+        """Whether the run has its record; notes the outcome."""
+        try:
+            record = job.run.read_record()
+        except RunError as error:
+            self._ended(job, "failed", str(error))
+            return True
+        if record is None:
+            return False
+        self._ended(job, record["status"], str(record.get("reason") or ""))
+        return True
+
+    def _start(self, job: Job, out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
+        threads = dict.fromkeys(_THREAD_VARIABLES, str(job.threads))
+        return subprocess.Popen(
+            list(self._command(job)),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, **threads},
+            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone
+        )
+
+    def _settle(self, worker: _Worker) -> None:
+        if self._has_ended(worker.job):
+            return
+        code = worker.process.returncode
+        how = "it ended without a record" if code == 0 else _how(code)
+        tail = _tail(worker.errors)
+        # A usage error is there again at every attempt.
+        self._died(worker.job, f"{how}: {tail}" if tail else how, again=code != USAGE_EXIT)
+
+    def _died(self, job: Job, reason: str, *, again: bool) -> None:
+        attempt = self._tries[job.run.key]
+        if again and attempt < self._attempts:
+            self._seen[job.run.key] = _look(job)
+            step = self._steps_of(job)
+            first = reason.splitlines()[0]
+            self._notice(
+                f"{job.name}: {first}; taken over at step {step} "
+                f"(attempt {attempt + 1} of {self._attempts})"
+            )
+            self._waiting.insert(0, job)
+            return
+        self._ended(job, "failed", reason)
+
+    def _ended(self, job: Job, status: Literal["finished", "diverged", "failed"], why: str) -> None:
+        self.outcomes[job.run.key] = Outcome(status, why, self._tries.get(job.run.key, 0))
+        if status != "finished":
+            first = why.splitlines()[0] if why else ""
+            self._notice(f"{job.name}: {status}" + (f": {first}" if first else ""))
+
+    def _notice(self, text: str) -> None:
+        if self._on_notice is not None:
+            self._on_notice(text)
+
+    def _steps_of(self, job: Job) -> int:
+        if job.run.key in self.outcomes:
+            return job.steps
+        seen = self._seen[job.run.key]
+        return min(job.steps, seen.step) if seen is not None else 0
+
+    def _loss_of(self, job: Job) -> float | None:
+        seen = self._seen[job.run.key]
+        return seen.loss if seen is not None else None
+
+
+def _look(job: Job) -> RunSummary | None:
+    """How far the run is; None where its events cannot be read (its worker will say so)."""
+    try:
+        return job.run.summary()
+    except RunError:
+        return None
+
+
+class _Clock:
+    """The time left, by the work done since the first step was seen."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._first: tuple[float, float] | None = None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def seconds_left(self, done: float, left: float) -> float | None:
+        now = time.monotonic()
+        if self._first is None or done < self._first[1]:
+            self._first = (now, done)
+        since, before = self._first
+        if left == 0:
+            return 0.0
+        return left * (now - since) / (done - before) if done > before else None
+
+
+def _how(code: int) -> str:
+    names = {s.value: s.name for s in signal.Signals}
+    if code < 0:
+        return f"its worker was killed by {names.get(-code, f'signal {-code}')}"
+    if code - 128 in names:
+        return f"its worker was stopped by {names[code - 128]}"
+    return f"its worker gave up with exit code {code}"
+
+
+def _tail(path: Path) -> str:
+    """The last lines of what a worker wrote."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return "\n".join(lines[-_TAIL_LINES:])

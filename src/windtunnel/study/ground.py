@@ -1,0 +1,133 @@
+"""The ground a plan stands on here: the corpus, the versions, the speed of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from windtunnel.config import parse_document
+from windtunnel.errors import StudyError
+from windtunnel.study.planning import Ground, Settled
+from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
+
+if TYPE_CHECKING:
+    from windtunnel.data.config import DataConfig
+    from windtunnel.data.dataset import Dataset
+    from windtunnel.data.progress import Progress
+
+PROBE_SECONDS = 600.0
+"""How long measuring speeds may take before it is given up."""
+
+
+def local_ground(*, progress: Progress | None = None, measure: bool = True) -> Ground:
+    """This machine: the corpus is prepared (once), and speeds are measured in a child process.
+
+    Args:
+        progress: told where reading and tokenizing stand.
+        measure: without it the plan gives no time, and seconds cannot be matched.
+    """
+    return Ground(_Settler(progress), measure_speeds if measure else None)
+
+
+class _Settler:
+    """Settles configs; keeps the corpora that it has opened."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._opened: dict[DataConfig, Dataset] = {}
+
+    def __call__(self, loaded: LoadedRun) -> Settled:
+        from windtunnel.data.dataset import prepare
+        from windtunnel.train.launch import ready_run
+
+        data = loaded.config.data
+        if data not in self._opened:
+            self._opened[data] = prepare(data, self._progress)
+        dataset = self._opened[data]
+        ready = ready_run(loaded, dataset=dataset)
+        return Settled(
+            key=ready.key,
+            config=ready.config.model_dump(mode="json"),
+            data_fingerprint=dataset.fingerprint,
+            vocab_size=dataset.tokenizer.vocab_size,
+        )
+
+
+def measure_speeds(configs: Sequence[RunConfig]) -> list[float]:
+    """Steps a second of each config, measured for a moment in one child process.
+
+    Equal recipes of equal shape are measured once. The machine should have nothing else to do.
+
+    Raises:
+        StudyError: a model cannot be trained here; the message says which and why.
+    """
+    texts = [_without_seed(config) for config in configs]
+    distinct = list(dict.fromkeys(texts))
+    asked = json.dumps([json.loads(text) for text in distinct])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "windtunnel.study.probe"],
+            input=asked, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise StudyError(f"measuring the speed took over {PROBE_SECONDS:.0f} s") from None
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise StudyError(f"the speed cannot be measured: {last[0]}")
+    speeds = dict(zip(distinct, json.loads(done.stdout), strict=True))
+    return [float(speeds[text]) for text in texts]
+
+
+def _without_seed(config: RunConfig) -> str:
+    """What decides the speed, as JSON."""
+    tree = config.model_dump(mode="json")
+    tree["arch"]["name"] = "probe"
+    tree["train"]["seed"] = 0
+    return json.dumps(tree, sort_keys=True)
+
+
+def read_run(tree: object) -> LoadedRun:
+    """A loaded run from a config's plain tree (JSON is YAML)."""
+    return load_run_document(parse_document(json.dumps(tree), "plan"), base=Path.cwd())
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container may lend fewer than there are
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that new processes may take; None where the system does not tell.
+
+    The smaller of what the kernel has available and what the control group leaves.
+    """
+    found = [value for value in (_available(), _group_room()) if value is not None]
+    return min(found, default=None)
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _group_room() -> int | None:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = (group / "memory.current").read_text(encoding="ascii").strip()
+    except OSError:  # no second version of control groups, or the root's own
+        return None
+    return max(0, int(limit) - int(used)) if limit != "max" else None

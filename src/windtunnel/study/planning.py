@@ -1,0 +1,302 @@
+"""From run configs to a plan: the same budget for each arm, the same seeds, keys, costs. Pure:
+what only this machine knows (data, versions, speed) is asked of a :class:`Ground`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from windtunnel.arch import Architecture, diff, train_memory
+from windtunnel.config import digest
+from windtunnel.errors import UsageError
+from windtunnel.study.budget import Match
+from windtunnel.study.matching import Candidate, Speeds, match_arm, own_amount
+from windtunnel.study.plan import Arm, Estimate, Metric, Plan, PlannedRun
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.run_config import LoadedRun, RunConfig
+
+PROCESS_BYTES = 450 * 2**20
+"""A worker before its model (Python, torch, the corpus), as measured on Linux with torch 2.13."""
+MAX_SEEDS = 1000
+_DECIDES_TEXT = ("source", "validation", "seed")
+_DECIDES_LOSS = ("seq_len", "eval_tokens")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A config with nothing left open."""
+
+    key: str
+    """The digest of all that decides the run's result."""
+    config: Mapping[str, Any]
+    """The final config as a plain tree."""
+    data_fingerprint: str
+    """Of the tokens of both sides and the tokenizer."""
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a plan asks of the machine it is made on."""
+
+    settle: Callable[[LoadedRun], Settled]
+    speeds: Speeds | None = None
+    """None: no speed is measured, so the plan can give no time."""
+
+
+def plan_compare(
+    loaded: Sequence[LoadedRun],
+    *,
+    seeds: int | Sequence[int],
+    match: Match = "tokens",
+    budget: float | None = None,
+    ground: Ground,
+    recall: Callable[[str], Plan | None] = lambda digest: None,
+) -> Plan:
+    """The plan of a comparison; the first config is the reference.
+
+    Args:
+        loaded: at least two run configs.
+        seeds: how many (0, 1, …), or which.
+        match: what every arm gets the same of. ``params`` changes widths, the others the steps.
+        budget: how much of it, for one run; the first arm's own amount when left out.
+        recall: the plan made before for the question of this digest, if any: it is kept, since
+            speeds measured anew would give other steps.
+
+    Raises:
+        UsageError: too few arms, unfit seeds or budget, or arms that learn different text.
+        StudyError: parameters cannot be matched within 1%, or a speed cannot be measured.
+    """
+    chosen = _checked_seeds(seeds)
+    if len(loaded) < 2:
+        raise UsageError(f"a comparison needs at least 2 configs, not {len(loaded)}")
+    if budget is not None and not 0 < budget < float("inf"):
+        raise UsageError(f"--budget must be above 0, not {budget:g}")
+    named = [_named(run, name) for run, name in zip(loaded, distinct_names(loaded), strict=True)]
+    settled = [ground.settle(run) for run in named]
+    metric, notes = _metric_of(named, settled)
+    question = {
+        "kind": "compare",
+        "arms": [(run.name, facts.key) for run, facts in zip(named, settled, strict=True)],
+        "seeds": chosen,
+        "match": match,
+        "budget": budget,
+    }
+    asked = digest(question)
+    if (known := recall(asked)) is not None:
+        return known
+    candidates = [
+        Candidate(run.config, facts.vocab_size) for run, facts in zip(named, settled, strict=True)
+    ]
+    amount, matched, speeds = _match(candidates, match, budget, ground.speeds)
+    trees = [_tree(arm.config) for arm in matched]
+    arms = tuple(
+        _arm(arm, run.document.source, speed, trees[0])
+        for arm, run, speed in zip(matched, named, speeds, strict=True)
+    )
+    runs = tuple(
+        run
+        for base, arm in zip(named, matched, strict=True)
+        for run in _runs(base, arm, chosen, ground)
+    )
+    return Plan(
+        kind="compare",
+        question=f"{', '.join(arm.name for arm in arms[1:])} against {arms[0].name}",
+        digest=asked,
+        arms=arms,
+        runs=runs,
+        seeds=chosen,
+        match=match,
+        budget=amount,
+        metric=metric,
+        notes=(*notes, *_recipe_notes(matched), *_shared_notes(runs), *_change_notes(arms, match)),
+    )
+
+
+def _checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(seeds, int) and not 1 <= seeds <= MAX_SEEDS:
+        raise UsageError(f"--seeds must be between 1 and {MAX_SEEDS}, not {seeds}")
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0:
+        raise UsageError(f"seeds must be there, differ and not be negative: {list(chosen)}")
+    return chosen
+
+
+def distinct_names(loaded: Sequence[LoadedRun]) -> list[str]:
+    """The arms' names: the architectures'; where those are equal, the files'; else numbered."""
+    names = [run.name for run in loaded]
+    counts = Counter(names)
+    stems = [PurePath(run.document.source).stem for run in loaded]
+    wanted = [
+        stem if counts[name] > 1 and stem else name for name, stem in zip(names, stems, strict=True)
+    ]
+    distinct: list[str] = []
+    for name in wanted:
+        number, candidate = 1, name
+        while candidate in distinct:
+            number += 1
+            candidate = f"{name}-{number}"
+        distinct.append(candidate)
+    return distinct
+
+
+def _named(run: LoadedRun, name: str) -> LoadedRun:
+    """The run under its name in the study, its threads fixed: so its numbers do not depend on how
+    many workers share the machine."""
+    train = run.config.train
+    if train.threads is None:
+        train = train.replace(threads=1)
+    arch = run.config.arch.replace(name=name)
+    plugins = tuple(str((run.base / path).resolve()) for path in run.config.plugins)
+    return replace(run, config=run.config.replace(arch=arch, train=train, plugins=plugins))
+
+
+def _metric_of(
+    named: Sequence[LoadedRun], settled: Sequence[Settled]
+) -> tuple[Metric, tuple[str, ...]]:
+    """What is compared; raises where the arms do not predict the same text."""
+    if len({facts.data_fingerprint for facts in settled}) == 1:
+        return "loss", ()
+    first = named[0]
+    for arm in named[1:]:
+        for field in _DECIDES_TEXT:
+            if getattr(arm.config.data, field) != getattr(first.config.data, field):
+                raise UsageError(
+                    f"{arm.name}: data.{field} differs from that of {first.name}; "
+                    "arms must be trained and judged on the same text"
+                )
+    return "bits_per_byte", (
+        "The tokenizers differ, so a token is not the same thing in each arm: the verdicts are "
+        "about bits per byte.",
+    )
+
+
+def _match(
+    arms: Sequence[Candidate], match: Match, budget: float | None, speeds: Speeds | None
+) -> tuple[float, list[Candidate], Sequence[float | None]]:
+    """The budget, the arms that have it, and their speeds, measured at their final widths."""
+
+    def measured(of: Sequence[Candidate]) -> Sequence[float | None]:
+        return speeds([arm.config for arm in of]) if speeds else [None] * len(of)
+
+    known = measured(arms) if match != "params" else [None] * len(arms)
+    amount = budget if budget is not None else own_amount(arms[0], match, known[0])
+    matched = [match_arm(arm, match, amount, speed) for arm, speed in zip(arms, known, strict=True)]
+    return amount, matched, measured(matched) if match == "params" else known
+
+
+def _arm(arm: Candidate, source: str, speed: float | None, first: Mapping[str, Any]) -> Arm:
+    train, tree = arm.config.train, _tree(arm.config)
+    return Arm(
+        name=arm.name,
+        source=source,
+        config=tree,
+        arch_digest=arm.architecture.digest(),
+        params=arm.params,
+        steps=train.steps,
+        tokens=train.steps * arm.tokens_per_step,
+        flops_per_token=arm.flops_per_token,
+        memory_bytes=_memory(arm.architecture, train),
+        steps_per_second=speed,
+        diff=tuple((d.path, d.first, d.second) for d in diff(first, tree) if d.path != "arch.name"),
+        changes=arm.changes,
+    )
+
+
+def _memory(architecture: Architecture, train: TrainConfig) -> int:
+    model = train_memory(
+        architecture,
+        seq_len=train.seq_len,
+        batch_size=train.micro_batch_size or train.batch_size,
+        precision=train.precision,
+    )
+    return int(model.total) + PROCESS_BYTES
+
+
+def _tree(config: RunConfig) -> dict[str, Any]:
+    tree: dict[str, Any] = config.model_dump(mode="json")
+    return tree
+
+
+def _runs(
+    base: LoadedRun, arm: Candidate, seeds: Sequence[int], ground: Ground
+) -> list[PlannedRun]:
+    runs = []
+    for seed in seeds:
+        config = arm.config.replace(train=arm.config.train.replace(seed=seed))
+        final = ground.settle(replace(base, config=config))
+        runs.append(PlannedRun(arm=arm.name, seed=seed, key=final.key, config=final.config))
+    return runs
+
+
+def _recipe_notes(arms: Sequence[Candidate]) -> list[str]:
+    """Settings that change what a loss means, where they differ between arms."""
+    notes = []
+    for field in _DECIDES_LOSS:
+        values = {arm.name: getattr(arm.config.train, field) for arm in arms}
+        if len(set(values.values())) > 1:
+            shown = ", ".join(f"{name} {value}" for name, value in values.items())
+            notes.append(f"train.{field} differs ({shown}): the losses are not measured alike.")
+    return notes
+
+
+def _shared_notes(runs: Sequence[PlannedRun]) -> list[str]:
+    owners: dict[str, list[str]] = {}
+    for run in runs:
+        owners.setdefault(run.key, []).append(run.arm)
+    groups = dict.fromkeys(tuple(names) for names in owners.values() if len(names) > 1)
+    return [
+        f"{' and '.join(names)} are the same architecture and recipe: their runs are trained once."
+        for names in groups
+    ]
+
+
+def _change_notes(arms: Sequence[Arm], match: Match) -> list[str]:
+    return [
+        f"{arm.name} was changed to match {match}: {'; '.join(arm.changes)}."
+        for arm in arms
+        if arm.changes
+    ]
+
+
+def estimate(
+    plan: Plan,
+    finished: Collection[str] = (),
+    *,
+    cores: int,
+    memory_bytes: int | None = None,
+    workers: int | None = None,
+) -> Estimate:
+    """What is left of a plan on a machine.
+
+    Args:
+        finished: the keys of runs that have ended already.
+        cores: processor cores that may be used.
+        memory_bytes: what the workers may take together; None: it does not limit them.
+        workers: as many as asked for; else as cores and memory allow. Never more than runs.
+
+    Raises:
+        UsageError: ``workers`` is below 1.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {workers}")
+    left = [plan.arm(plan.run(key).arm) for key in plan.keys if key not in finished]
+    threads = max(int(arm.config["train"]["threads"]) for arm in plan.arms)
+    largest = max(arm.memory_bytes for arm in left or plan.arms)
+    if workers is None:
+        room = cores if memory_bytes is None else memory_bytes // largest
+        workers = min(cores // threads, room)
+    workers = max(1, min(workers, len(left)))
+    seconds = [arm.seconds for arm in left]
+    known = [s for s in seconds if s is not None]
+    return Estimate(
+        runs=len(plan.keys),
+        reused=len(plan.keys) - len(left),
+        workers=workers,
+        threads=threads,
+        seconds=max(sum(known) / workers, max(known, default=0.0)) if None not in seconds else None,
+        memory_bytes=largest,
+    )

@@ -1,0 +1,1 @@
+"""Shapes, dtypes, memory and time of every step of a forward."""

@@ -1,0 +1,235 @@
+"""Naive references: one token, one head, one number at a time, from the papers' formulas.
+
+Nothing here shares code with the package. Parameters come in by name, so that gradients can be
+compared; values are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+
+def linear(w: Weights, name: str, x: Tensor) -> Tensor:
+    y = torch.stack([(row * x).sum() for row in w[f"{name}.weight"]])
+    return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
+
+
+def activation(name: str, x: Tensor) -> Tensor:
+    if name in ("relu", "relu2"):
+        positive = torch.where(x > 0, x, torch.zeros_like(x))
+        return positive if name == "relu" else positive * positive
+    if name == "gelu":
+        return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+    if name == "gelu_tanh":
+        return x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    if name == "silu":
+        return x / (1 + torch.exp(-x))
+    if name == "mish":
+        return x * torch.tanh(torch.log(1 + torch.exp(x)))
+    if name == "tanh":
+        return (torch.exp(x) - torch.exp(-x)) / (torch.exp(x) + torch.exp(-x))
+    raise AssertionError(name)
+
+
+# norms: one vector
+
+
+def norm(config: Any, w: Weights, x: Tensor) -> Tensor:
+    d = len(x)
+    if config.type == "none":
+        return x
+    if config.type == "layernorm":
+        mean = x.sum() / d
+        y = (x - mean) / (((x - mean) ** 2).sum() / d + config.eps).sqrt()
+    elif config.type == "rmsnorm":
+        y = x / ((x**2).sum() / d + config.eps).sqrt()
+    else:
+        length = (x**2).sum().sqrt()
+        y = x / length if float(length.detach()) > config.eps else x / config.eps
+        if config.type == "cosine":
+            y = y * config.length
+        elif not config.affine:
+            y = y * math.sqrt(d)
+    if config.affine:
+        y = y * (w["weight"] + (1 if getattr(config, "unit_offset", False) else 0))
+    return y + w["bias"] if config.bias else y
+
+
+# positions: one query or key
+
+
+def rope(config: Any, x: Tensor, position: int) -> Tensor:
+    k = len(x)
+    r = config.rotary_dim or round((config.fraction or 1) * k)
+    y = list(x)
+    for i in range(r // 2):
+        angle = position / config.theta ** (2 * i / r)
+        a, b = (i, i + r // 2) if config.style == "half" else (2 * i, 2 * i + 1)
+        y[a] = x[a] * math.cos(angle) - x[b] * math.sin(angle)
+        y[b] = x[a] * math.sin(angle) + x[b] * math.cos(angle)
+    return torch.stack(y)
+
+
+def alibi_slopes(n: int) -> list[float]:
+    if math.log2(n).is_integer():
+        return [2 ** (-8 / n * (i + 1)) for i in range(n)]
+    power = 2 ** math.floor(math.log2(n))
+    return alibi_slopes(power) + alibi_slopes(2 * power)[0::2][: n - power]
+
+
+def position(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
+    """t h k: what the contract of positions looks at: turned, plus the mean bias of a query."""
+    config = case.resolved
+    rows = []
+    for i, p in enumerate(positions):
+        heads = []
+        for j in range(case.scope.num_heads):
+            y = rope(config, x[i, j], p) if config.type == "rope" else x[i, j]
+            if config.type == "alibi":
+                distances = [abs(p - q) for q in positions if q >= 0]
+                slope = alibi_slopes(case.scope.num_heads)[j]
+                y = y - slope * sum(distances) / len(distances)
+            heads.append(y)
+        rows.append(torch.stack(heads))
+    return torch.stack(rows)
+
+
+# mixers: one sequence
+
+
+def attention(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
+    c = case.resolved
+    h, g, k = c.num_heads, c.num_kv_heads, c.head_dim
+
+    def heads(name: str) -> list[list[Tensor]]:
+        part = {key.removeprefix(f"{name}_norm."): value for key, value in w.items()}
+        rows = []
+        for token, p in zip(x, positions, strict=True):
+            row = []
+            for head in linear(w, name, token).split(k):
+                if name != "v":
+                    head = norm(c.qk_norm, part, head)
+                    head = rope(c.position, head, p) if c.position.type == "rope" else head
+                row.append(head)
+            rows.append(row)
+        return rows
+
+    q, keys, values = heads("q"), heads("k"), heads("v")
+    out = []
+    for i, p in enumerate(positions):
+        read = []
+        for head in range(h):
+            group = head // (h // g)
+            logits, seen = [], []
+            for j, past in enumerate(positions):
+                inside = c.window is None or abs(p - past) < c.window
+                if past < 0 or not inside or (case.scope.causal and past > p):
+                    continue
+                z = (q[i][head] * keys[j][group]).sum() * c.scale
+                if c.softcap is not None:
+                    z = c.softcap * torch.tanh(z / c.softcap)
+                if c.position.type == "alibi":
+                    z = z - alibi_slopes(h)[head] * abs(p - past)
+                logits.append(z)
+                seen.append(values[j][group])
+            if not seen:
+                read.append(torch.zeros(k, dtype=x.dtype))
+                continue
+            weights = torch.stack(logits).exp()
+            weights = weights / weights.sum()
+            read.append(sum(a * v for a, v in zip(weights, seen, strict=True)))
+        out.append(linear(w, "out", torch.cat(read)))
+    return torch.stack(out)
+
+
+def recurrent(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
+    c = case.resolved
+    n = c.d_hidden
+    h = torch.zeros(n, dtype=x.dtype)
+    cell = torch.zeros(n, dtype=x.dtype)
+    out = []
+    for token, p in zip(x, positions, strict=True):
+        if p >= 0:
+            a = w["weight_ih"] @ token + (w["bias_ih"] if c.bias else 0)
+            b = w["weight_hh"] @ h + (w["bias_hh"] if c.bias else 0)
+            if c.type == "rnn":
+                h = activation(c.activation, a + b)
+            elif c.type == "gru":
+                r, z = (1 / (1 + torch.exp(-(a[i : i + n] + b[i : i + n]))) for i in (0, n))
+                candidate = activation("tanh", a[2 * n :] + r * b[2 * n :])
+                h = (1 - z) * candidate + z * h
+            else:
+                i, f, g, o = (a + b).split(n)
+                sigma = [1 / (1 + torch.exp(-gate)) for gate in (i, f, o)]
+                cell = sigma[1] * cell + sigma[0] * activation("tanh", g)
+                h = sigma[2] * activation("tanh", cell)
+        out.append(linear(w, "out", h) if n != case.scope.d_model else h)
+    return torch.stack(out)
+
+
+# the rest: one sequence, token by token
+
+
+def mlp(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
+    c = case.resolved
+    if c.type == "none":
+        return torch.zeros_like(x)
+    rows = []
+    for token in x:
+        up = linear(w, "up", token)
+        if c.type == "glu":
+            hidden = activation(c.activation, linear(w, "gate", token)) * up
+        else:
+            hidden = activation(c.activation, up)
+        rows.append(linear(w, "down", hidden))
+    return torch.stack(rows)
+
+
+def norms(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
+    return torch.stack([norm(case.resolved, w, token) for token in x])
+
+
+def embedding_position(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
+    c, d = case.resolved, case.scope.d_model
+    rows = []
+    for token, p in zip(x, positions, strict=True):
+        if c.type == "learned" and p >= 0:
+            token = token + w["weight"][p]
+        if c.type == "sinusoidal":
+            waves = [
+                (math.cos if i % 2 else math.sin)(p / c.theta ** (2 * (i // 2) / d))
+                for i in range(d)
+            ]
+            token = token + c.scale * torch.tensor(waves, dtype=x.dtype)
+        rows.append(token)
+    return torch.stack(rows)
+
+
+def residual(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
+    c, y = case.resolved, x.flip(-1)
+    if c.type == "add":
+        return x + y
+    if c.type == "none":
+        return y
+    if c.type == "rezero":
+        return x + w["gain"] * y
+    if c.type == "scaled":
+        return c.stream * x + c.branch * y
+    return w["alpha"] * x + w["beta"] * y
+
+
+REFERENCES = {
+    ("mixer", "attention"): attention,
+    **{("mixer", name): recurrent for name in ("rnn", "lstm", "gru")},
+    **{("mlp", name): mlp for name in ("dense", "glu", "none")},
+    **{("norm", n): norms for n in ("layernorm", "rmsnorm", "scalenorm", "cosine", "none")},
+    **{("position", name): position for name in ("none", "rope", "alibi")},
+    **{("embedding_position", n): embedding_position for n in ("none", "learned", "sinusoidal")},
+    **{("residual", n): residual for n in ("add", "none", "rezero", "scaled", "learned")},
+}

@@ -1,0 +1,136 @@
+"""Every knob changes something: parameters, their init, the cost or the output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from windtunnel.config import Config
+from windtunnel.nn.component import REGISTRIES, Scope, Span, build_component
+from windtunnel.nn.contracts import place
+from windtunnel.nn.contracts.case import run
+from windtunnel.nn.embedding import Embedding, EmbeddingConfig
+from windtunnel.nn.head import Head, HeadConfig
+from windtunnel.nn.initialize import initialize
+
+Knob = tuple[dict[str, Any], Any]
+"""(what else is written, the value that differs from the default)"""
+
+_HEADS = {"num_heads": 4}
+_WIDTH: dict[str, Knob] = {
+    "activation": ({}, "mish"),
+    "d_ff": ({}, 20),
+    "ratio": ({}, 3.0),
+    "multiple_of": ({"ratio": 2.5}, 32),
+    "bias": ({}, True),
+    "dropout": ({}, 0.5),
+}
+_RECURRENT: dict[str, Knob] = {"d_hidden": ({}, 24), "bias": ({}, False)}
+_AFFINE: dict[str, Knob] = {"affine": ({}, False), "eps": ({}, 50.0)}
+
+KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
+    ("mixer", "attention"): {
+        "num_heads": ({}, 4),
+        "num_kv_heads": (_HEADS, 2),
+        "head_dim": (_HEADS, 6),
+        "position": (_HEADS, "alibi"),
+        "window": (_HEADS, 3),
+        "qk_norm": (_HEADS, "rmsnorm"),
+        "softcap": (_HEADS, 0.5),
+        "scale": (_HEADS, 0.1),
+        "bias": (_HEADS | {"out_bias": False}, True),
+        "out_bias": (_HEADS, True),
+        "dropout": (_HEADS, 0.5),
+    },
+    ("mixer", "rnn"): {**_RECURRENT, "activation": ({}, "relu")},
+    ("mixer", "lstm"): _RECURRENT,
+    ("mixer", "gru"): _RECURRENT,
+    ("mlp", "dense"): _WIDTH,
+    ("mlp", "glu"): _WIDTH,
+    ("mlp", "none"): {},
+    ("norm", "layernorm"): {**_AFFINE, "bias": ({}, False)},
+    ("norm", "rmsnorm"): {**_AFFINE, "bias": ({}, True), "unit_offset": ({}, True)},
+    ("norm", "scalenorm"): {**_AFFINE, "bias": ({}, True)},
+    ("norm", "cosine"): {**_AFFINE, "bias": ({}, True), "length": ({}, 4.0)},
+    ("norm", "none"): {},
+    ("position", "none"): {},
+    ("position", "rope"): {
+        "theta": ({}, 50.0),
+        "fraction": ({}, 0.5),
+        "rotary_dim": ({}, 4),
+        "style": ({}, "interleaved"),
+    },
+    ("position", "alibi"): {},
+    ("embedding_position", "none"): {},
+    ("embedding_position", "learned"): {"init_std": ({}, 0.5)},
+    ("embedding_position", "sinusoidal"): {"theta": ({}, 50.0), "scale": ({}, 0.1)},
+    ("residual", "add"): {},
+    ("residual", "none"): {},
+    ("residual", "rezero"): {"init": ({}, 0.5)},
+    ("residual", "scaled"): {"stream": ({}, 0.5), "branch": ({}, 0.3)},
+    ("residual", "learned"): {"per": ({}, "channel"), "alpha": ({}, 0.5), "beta": ({}, 0.5)},
+    ("", "embedding"): {
+        "tie": ({}, False),
+        "scale": ({}, True),
+        "dropout": ({}, 0.5),
+        "init_std": ({}, 0.5),
+        "position": ({}, "sinusoidal"),
+    },
+    ("", "head"): {
+        "norm": ({}, "layernorm"),
+        "bias": ({}, True),
+        "softcap": ({}, 0.1),
+        "init_std": ({}, 0.5),
+    },
+}
+_ENDS: dict[str, type[Config]] = {"embedding": EmbeddingConfig, "head": HeadConfig}
+
+
+def _config(kind: str, name: str, values: dict[str, Any]) -> Any:
+    cls = REGISTRIES[kind].config_class(name) if kind else _ENDS[name]
+    assert cls is not None
+    return cls.model_validate(values)
+
+
+def _effect(kind: str, name: str, values: dict[str, Any]) -> tuple[Any, ...]:
+    """All that a config decides: names, shapes and values of parameters, cost, output."""
+    scope = place(kind) if kind else Scope(d_model=16, vocab_size=30)
+    config = _config(kind, name, values).resolve(scope)
+    span = Span.of(9)
+    torch.manual_seed(0)
+    if kind:
+        module = build_component(kind, config, scope)
+        initialize(module, 0)
+        x = torch.randn(2, 9, *((3, 8) if kind == "position" else (16,)))
+        y = run(module.train(), x, span)
+    else:
+        module = (Embedding if name == "embedding" else Head)(config, scope)
+        initialize(module, 0)
+        torch.manual_seed(1)
+        tokens = torch.randint(30, (2, 9))
+        y = (
+            module(tokens, span)
+            if name == "embedding"
+            else module(module.normed(torch.randn(5, 16)))
+        )
+    weights = {n: p.tolist() for n, p in module.named_parameters()}
+    return weights, config.cost(scope, 100), y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
+    + [("", name) for name in _ENDS],
+)
+def test_every_knob_changes_something(kind: str, name: str) -> None:
+    cls = REGISTRIES[kind].config_class(name) if kind else _ENDS[name]
+    assert cls is not None
+    knobs = KNOBS[kind, name]
+    assert set(knobs) == set(cls.model_fields) - {"type"}, "a knob without a row, or a stale row"
+    for knob, (others, value) in knobs.items():
+        before = _effect(kind, name, others)
+        assert _effect(kind, name, others) == before, "the effect itself is random"
+        after = _effect(kind, name, {**others, knob: value})
+        assert after != before, f"{knob}: {value} changes nothing"

@@ -1,0 +1,44 @@
+"""Run configs and a ground without data, so that plans are tested by themselves."""
+
+import json
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from windtunnel.config import digest, parse_document
+from windtunnel.study.planning import Ground, Settled
+from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
+
+VOCABULARY = 512
+TRAIN = {"steps": 50, "batch_size": 4, "seq_len": 32}
+DATA = {"tokenizer": {"type": "bpe", "vocab_size": VOCABULARY}}
+
+Load = Callable[..., LoadedRun]
+
+
+@pytest.fixture
+def load() -> Load:
+    """A run config by preset, with edits and a file's name."""
+
+    def loaded(preset: str, *edits: str, source: str = "") -> LoadedRun:
+        tree = {"arch": {"preset": preset}, "data": DATA, "train": TRAIN}
+        document = parse_document(json.dumps(tree), source or f"{preset}.yaml")
+        return load_run_document(document, edits)
+
+    return loaded
+
+
+def settle(loaded: LoadedRun) -> Settled:
+    tree = loaded.config.model_dump(mode="json")
+    nameless = {**tree, "arch": {k: v for k, v in tree["arch"].items() if k != "name"}}
+    return Settled(digest(nameless), tree, digest(tree["data"]), VOCABULARY)
+
+
+@pytest.fixture
+def ground() -> Ground:
+    """Speeds that fall with the width, so that they can be told apart."""
+
+    def speeds(configs: Sequence[RunConfig]) -> list[float]:
+        return [1000 / config.arch.d_model for config in configs]
+
+    return Ground(settle, speeds)

@@ -1,0 +1,52 @@
+"""A worker without a model: takes steps in a run's folder, saves, and misbehaves as it is told.
+
+Arguments: the run's folder, steps, and what goes wrong: ``never``, ``kill-once`` and ``kill``
+(SIGKILL in mid-run, after saving or without ever saving), ``fail``, ``usage``, ``silent`` (ends without
+a record), ``deaf`` (ignores SIGTERM), ``diverge``, ``slow``.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from windtunnel.runs import RunFolder
+
+stopped = False
+
+
+def note(signum: int, frame: object) -> None:
+    global stopped
+    stopped = True
+
+
+def main(path: Path, steps: int, trouble: str) -> int:
+    run = RunFolder.open(path)
+    if trouble in ("fail", "usage"):
+        print(f"cannot train {run.name}", file=sys.stderr)
+        return 1 if trouble == "fail" else 2
+    if trouble == "silent":
+        return 0
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if trouble == "deaf" else note)
+    saved = run.checkpoints / "step"
+    with run.lock(), run.open_events() as log:
+        begin = int(saved.read_text()) if saved.exists() else 0
+        log.append("resume" if begin else "start", step=begin, threads=os.environ["OMP_NUM_THREADS"])
+        for step in range(begin + 1, steps + 1):
+            time.sleep(0.05 if trouble in ("slow", "deaf") else 0.001)
+            log.append("step", step=step, loss=5 - step / steps)
+            if trouble != "kill":
+                saved.write_text(str(step))
+            if step == steps // 2 and trouble in ("kill", "kill-once") and not begin:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if stopped:
+                return 143
+        status = "diverged" if trouble == "diverge" else "finished"
+        record = {"key": run.key, "name": run.name, "status": status, "steps": steps}
+        run.write_record({**record, "final": {"loss": 4.0}})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

@@ -1,0 +1,237 @@
+"""Workers that die, fail, hang or are stopped, and a study that goes on regardless."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from windtunnel.runs import RunStore
+from windtunnel.study.execute import Job, Outcome, Progress, StudyInterrupted, execute
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+STEPS = 20
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    (tmp_path / "log").mkdir()
+    return RunStore(tmp_path / "runs")
+
+
+def make_job(store: RunStore, name: str, memory_bytes: int = 0) -> Job:
+    run = store.create(key=f"key-{name}", name=name, config={})
+    return Job(run=run, name=name, steps=STEPS, memory_bytes=memory_bytes)
+
+
+def command(troubles: dict[str, str]) -> Callable[[Job], list[str]]:
+    return lambda job: [
+        sys.executable,
+        str(FAKE),
+        str(job.run.path),
+        str(job.steps),
+        troubles.get(job.name, "never"),
+    ]
+
+
+def run_all(
+    jobs: list[Job],
+    tmp_path: Path,
+    troubles: dict[str, str] | None = None,
+    *,
+    workers: int = 2,
+    memory_bytes: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
+    grace_seconds: float = 10.0,
+) -> dict[str, Outcome]:
+    return execute(
+        jobs,
+        command=command(troubles or {}),
+        workers=workers,
+        log=tmp_path / "log",
+        memory_bytes=memory_bytes,
+        on_progress=on_progress,
+        on_notice=on_notice,
+        poll_seconds=0.02,
+        grace_seconds=grace_seconds,
+    )
+
+
+def test_every_run_ends_with_its_record_and_its_threads(store: RunStore, tmp_path: Path) -> None:
+    jobs = [make_job(store, name) for name in "abc"]
+    seen: list[Progress] = []
+    outcomes = run_all(jobs, tmp_path, {"c": "diverge"}, on_progress=seen.append)
+    assert [outcomes[job.run.key].status for job in jobs] == ["finished", "finished", "diverged"]
+    assert all(job.run.read_events()[0].values["threads"] == "1" for job in jobs)
+    assert max(len(progress.running) for progress in seen) == 2
+    last = seen[-1]
+    assert (last.runs_done, last.steps_done, last.fraction) == (3, 3 * STEPS, 1.0)
+    assert last.seconds_left == 0.0
+
+
+def test_a_killed_worker_is_taken_over_from_its_checkpoint(
+    store: RunStore, tmp_path: Path
+) -> None:
+    jobs = [make_job(store, "a"), make_job(store, "b")]
+    notices: list[str] = []
+    outcomes = run_all(jobs, tmp_path, {"a": "kill-once"}, on_notice=notices.append)
+    assert outcomes["key-a"] == Outcome("finished", "", 2)
+    assert outcomes["key-b"] == Outcome("finished", "", 1)
+    resumes = [e.step for e in jobs[0].run.read_events() if e.kind == "resume"]
+    assert resumes == [STEPS // 2]
+    assert len([e for e in jobs[0].run.read_events() if e.kind == "step"]) == STEPS
+    assert notices == [
+        f"a: its worker was killed by SIGKILL; taken over at step {STEPS // 2} (attempt 2 of 3)"
+    ]
+
+
+def test_kill_9_from_outside_is_survived(store: RunStore, tmp_path: Path) -> None:
+    jobs = [make_job(store, "a")]
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if not killed and progress.running and progress.running[0].step > 2:
+            killed.append(int((jobs[0].run.path / "run.lock").read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    outcomes = run_all(jobs, tmp_path, {"a": "slow"}, on_progress=kill_once)
+    assert killed
+    assert outcomes["key-a"] == Outcome("finished", "", 2)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "attempts", "reason"),
+    [
+        ("kill", 3, "its worker was killed by SIGKILL"),
+        ("fail", 3, "its worker gave up with exit code 1: cannot train a"),
+        ("usage", 1, "its worker gave up with exit code 2: cannot train a"),
+        ("silent", 3, "it ended without a record"),
+    ],
+)
+def test_a_run_that_cannot_be_trained_fails_and_the_others_go_on(
+    store: RunStore, tmp_path: Path, trouble: str, attempts: int, reason: str
+) -> None:
+    jobs = [make_job(store, "a"), make_job(store, "b")]
+    outcomes = run_all(jobs, tmp_path, {"a": trouble})
+    assert outcomes["key-a"] == Outcome("failed", reason, attempts)
+    assert outcomes["key-b"].status == "finished"
+
+
+def test_a_command_that_does_not_exist_fails_every_run(store: RunStore, tmp_path: Path) -> None:
+    outcomes = execute(
+        [make_job(store, "a")],
+        command=lambda job: [str(tmp_path / "nothing")],
+        workers=1,
+        log=tmp_path / "log",
+        poll_seconds=0.01,
+    )
+    assert outcomes["key-a"].status == "failed"
+    assert "No such file" in outcomes["key-a"].reason
+
+
+def test_finished_runs_are_not_trained_again(store: RunStore, tmp_path: Path) -> None:
+    jobs = [make_job(store, "a"), make_job(store, "b")]
+    run_all(jobs[:1], tmp_path)
+    before = (jobs[0].run.path / "events.jsonl").read_bytes()
+    outcomes = run_all(jobs, tmp_path)
+    assert outcomes["key-a"] == Outcome("finished", "", 0)
+    assert outcomes["key-b"].attempts == 1
+    assert (jobs[0].run.path / "events.jsonl").read_bytes() == before
+
+
+def test_memory_limits_how_many_run_at_once(store: RunStore, tmp_path: Path) -> None:
+    jobs = [make_job(store, name, memory_bytes=600) for name in "abc"]
+    seen: list[Progress] = []
+    run_all(jobs, tmp_path, workers=3, memory_bytes=1000, on_progress=seen.append)
+    assert max(len(progress.running) for progress in seen) == 1
+    assert seen[-1].runs_done == 3
+
+
+def test_a_signal_stops_every_worker_gently_and_the_study_goes_on_later(
+    store: RunStore, tmp_path: Path
+) -> None:
+    jobs = [make_job(store, "a"), make_job(store, "b")]
+
+    def stop(progress: Progress) -> None:
+        if progress.steps_done > 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StudyInterrupted) as caught:
+        run_all(jobs, tmp_path, {"a": "slow", "b": "slow"}, on_progress=stop)
+    assert caught.value.exit_code == 143
+    assert [job.run.status for job in jobs] == ["interrupted", "interrupted"]
+    reached = [job.run.summary().step for job in jobs]
+    outcomes = run_all(jobs, tmp_path)
+    assert {outcome.status for outcome in outcomes.values()} == {"finished"}
+    resumed = [[e.step for e in job.run.read_events() if e.kind == "resume"] for job in jobs]
+    assert resumed == [[step] if step else [] for step in reached]
+
+
+def test_a_worker_that_does_not_listen_is_killed(store: RunStore, tmp_path: Path) -> None:
+    job = make_job(store, "a")
+
+    def stop(progress: Progress) -> None:
+        if progress.steps_done > 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    began = time.monotonic()
+    with pytest.raises(StudyInterrupted):
+        run_all([job], tmp_path, {"a": "deaf"}, on_progress=stop, grace_seconds=0.2)
+    assert time.monotonic() - began < 5
+    assert job.run.status == "interrupted"
+
+
+def test_an_error_in_the_caller_leaves_no_worker_behind(store: RunStore, tmp_path: Path) -> None:
+    job = make_job(store, "a")
+
+    def fail(progress: Progress) -> None:
+        if progress.steps_done > 1:
+            raise ValueError("the caller's own")
+
+    with pytest.raises(ValueError, match="the caller's own"):
+        run_all([job], tmp_path, {"a": "slow"}, on_progress=fail)
+    assert job.run.status == "interrupted"
+
+
+def test_a_run_of_another_process_is_waited_for(store: RunStore, tmp_path: Path) -> None:
+    job = make_job(store, "a")
+    other = subprocess.Popen(command({"a": "slow"})(job))
+    while job.run.status != "running":
+        time.sleep(0.01)
+    notices: list[str] = []
+    threading.Thread(target=other.wait).start()  # so that it does not stay as a zombie
+    outcomes = run_all([job], tmp_path, on_notice=notices.append)
+    assert outcomes["key-a"] == Outcome("finished", "", 0)
+    assert notices == ["a: another process is training it; waiting for that"]
+
+
+def test_a_damaged_record_fails_its_run_alone(store: RunStore, tmp_path: Path) -> None:
+    jobs = [make_job(store, "a"), make_job(store, "b")]
+    (jobs[0].run.path / "record.json").write_text("{")
+    outcomes = run_all(jobs, tmp_path)
+    assert outcomes["key-a"].status == "failed"
+    assert "damaged" in outcomes["key-a"].reason
+    assert outcomes["key-b"].status == "finished"
+
+
+def test_the_last_attempt_runs_alone(store: RunStore, tmp_path: Path) -> None:
+    jobs = [make_job(store, name) for name in "abcd"]
+    alone: list[bool] = []
+
+    def watch(progress: Progress) -> None:
+        third = (tmp_path / "log" / f"{jobs[0].run.path.name}.3.err").exists()
+        if third and any(running.name == "a" for running in progress.running):
+            alone.append(len(progress.running) == 1)
+
+    troubles = {"a": "fail", "b": "slow", "c": "slow", "d": "slow"}
+    outcomes = run_all(jobs, tmp_path, troubles, on_progress=watch)
+    assert outcomes["key-a"].attempts == 3
+    assert alone
+    assert all(alone)
+    assert sum(outcome.status == "finished" for outcome in outcomes.values()) == 3

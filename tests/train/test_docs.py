@@ -1,0 +1,43 @@
+"""The page about training says what the code does."""
+
+import re
+from pathlib import Path
+
+import yaml
+from standins import new_folder, parts, recipe
+
+from windtunnel.train.config import ScheduleConfig, TrainConfig
+from windtunnel.train.runner import train_run
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def rows(pattern: str) -> dict[str, str]:
+    return dict(re.findall(pattern, PAGE, flags=re.MULTILINE))
+
+
+def test_the_table_of_the_recipe_has_every_key_and_default() -> None:
+    written = rows(r"^\| `(\w+)` \| ([^|]*) \| [^|]* \|$")
+    shapes = {"cosine", "linear", "wsd", "flat"}
+    table = {name: value for name, value in written.items() if name not in shapes}
+    assert list(table) == list(TrainConfig.model_fields)
+    config = TrainConfig().model_dump(mode="json")
+    for name, text in table.items():
+        value = config[name]["type"] if name == "schedule" else config[name]
+        # YAML 1.1 reads 1e-08 as text
+        assert float(text) == value if name == "eps" else yaml.safe_load(text) == value, name
+
+
+def test_the_table_of_schedules_has_every_type_and_floor() -> None:
+    for kind in ("cosine", "linear", "wsd", "flat"):
+        (floor,) = re.findall(rf"^\| `{kind}` \| .* \| (\S+) \|$", PAGE, flags=re.MULTILINE)
+        expected = ScheduleConfig(type=kind).min_ratio
+        assert (None if floor == "–" else float(floor)) == expected
+
+
+def test_the_table_of_events_has_every_field(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "run")
+    train_run(parts(recipe(steps=2)), folder)
+    table = rows(r"^\| `(\w+)` \| (`.*) \|$")
+    for event in folder.read_events():
+        assert set(event.values) <= set(re.findall(r"`(\w+)`", table[event.kind])), event.kind
