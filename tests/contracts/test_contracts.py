@@ -16,6 +16,7 @@ from windtunnel.nn.component import REGISTRIES, Span
 from windtunnel.nn.contracts import Case, Contract, check_component, contracts_of
 from windtunnel.nn.contracts.behaviour import check_chunks
 from windtunnel.nn.contracts.case import build, make_input, run
+from windtunnel.nn.ops import attention
 
 ALL = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
 MIXERS = [case for case in CASES if case.kind == "mixer" and case.scope.causal]
@@ -91,12 +92,20 @@ def test_outputs_and_gradients_equal_the_naive_reference(case: Case, padded: boo
     _compare(case, 6, real)
 
 
-@pytest.mark.parametrize("position", ["none", "alibi"])
+@pytest.mark.parametrize("position", ["none", "alibi", "rope"])
 @pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize(("t", "window"), [(70, 3), (129, 2)])
+@pytest.mark.parametrize(("t", "window", "block"), [(32, 3, 8), (29, 2, 8), (240, 2, None)])
 def test_banded_attention_equals_the_naive_reference(
-    t: int, window: int, softcap: float | None, position: str
+    t: int,
+    window: int,
+    block: int | None,
+    softcap: float | None,
+    position: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if block is not None:
+        monkeypatch.setattr(attention, "_LEAST_BLOCK", block)
+    assert attention.executed_keys(t, window) < t, "not banded"
     values = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 2, "window": window}
     case = make("mixer", "attention", {**values, "softcap": softcap, "position": position})
     _compare(replace(case, scope=replace(case.scope, d_model=4)), t, None)

@@ -146,6 +146,7 @@ def test_a_band_is_executed_where_it_is_less_than_the_square() -> None:
     assert executed_keys(1024, 8) == 64 + 8 - 1
     assert executed_keys(1024, 256) == 128 + 256 - 1
     assert executed_keys(1024, None) == 1024
+    assert executed_keys(256, 64) == 256  # half the work is no gain yet
     lengths = np.array([64, 1024, 1000])
     assert executed_keys(lengths, 8).tolist() == [executed_keys(int(t), 8) for t in lengths]
 
@@ -174,3 +175,27 @@ def test_layers_share_the_tables_of_a_span() -> None:
     second(x, span)
     assert {key: id(value) for key, value in span.memo.items()} == made
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"window": 5},
+        {"position": "alibi"},
+        {"position": {"type": "rope", "theta": 50.0}},
+        {"position": {"type": "rope", "fraction": 0.5}},
+        {"position": "alibi", "window": 3},
+        {"num_heads": 4, "position": "alibi", "window": 3},
+    ],
+)
+def test_layers_that_differ_do_not_share_tables(other: dict[str, Any]) -> None:
+    first = _build(num_heads=2, window=3)
+    x = _input(1, 9)
+    second = _build(**{"num_heads": 2, **other})
+    for one, then in ((first, second), (second, first)):
+        span = Span.of(9)
+        one(x, span)
+        assert torch.equal(then(x, span), then(x, Span.of(9)))
+        doubled = then.double()(x.double(), span)
+        torch.testing.assert_close(doubled, then(x.double(), Span.of(9)), rtol=1e-12, atol=1e-12)
+        then.float()

@@ -13,11 +13,9 @@ VOCABULARY = 512
 TRAIN = {"steps": 50, "batch_size": 4, "seq_len": 32}
 DATA = {"tokenizer": {"type": "bpe", "vocab_size": VOCABULARY}}
 
-Load = Callable[..., LoadedRun]
-
 
 @pytest.fixture
-def load() -> Load:
+def load() -> Callable[..., LoadedRun]:
     """A run config by preset, with edits and a file's name."""
 
     def loaded(preset: str, *edits: str, source: str = "") -> LoadedRun:
@@ -28,7 +26,13 @@ def load() -> Load:
     return loaded
 
 
-def settle(loaded: LoadedRun) -> Settled:
+@pytest.fixture
+def settle() -> Callable[[LoadedRun], Settled]:
+    """Keys and fingerprints from the config alone."""
+    return settle_config
+
+
+def settle_config(loaded: LoadedRun) -> Settled:
     tree = loaded.config.model_dump(mode="json")
     nameless = {**tree, "arch": {k: v for k, v in tree["arch"].items() if k != "name"}}
     return Settled(digest(nameless), tree, digest(tree["data"]), VOCABULARY)
@@ -41,4 +45,4 @@ def ground() -> Ground:
     def speeds(configs: Sequence[RunConfig]) -> list[float]:
         return [1000 / config.arch.d_model for config in configs]
 
-    return Ground(settle, speeds)
+    return Ground(settle_config, speeds)

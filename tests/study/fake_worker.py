@@ -1,8 +1,8 @@
 """A worker without a model: takes steps in a run's folder, saves, and misbehaves as it is told.
 
 Arguments: the run's folder, steps, and what goes wrong: ``never``, ``kill-once`` and ``kill``
-(SIGKILL in mid-run, after saving or without ever saving), ``fail``, ``usage``, ``silent`` (ends without
-a record), ``deaf`` (ignores SIGTERM), ``diverge``, ``slow``.
+(SIGKILL in mid-run, after saving or without ever saving), ``fail``, ``usage``, ``silent`` (ends
+without a record), ``deaf`` (ignores SIGTERM), ``diverge``, ``slow``.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from windtunnel.runs import RunFolder
+from windtunnel.runs import RunFolder, write_atomic
 
 stopped = False
 
@@ -32,12 +32,14 @@ def main(path: Path, steps: int, trouble: str) -> int:
     saved = run.checkpoints / "step"
     with run.lock(), run.open_events() as log:
         begin = int(saved.read_text()) if saved.exists() else 0
-        log.append("resume" if begin else "start", step=begin, threads=os.environ["OMP_NUM_THREADS"])
+        log.append(
+            "resume" if begin else "start", step=begin, threads=os.environ["OMP_NUM_THREADS"]
+        )
         for step in range(begin + 1, steps + 1):
             time.sleep(0.05 if trouble in ("slow", "deaf") else 0.001)
             log.append("step", step=step, loss=5 - step / steps)
             if trouble != "kill":
-                saved.write_text(str(step))
+                write_atomic(saved, str(step))
             if step == steps // 2 and trouble in ("kill", "kill-once") and not begin:
                 os.kill(os.getpid(), signal.SIGKILL)
             if stopped:

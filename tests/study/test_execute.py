@@ -75,9 +75,7 @@ def test_every_run_ends_with_its_record_and_its_threads(store: RunStore, tmp_pat
     assert last.seconds_left == 0.0
 
 
-def test_a_killed_worker_is_taken_over_from_its_checkpoint(
-    store: RunStore, tmp_path: Path
-) -> None:
+def test_a_killed_worker_is_taken_over_from_its_checkpoint(store: RunStore, tmp_path: Path) -> None:
     jobs = [make_job(store, "a"), make_job(store, "b")]
     notices: list[str] = []
     outcomes = run_all(jobs, tmp_path, {"a": "kill-once"}, on_notice=notices.append)

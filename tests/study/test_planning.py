@@ -1,14 +1,18 @@
 """Plans: equal budgets, distinct names, shared runs, honest estimates."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from tests.study.conftest import Load, settle
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.study.plan import Plan, read_plan
-from windtunnel.study.planning import Ground, distinct_names, estimate, plan_compare
+from windtunnel.study.planning import Ground, Settled, distinct_names, estimate, plan_compare
+from windtunnel.train.run_config import LoadedRun
+
+Load = Callable[..., LoadedRun]
+Settle = Callable[[LoadedRun], Settled]
 
 
 def test_tokens_are_matched_by_steps(load: Load, ground: Ground) -> None:
@@ -38,7 +42,7 @@ def test_flops_are_matched_within_a_step(load: Load, ground: Ground) -> None:
     assert first.flops <= second.flops < first.flops + step
 
 
-def test_seconds_are_matched_by_measured_speeds(load: Load, ground: Ground) -> None:
+def test_seconds_are_matched_by_measured_speeds(load: Load, ground: Ground, settle: Settle) -> None:
     runs = [load("gpt2", "arch.d_model=128"), load("llama", "arch.d_model=64")]
     plan = plan_compare(runs, seeds=1, match="seconds", budget=10, ground=ground)
     assert [arm.steps for arm in plan.arms] == [78, 156]
@@ -91,15 +95,18 @@ def test_one_architecture_under_two_names_is_trained_once(load: Load, ground: Gr
     assert any("gpt2 and other are the same" in note for note in plan.notes)
 
 
-def test_the_digest_is_that_of_the_question(load: Load, ground: Ground) -> None:
-    def made(budget: float | None = 1e6, seeds: int = 2, slow: bool = False, lr: str = "1e-3") -> Plan:
+def test_the_digest_is_that_of_the_question(load: Load, ground: Ground, settle: Settle) -> None:
+    def made(
+        budget: float | None = 1e6, seeds: int = 2, slow: bool = False, lr: str = "1e-3"
+    ) -> Plan:
         other = Ground(settle, lambda configs: [1.0] * len(configs)) if slow else ground
         runs = [load("gpt2"), load("lstm", f"train.lr={lr}")]
         return plan_compare(runs, seeds=seeds, budget=budget, ground=other)
 
     plan = made()
     assert made(slow=True).digest == plan.digest
-    assert len({plan.digest, made(budget=2e6).digest, made(seeds=3).digest, made(lr="2e-3").digest}) == 4  # fmt: skip
+    others = {made(budget=2e6).digest, made(seeds=3).digest, made(lr="2e-3").digest}
+    assert len(others | {plan.digest}) == 4
     recalled = replace(plan, question="as it was")
     runs = [load("gpt2"), load("lstm")]
     known = {plan.digest: recalled}
@@ -121,9 +128,7 @@ def test_what_differs_from_the_first_arm_is_listed(load: Load, ground: Ground) -
 
 
 def test_threads_are_part_of_the_plan(load: Load, ground: Ground) -> None:
-    plan = plan_compare(
-        [load("gpt2"), load("lstm", "train.threads=2")], seeds=1, ground=ground
-    )
+    plan = plan_compare([load("gpt2"), load("lstm", "train.threads=2")], seeds=1, ground=ground)
     assert [arm.config["train"]["threads"] for arm in plan.arms] == [1, 2]
     assert estimate(plan, cores=8).threads == 2
     assert estimate(plan, cores=3).workers == 1
@@ -134,7 +139,7 @@ def test_tokenizers_may_differ_but_texts_may_not(load: Load, ground: Ground) -> 
     plan = plan_compare([first, load("lstm", "data.tokenizer=bytes")], seeds=1, ground=ground)
     assert plan.metric == "bits_per_byte"
     assert "bits per byte" in plan.notes[0]
-    with pytest.raises(UsageError, match="lstm: data.validation differs from that of gpt2"):
+    with pytest.raises(UsageError, match=r"lstm: data\.validation differs from that of gpt2"):
         plan_compare([first, load("lstm", "data.validation=0.2")], seeds=1, ground=ground)
 
 

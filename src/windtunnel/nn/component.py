@@ -226,7 +226,7 @@ class Registry:
 
     def names(self) -> tuple[str, ...]:
         """The names of all components, in the order of registration."""
-        return tuple(self._classes)
+        return tuple(sorted(self._classes))
 
     def __iter__(self) -> Iterator[type[Component[Any]]]:
         return iter(self._classes.values())

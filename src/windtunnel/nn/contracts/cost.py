@@ -17,7 +17,7 @@ from windtunnel.nn.component import ComponentConfig, Mixer, Scope, Span
 from windtunnel.nn.contracts.case import Case, build, make_input, require, run, tensors
 from windtunnel.nn.cost import Cost
 
-_LENGTHS = (1, 5, 24, 200)
+_LENGTHS = (1, 5, 24, 240)
 _KEPT_MARGIN = 0.1
 
 

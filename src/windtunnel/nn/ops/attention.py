@@ -15,6 +15,8 @@ from windtunnel.nn.cost import Num, larger, smaller
 
 _LEAST_BLOCK = 64
 """Queries in a block of banded attention: smaller products are not faster."""
+_BAND_GAIN = 2.5
+"""How many times less work makes a band faster than the square, forward and backward, on a CPU."""
 
 
 def attend(
@@ -102,11 +104,13 @@ def band_shape(t: Num, window: Num) -> tuple[Num, Num, Num]:
 
 def executed_keys(t: Num, window: Num | None) -> Num:
     """Keys that each of ``t`` causal queries is multiplied with, masked ones included: the whole
-    square's, or the band's where that is less."""
+    square's, or the band's where that is so much less that it is faster too."""
     if window is None:
         return t
     blocks, block, keys = band_shape(t, window)
-    return smaller(t, blocks * block * keys / t)
+    band = blocks * block * keys / t
+    banded = band * _BAND_GAIN <= t
+    return t + banded * (band - t)
 
 
 def attend_in_band(

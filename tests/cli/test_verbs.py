@@ -1,0 +1,211 @@
+"""Every verb, as a user types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from windtunnel.cli.main import app
+
+MISTAKES = """\
+arch:
+  d_model: 10
+  layers:
+    - mixer: {type: atention}
+    - mixer: {type: attention, num_heads: 3}
+      mpl: glu
+train:
+  lr: "3e-4"
+  stepz: 3
+"""
+
+
+def test_check_prints_the_costs_and_allocates_nothing(windtunnel) -> None:
+    answer = windtunnel("check", "run.yaml", "--json")
+    tree = json.loads(answer.out)
+    assert answer.code == 0
+    assert [part["part"] for part in tree["parts"]] == ["embedding", "layers.0", "layers.1", "head"]
+    assert tree["total"]["params"] == sum(part["params"] for part in tree["parts"])
+    assert tree["memory_bytes"] == sum(tree["memory"].values()) > 0
+    shown = windtunnel("check", "run.yaml")
+    for word in ("embedding", "attention + glu", "head", "total", "peak", "6 steps", "cosine"):
+        assert word in shown.out
+
+
+def test_check_counts_any_sequence_length(windtunnel) -> None:
+    short, long = (
+        json.loads(windtunnel("check", "run.yaml", "--seq-len", n, "--json").out) for n in (16, 64)
+    )
+    assert long["total"]["decode_flops"] > short["total"]["decode_flops"]
+    assert long["total"]["params"] == short["total"]["params"]
+
+
+def test_five_mistakes_are_five_lines_with_their_places(windtunnel, workplace: Path) -> None:
+    (workplace / "bad.yaml").write_text(MISTAKES, encoding="utf-8")
+    before = sorted(workplace.iterdir())
+    answer = windtunnel("check", "bad.yaml")
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.err.splitlines() == [
+        "windtunnel: bad.yaml:4:14: arch.layers[0].mixer: unknown mixer 'atention'; did you mean "
+        "'attention'? (allowed: attention, gru, lstm, rnn)",
+        "windtunnel: bad.yaml:5:14: arch.layers[1].mixer: num_heads 3 does not divide d_model 10; "
+        "choose a divisor, or give head_dim",
+        "windtunnel: bad.yaml:6:7: arch.layers[1].mpl: unknown key; did you mean 'mlp'? (allowed: "
+        "norm, placement, mixer, mlp, residual, dropout, repeat)",
+        "windtunnel: bad.yaml:8:7: train.lr: expected a number, not '3e-4' (without quotes)",
+        *[line for line in answer.err.splitlines() if "train.stepz" in line],
+    ]
+    assert "bad.yaml:9:3: train.stepz: unknown key; did you mean 'steps'?" in answer.err
+    assert sorted(workplace.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("check", "missing.yaml"), "missing.yaml: No such file"),
+        (("check", "."), "is a folder"),
+        (("check", "run.yaml", "--set", "train.lr"), "is not an edit"),
+        (("check", "run.yaml", "--set", "train.lr=fast"), "train.lr: expected a number"),
+        (("check", "run.yaml", "--set", "arch.layers[3].mlp=glu"), "has 1 entries, none at 3"),
+        (("check", "run.yaml", "--set", "arch.preset=lama"), "did you mean 'llama'?"),
+        (("new", "x.yaml", "--preset", "gtp2"), "did you mean 'gpt2'?"),
+        (("new", "run.yaml"), "exists already; nothing was written"),
+        (("generate", "nothing", "x"), "no run 'nothing'"),
+        (("runs", "show", "nothing"), "no run 'nothing'"),
+        (("report", "."), "holds no study"),
+        (("compare", "run.yaml", "--out", "c"), "at least 2 configs"),
+        (("compare", "run.yaml", "run.yaml", "--out", "c", "--match", "token"), "'tokens'"),
+        (("train", "run.yaml", "--set", "data.source=./no.txt"), "no.txt"),
+        (("train", "run.yaml", "--set", "train.seq_len=100000"), "shorter than one batch"),
+        (("train", "run.yaml", "--set", "train.device=cuda:7"), "cuda:7 is not here"),
+        (("train", "run.yaml", "--out", "/proc/nowhere"), "/proc/nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_is_one_clear_line(windtunnel, workplace: Path, arguments, message) -> None:
+    answer = windtunnel(*arguments)
+    assert answer.code in (1, 2)
+    assert message in answer.err
+    assert not (workplace / "c").exists()
+    assert not (workplace / "runs").exists()
+
+
+def test_new_writes_a_file_that_checks(windtunnel, workplace: Path) -> None:
+    for preset in ("llama", "gpt2", "lstm"):
+        assert windtunnel("new", f"{preset}.yaml", "--preset", preset).code == 0
+        assert windtunnel("check", f"{preset}.yaml").code == 0
+        text = (workplace / f"{preset}.yaml").read_text(encoding="utf-8")
+        assert "# The highest learning rate." in text
+
+
+def test_resolved_says_where_each_value_came_from(windtunnel) -> None:
+    answer = windtunnel("check", "run.yaml", "--resolved", "--set", "train.lr=1e-3")
+    lines = {line.split("#")[0].strip(): line.split("#")[1].strip() for line in
+             answer.out.splitlines() if "#" in line}  # fmt: skip
+    assert lines["lr: 0.001"] == "--set"
+    assert lines["steps: 6"] == "run.yaml:12:16"
+    assert lines["type: rmsnorm"] in ("run.yaml:8:13", "default")
+    assert lines["head_dim: 8"] == "derived"
+    assert lines["weight_decay: 0.1"] == "default"
+
+
+def test_trace_shows_the_tree_with_named_shapes(windtunnel) -> None:
+    tree = json.loads(windtunnel("trace", "run.yaml", "--json").out)
+    assert tree["root"]["class"] == "Model"
+    shown = windtunnel("trace", "run.yaml", "--depth", 2)
+    assert "(b, t, d)" in shown.out
+    assert "(b, t, V)" in shown.out
+
+
+def test_presets_and_schema_are_json(windtunnel) -> None:
+    names = {row["name"] for row in json.loads(windtunnel("presets", "--json").out)}
+    assert {"gpt2", "llama", "gemma", "grok", "mistral", "rnn", "lstm", "gru"} <= names
+    assert "llama" in windtunnel("presets").out
+    schema = json.loads(windtunnel("schema").out)
+    assert {"arch", "data", "train"} <= schema["properties"].keys()
+
+
+def test_data_reports_the_corpus(windtunnel) -> None:
+    report = json.loads(windtunnel("data", "run.yaml", "--json").out)
+    assert report["vocab_size"] == 259
+    assert report["train"]["bytes_per_token"] == pytest.approx(1.0)
+    assert "bytes per token" in windtunnel("data", "run.yaml").out
+
+
+def test_a_run_from_training_to_text(windtunnel) -> None:
+    record = json.loads(windtunnel("train", "run.yaml", "--out", "out/a", "--json").out)
+    assert record["status"] == "finished"
+    assert record["final"]["loss"] < 5.6
+    assert record["steps"] == 6
+    greedy = [
+        windtunnel("generate", "out/a", "the king", "-n", 8, "--greedy").out for _ in range(2)
+    ]
+    assert greedy[0] == greedy[1]
+    assert greedy[0].startswith("the king")
+    texts = json.loads(windtunnel("generate", "out/a", "the", "a", "-n", 4, "--json").out)
+    assert [text["prompt"] for text in texts] == ["the", "a"]
+    streamed = windtunnel("generate", "out/a", "the king", "-n", 8, "--greedy", "--stream").out
+    assert streamed.rstrip("\n") == greedy[0].rstrip("\n")
+    again = windtunnel("train", "run.yaml", "--out", "out/a")
+    assert (again.code, "nothing to do" in again.err) == (0, True)
+    changed = windtunnel("train", "run.yaml", "--out", "out/a", "--set", "train.lr=1")
+    assert (changed.code, "another config" in changed.err) == (2, True)
+
+
+def test_a_finished_run_is_found_by_its_key(windtunnel) -> None:
+    windtunnel("train", "run.yaml")
+    assert "nothing to do" in windtunnel("train", "run.yaml").err
+    (run,) = json.loads(windtunnel("runs", "list", "--json").out)
+    assert run["status"] == "finished"
+    assert "finished" in windtunnel("runs", "list").out
+    assert windtunnel("runs", "show", run["key"][:8]).out.startswith("path")
+    shown = json.loads(windtunnel("runs", "show", "small", "--json").out)
+    assert shown["record"]["params"] == run["params"]
+
+
+def test_a_comparison_ends_with_a_verdict_and_a_page(windtunnel, workplace: Path) -> None:
+    other = (workplace / "run.yaml").read_text(encoding="utf-8").replace("small", "gru")
+    other = other.replace("{type: attention, num_heads: 2}", "gru")
+    (workplace / "other.yaml").write_text(other, encoding="utf-8")
+    command = ("compare", "run.yaml", "other.yaml", "--seeds", 2, "--budget", 300, "--out", "c")
+    plan = json.loads(windtunnel(*command, "--dry-run", "--json").out)
+    assert len(plan["runs"]) == 4
+    assert not (workplace / "c").exists()
+    first = windtunnel(*command, "--json")
+    result = json.loads(first.out)
+    assert first.code == 0
+    assert "4 runs, " in first.err
+    for arm in result["arms"]:
+        assert arm["loss"]["low"] <= arm["loss"]["mean"] <= arm["loss"]["high"]
+        assert {"name", "params", "tokens", "delta", "p_value", "verdict"} <= arm.keys()
+    assert next(arm["verdict"] for arm in result["arms"]) == "reference"
+    page = (workplace / "c" / "report.html").read_text(encoding="utf-8")
+    assert "<script src=" not in page
+    again = windtunnel(*command)
+    assert "(4 of them finished already)" in again.err
+    assert "reference" in again.out
+    assert json.loads(windtunnel("report", "c", "--json").out)["arms"] == result["arms"]
+    taken = windtunnel("compare", "run.yaml", "other.yaml", "--seeds", 1, "--budget", 300,
+                       "--out", "c")  # fmt: skip
+    assert (taken.code, "holds another study" in taken.err) == (2, True)
+
+
+def test_an_architecture_against_itself_is_undecided(windtunnel, workplace: Path) -> None:
+    text = (workplace / "run.yaml").read_text(encoding="utf-8")
+    (workplace / "twin.yaml").write_text(text.replace("small", "twin"), encoding="utf-8")
+    answer = windtunnel("compare", "run.yaml", "twin.yaml", "--seeds", 2, "--budget", 200,
+                        "--out", "c", "--json")  # fmt: skip
+    twin = json.loads(answer.out)["arms"][1]
+    assert (twin["name"], twin["verdict"], twin["delta"]["mean"]) == ("twin", "undecided", 0.0)
+    assert "2 runs, " in answer.err
+
+
+def test_every_verb_has_help_and_stands_in_the_reference() -> None:
+    from windtunnel.cli.reference import render
+
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    assert page.read_text(encoding="utf-8") == render(), (
+        "run `python -m windtunnel.cli.reference > docs/cli.md`"
+    )
+    assert len(app.registered_commands) >= 9

@@ -1,0 +1,216 @@
+"""Verdicts from records: pure, so every rule is shown on made-up losses."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windtunnel.errors import StudyError
+from windtunnel.report.verdicts import read_verdicts
+from windtunnel.study.compare import Record, Verdicts, judge
+from windtunnel.study.plan import Arm, Metric, Plan, PlannedRun
+
+Losses = Sequence[float | None]
+BYTES_PER_TOKEN = 3.0
+
+
+def make_plan(
+    names: Sequence[str], seeds: int, *, shared: Sequence[str] = (), metric: Metric = "loss"
+) -> Plan:
+    arms = tuple(
+        Arm(
+            name=name, source=f"{name}.yaml", config={}, arch_digest=name, params=1000 + place,
+            steps=10, tokens=1000, flops_per_token=6000.0 + 600 * place, memory_bytes=10**6,
+            steps_per_second=None, diff=(), changes=(),
+        )
+        for place, name in enumerate(names)
+    )  # fmt: skip
+    runs = tuple(
+        PlannedRun(arm=n, seed=s, key=f"{names[0] if n in shared else n}-{s}", config={})
+        for n in names
+        for s in range(seeds)
+    )
+    return Plan(
+        kind="compare", question="", digest="", arms=arms, runs=runs, seeds=tuple(range(seeds)),
+        match="tokens", budget=1000.0, metric=metric, notes=("A note.",),
+    )  # fmt: skip
+
+
+def record(loss: float | None, status: str = "finished", seconds: float = 2.0) -> Record:
+    bits = None if loss is None else loss / math.log(2) / BYTES_PER_TOKEN
+    return {
+        "status": status, "final": {"loss": loss, "bits_per_byte": bits}, "train_seconds": seconds,
+        "tokens_per_second": 500.0, "peak_memory_bytes": 2_000_000, "reason": "ran out of luck",
+    }  # fmt: skip
+
+
+def judged(losses: Mapping[str, Sequence[float | str | None]], metric: Metric = "loss") -> Verdicts:
+    """Verdicts of made-up losses by arm; a text stands for a run's status."""
+    seeds = len(next(iter(losses.values())))
+    records = {
+        f"{name}-{seed}": record(None, value) if isinstance(value, str) else record(value)
+        for name, values in losses.items()
+        for seed, value in enumerate(values)
+    }
+    return judge(make_plan(list(losses), seeds, metric=metric), records)
+
+
+BASE = (3.0, 3.02, 2.98)
+
+
+def test_better_worse_and_undecided() -> None:
+    found = judged(
+        {
+            "base": BASE,
+            "good": (2.9, 2.921, 2.879),
+            "bad": (3.2, 3.221, 3.179),
+            "same": (3.01, 3.0, 2.99),
+        }
+    )
+    assert [arm.verdict for arm in found.arms] == ["reference", "better", "worse", "undecided"]
+    base, good = found.arms[:2]
+    assert base.delta is None
+    assert base.p_value is None
+    assert good.delta is not None
+    assert good.delta.mean == pytest.approx(-0.1)
+    assert good.delta_bits_per_byte is not None
+    assert good.delta_bits_per_byte.mean == pytest.approx(-0.1 / math.log(2) / BYTES_PER_TOKEN)
+    assert good.paired is True
+    assert good.correlation == pytest.approx(1.0)
+    assert good.pairing_gain is not None
+    assert good.pairing_gain > 100
+    assert good.mde is not None
+    assert good.loss["values"] == [2.9, 2.921, 2.879]
+    assert good.mismatch == pytest.approx(
+        {"tokens": 0.0, "flops": 0.1, "params": 0.001, "seconds": 0.0}
+    )
+    assert (good.tokens_per_second, good.peak_memory_bytes) == (500.0, 2_000_000)
+    assert found.note == "A note."
+    assert found.conclusion.startswith("good is better than base by 0.1000 [0.09")
+    assert "same against base: undecided, by " in found.conclusion
+    assert "With 3 seeds, a true difference below" in found.conclusion
+
+
+finite = st.floats(2.0, 4.0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(finite, finite, finite, finite), min_size=2, max_size=5))
+def test_interval_and_verdict_never_contradict(rows: list[tuple[float, ...]]) -> None:
+    names = ("base", "one", "two", "three")
+    found = judged({n: [row[i] for row in rows] for i, n in enumerate(names)})
+    for arm in found.arms[1:]:
+        assert arm.delta is not None
+        if arm.delta.low is None or arm.delta.high is None:
+            assert arm.verdict == "undecided"
+            continue
+        assert arm.delta.low_95 is not None
+        assert arm.delta.confidence is not None
+        assert arm.delta.confidence >= 0.95 - 1e-12
+        assert arm.delta.low <= arm.delta.low_95  # never narrower than the plain interval
+        below, above = arm.delta.high < 0, arm.delta.low > 0
+        assert arm.verdict == ("better" if below else "worse" if above else "undecided")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(*[st.one_of(finite, st.none(), st.sampled_from(["diverged", "failed"]))] * 3),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_every_outcome_gives_plain_json_that_the_report_reads(rows: list[tuple[Any, ...]]) -> None:
+    found = judged({n: [row[i] for row in rows] for i, n in enumerate(("base", "one", "two"))})
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    read = read_verdicts(json.loads(text))
+    assert [arm.verdict for arm in read.arms] == [arm.verdict for arm in found.arms]
+    assert all(arm.reason or arm.delta or arm.verdict == "reference" for arm in found.arms)
+
+
+def test_the_issue_s_keys_are_there() -> None:
+    tree = judged({"base": BASE, "arm": (2.9, 2.91, 2.89)}).to_dict()
+    for arm in tree["arms"]:
+        assert {"name", "params", "tokens", "loss", "delta", "p_value", "verdict"} <= set(arm)
+        assert {"mean", "low", "high"} <= set(arm["loss"])
+
+
+def test_correction_may_take_a_verdict_back_and_says_so() -> None:
+    arm = (2.95, 2.96, 2.94)
+    alone = judged({"base": (3.0, 3.03, 2.98), "arm": arm})
+    assert alone.arms[1].verdict == "better"
+    others = {f"other{i}": (3.0, 3.01, 3.0) for i in range(5)}
+    among = judged({"base": (3.0, 3.03, 2.98), "arm": arm, **others})
+    first = among.arms[1]
+    assert first.p_value == alone.arms[1].p_value
+    assert first.p_holm == pytest.approx(6 * (first.p_value or 0))
+    assert first.verdict == "undecided"
+    assert "correction" in first.reason
+    assert first.delta is not None
+    assert first.delta.high_95 is not None
+    assert first.delta.high_95 < 0 < (first.delta.high or 0)
+
+
+def test_the_same_runs_under_another_name_are_undecided() -> None:
+    plan = make_plan(("base", "again"), 3, shared=("again",))
+    found = judge(plan, {f"base-{seed}": record(loss) for seed, loss in enumerate(BASE)})
+    arm = found.arms[1]
+    assert (arm.verdict, arm.p_value, arm.p_holm) == ("undecided", 1.0, 1.0)
+    assert arm.delta is not None
+    assert (arm.delta.mean, arm.delta.low, arm.delta.high) == (0.0, 0.0, 0.0)
+    assert "shared" in arm.reason
+
+
+def test_one_seed_gives_no_verdict_and_says_why() -> None:
+    found = judged({"base": (3.0,), "arm": (2.0,)})
+    arm = found.arms[1]
+    assert (arm.verdict, arm.p_value) == ("undecided", None)
+    assert arm.delta is not None
+    assert (arm.delta.mean, arm.delta.low) == (-1.0, None)
+    assert "single seed" in arm.reason
+    assert "single seed" in found.conclusion
+
+
+@pytest.mark.parametrize(
+    ("base", "arm", "verdict", "reason"),
+    [
+        (BASE, (2.0, "diverged", 2.1), "worse", "diverged 1 of 3"),
+        (BASE, (2.0, None, 2.1), "worse", "diverged 1 of 3"),  # finished, its loss not finite
+        ((3.0, "diverged", 3.0), (9.0, 9.1, 9.2), "better", "base diverged 1 of 3"),
+        (("diverged", 3.0, 3.0), (1.0, "diverged", "diverged"), "undecided", "both diverge"),
+        (BASE, (2.0, "failed", 2.1), "undecided", "failed 1 of 3 (ran out of luck)"),
+        ((3.0, "failed", 3.0), (2.0, 2.1, 2.2), "undecided", "base: failed 1 of 3"),
+        (BASE, ("diverged", "failed", 2.1), "undecided", "failed 1 of 3"),
+    ],
+)
+def test_runs_without_a_result_count_and_are_never_dropped(
+    base: Losses, arm: Losses, verdict: str, reason: str
+) -> None:
+    found = judged({"base": base, "arm": arm}).arms[1]
+    assert found.verdict == verdict
+    assert reason in found.reason
+    assert found.delta is None
+    assert found.p_value is None
+    assert found.diverged + found.failed == sum(v is None or isinstance(v, str) for v in arm)
+    assert found.loss["values"] == [None if isinstance(v, str) else v for v in arm]
+
+
+def test_other_tokenizers_are_judged_by_bits() -> None:
+    found = judged({"base": BASE, "arm": (2.9, 2.92, 2.881)}, metric="bits_per_byte")
+    assert found.metric == "bits_per_byte"
+    assert "bits/byte" in found.conclusion
+    assert "nats" not in found.conclusion
+    arm = found.arms[1]
+    assert arm.verdict == "better"
+    assert arm.delta_bits_per_byte is not None
+    assert arm.mde is not None
+    assert arm.mde < 0.02
+
+
+def test_a_missing_record_is_an_error() -> None:
+    with pytest.raises(StudyError, match="2 of 2 runs have not ended: a seed 0, b seed 0"):
+        judge(make_plan(("a", "b"), 1), {})
