@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from rows import bidirectional, gathered
+
 from windtunnel.nn.component import REGISTRIES
 from windtunnel.nn.contracts import Case, place
 
@@ -73,6 +75,7 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("residual", "rezero"): [{}, {"init": 0.5}],
     ("residual", "scaled"): [{}, {"stream": 0.9, "branch": 0.3}],
     ("residual", "learned"): [{}, {"per": "channel", "alpha": 0.7, "beta": 0.2}],
+    **gathered("VARIANTS"),
 }
 
 _BIDIRECTIONAL = [
@@ -93,3 +96,4 @@ def make(kind: str, name: str, values: dict[str, Any], *, causal: bool = True) -
 CASES = [make(kind, name, values) for (kind, name), rows in VARIANTS.items() for values in rows] + [
     make("mixer", "attention", values, causal=False) for values in _BIDIRECTIONAL
 ]
+CASES += [make(kind, name, values, causal=False) for kind, name, values in bidirectional()]

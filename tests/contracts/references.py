@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import torch
+from rows import gathered
 from torch import Tensor
 
 Weights = dict[str, Tensor]
@@ -231,5 +232,6 @@ REFERENCES = {
     **{("norm", n): norms for n in ("layernorm", "rmsnorm", "scalenorm", "cosine", "none")},
     **{("position", name): position for name in ("none", "rope", "alibi")},
     **{("embedding_position", n): embedding_position for n in ("none", "learned", "sinusoidal")},
+    **gathered("REFERENCES"),
     **{("residual", n): residual for n in ("add", "none", "rezero", "scaled", "learned")},
 }

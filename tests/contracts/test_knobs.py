@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from rows import gathered
 
 from windtunnel.config import Config
 from windtunnel.nn.component import REGISTRIES, Scope, Span, build_component
@@ -71,6 +72,7 @@ KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
     ("residual", "rezero"): {"init": ({}, 0.5)},
     ("residual", "scaled"): {"stream": ({}, 0.5), "branch": ({}, 0.3)},
     ("residual", "learned"): {"per": ({}, "channel"), "alpha": ({}, 0.5), "beta": ({}, 0.5)},
+    **gathered("KNOBS"),
     ("", "embedding"): {
         "tie": ({}, False),
         "scale": ({}, True),

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from windtunnel.errors import UsageError
 from windtunnel.nn.component import Scope, Span, build_component
 from windtunnel.nn.initialize import initialize
-from windtunnel.nn.mixers import Attention
+from windtunnel.nn.mixers.attention import Attention
 from windtunnel.nn.ops.attention import executed_keys, visible
-from windtunnel.nn.positions import RoPE
 from windtunnel.nn.positions.alibi import alibi_slopes
+from windtunnel.nn.positions.rope import RoPE
 
 SCOPE = Scope(d_model=16)
 

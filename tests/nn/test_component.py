@@ -21,8 +21,9 @@ from windtunnel.nn.contracts.cost import check_cost
 from windtunnel.nn.cost import Cost
 from windtunnel.nn.initialize import Init, constant, initialize, keyed_generator, normal
 from windtunnel.nn.linear import Linear
-from windtunnel.nn.mixers import Attention
-from windtunnel.nn.mlps import DenseMLP, GatedMLP
+from windtunnel.nn.mixers.attention import Attention
+from windtunnel.nn.mlps.dense import DenseMLP
+from windtunnel.nn.mlps.glu import GatedMLP
 
 
 def test_span_counts_real_tokens_and_knows_whether_there_are_pads() -> None:

@@ -9,7 +9,7 @@ import torch
 from windtunnel.errors import UsageError
 from windtunnel.nn.component import Scope, Span, build_component
 from windtunnel.nn.embedding import Embedding, EmbeddingConfig
-from windtunnel.nn.embedding_positions import LearnedPosition
+from windtunnel.nn.embedding_positions.learned import LearnedPosition
 from windtunnel.nn.head import Head, HeadConfig
 from windtunnel.nn.initialize import initialize
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from windtunnel.nn.component import Scope, Span, build_component
 from windtunnel.nn.initialize import initialize
-from windtunnel.nn.mixers import GRU, LSTM, RNN
+from windtunnel.nn.mixers.gru import GRU
+from windtunnel.nn.mixers.lstm import LSTM
+from windtunnel.nn.mixers.rnn import RNN
 
 PAIRS: list[tuple[Any, Any, dict[str, Any], dict[str, Any]]] = [
     (RNN, nn.RNN, {}, {}),

@@ -183,7 +183,8 @@ def test_the_estimate_counts_what_is_left(load: Load, ground: Ground) -> None:
     plan = plan_compare([load("gpt2"), load("lstm")], seeds=2, ground=ground)
     whole = estimate(plan, cores=2)
     assert (whole.runs, whole.reused, whole.workers) == (4, 0, 2)
-    seconds = [arm.seconds or 0.0 for arm in plan.arms]
+    seconds = [arm.run_seconds or 0.0 for arm in plan.arms]
+    assert all(s > (arm.seconds or 0.0) for s, arm in zip(seconds, plan.arms, strict=True))
     assert whole.seconds == pytest.approx(sum(seconds))  # twice each, on two workers
     left = estimate(plan, finished=plan.keys[:3], cores=2)
     assert (left.reused, left.workers) == (3, 1)

@@ -29,6 +29,8 @@ class ModelState(NamedTuple):
     seen: Tensor
     """(b,) int64: real tokens of each row so far."""
     layers: tuple[State, ...]
+    offset: int | None = 0
+    """The number of tokens seen where it is the same for all rows and none was a pad."""
 
 
 class Join(nn.Module):
@@ -141,23 +143,35 @@ class Model(nn.Module):
         self, tokens: Tensor, state: ModelState, real: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
         """Logits of the next tokens (b, t) and the state after; ``state`` is left as it was."""
-        if real is None:
-            real = torch.ones_like(tokens, dtype=torch.bool)
         hidden, state = self.extend_hidden(tokens, state, real)
         return self.logits(hidden), state
 
     def extend_hidden(
-        self, tokens: Tensor, state: ModelState, real: Tensor
+        self, tokens: Tensor, state: ModelState, real: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
         """As :meth:`extend`, but what the head reads."""
-        span = Span.of_real(real, state.seen)
+        span, seen, offset = self._next_span(tokens, state, real)
         x = self.embedding(tokens, span)
         states: list[State] = []
         for module, before in zip(self.layers, state.layers, strict=True):
             x, after = _layer(module).extend(x, before, span)
             states.append(after)
-        seen = state.seen + real.sum(1)
-        return self.head.normed(x), ModelState(seen, tuple(states))
+        return self.head.normed(x), ModelState(seen, tuple(states), offset)
+
+    def _next_span(
+        self, tokens: Tensor, state: ModelState, real: Tensor | None
+    ) -> tuple[Span, Tensor, int | None]:
+        """The span of the next tokens, and how many have been seen after them."""
+        t = tokens.shape[1]
+        if real is not None and bool(real.all()):
+            real = None
+        if real is not None:
+            return Span.of_real(real, state.seen), state.seen + real.sum(1), None
+        if state.offset is not None:
+            span = Span.of(t, device=tokens.device, start=state.offset)
+            return span, state.seen + t, state.offset + t
+        positions = state.seen[:, None] + torch.arange(t, device=tokens.device)
+        return Span(positions, offset=None), state.seen + t, None
 
     def _span(self, tokens: Tensor, real: Tensor | None) -> Span:
         if real is None:

@@ -86,9 +86,7 @@ def stream(
             state = reorder(state, torch.tensor(going, device=device))
             rows = [rows[i] for i in going]
         following = torch.tensor([[by_row[row]] for row in rows], device=device)
-        last, state = model.extend_hidden(
-            following, state, torch.ones_like(following, dtype=torch.bool)
-        )
+        last, state = model.extend_hidden(following, state)
 
 
 def _choose_rows(

@@ -225,7 +225,7 @@ class Registry:
         return cls
 
     def names(self) -> tuple[str, ...]:
-        """The names of all components, in the order of registration."""
+        """The names of all components, sorted: the order of imports changes nothing."""
         return tuple(sorted(self._classes))
 
     def __iter__(self) -> Iterator[type[Component[Any]]]:
@@ -267,6 +267,8 @@ def reorder(state: State, rows: Tensor) -> State:
     """The state of the rows picked by ``rows`` (n,): for beams and finished sequences."""
     if isinstance(state, Tensor):
         return state[rows]
+    if state is None or isinstance(state, int):
+        return state  # what all rows have in common
     if not isinstance(state, tuple):
         raise TypeError(f"a state is a tuple of tensors, not {type(state).__name__}")
     parts = [reorder(part, rows) for part in state]

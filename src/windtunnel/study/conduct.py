@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import UsageError
 from windtunnel.runs import RunFolder, RunStore
@@ -15,6 +15,10 @@ from windtunnel.study.execute import Job, Outcome, Progress, execute
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import read_run
 from windtunnel.study.plan import Plan, PlannedRun
+
+if TYPE_CHECKING:
+    from windtunnel.data.config import DataConfig
+    from windtunnel.data.dataset import Dataset
 
 CreateRun = Callable[[PlannedRun, RunStore], RunFolder]
 Command = Callable[[Job], Sequence[str]]
@@ -53,23 +57,34 @@ def finished_keys(plan: Plan, store: RunStore) -> frozenset[str]:
     return frozenset(ended.intersection(plan.keys))
 
 
-def create_planned(run: PlannedRun, store: RunStore) -> RunFolder:
-    """A new folder for a planned run, as the trainer wants it.
+class RunMaker:
+    """Makes the folders of planned runs, as the trainer wants them."""
 
-    Raises:
-        UsageError: the folder exists already, or the run's key is not what was planned: the code
-            or the data have changed since.
-    """
-    from windtunnel.train.launch import create_run_folder, ready_run
+    def __init__(self) -> None:
+        self._opened: dict[DataConfig, Dataset] = {}
 
-    ready = ready_run(read_run(run.config))
-    if ready.key != run.key:
-        raise UsageError(
-            f"{run.arm}, seed {run.seed}: the code or the data have changed since the plan was "
-            "made; start a new study in another folder"
-        )
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.arm).strip("-.")[:60] or "run"
-    return create_run_folder(ready, store.root / f"{name}-s{run.seed}-{run.key[:10]}")
+    def __call__(self, run: PlannedRun, store: RunStore) -> RunFolder:
+        """A new folder in the store.
+
+        Raises:
+            UsageError: the folder exists already, or the run's key is not what was planned: the
+                code or the data have changed since.
+        """
+        from windtunnel.data.dataset import prepare
+        from windtunnel.train.launch import create_run_folder, ready_run
+
+        loaded = read_run(run.config)
+        data = loaded.config.data
+        if data not in self._opened:
+            self._opened[data] = prepare(data)
+        ready = ready_run(loaded, dataset=self._opened[data])
+        if ready.key != run.key:
+            raise UsageError(
+                f"{run.arm}, seed {run.seed}: the code or the data have changed since the plan "
+                "was made; start a new study in another folder"
+            )
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.arm).strip("-.")[:60] or "run"
+        return create_run_folder(ready, store.root / f"{name}-s{run.seed}-{run.key[:10]}")
 
 
 def conduct(
@@ -79,7 +94,7 @@ def conduct(
     store: RunStore | None = None,
     workers: int,
     memory_bytes: int | None = None,
-    create: CreateRun = create_planned,
+    create: CreateRun | None = None,
     command: Command = worker_command,
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
@@ -89,6 +104,8 @@ def conduct(
     Args:
         store: where runs are looked for and made; the study's own when left out. Runs of the same
             key are never trained twice in one store.
+        create: makes the folder of a planned run; a ``RunMaker`` when left out.
+        command: the worker of a run.
         workers, memory_bytes, on_progress, on_notice: see ``execute``.
 
     Raises:
@@ -97,6 +114,7 @@ def conduct(
     """
     with folder.claim(plan):
         store = store or RunStore(folder.runs)
+        create = create or RunMaker()
         runs = {key: store.find(key) or create(plan.run(key), store) for key in plan.keys}
         outcomes = execute(
             [_job(plan, key, run) for key, run in runs.items()],

@@ -11,6 +11,8 @@ from windtunnel.study.budget import Match
 
 Metric = Literal["loss", "bits_per_byte"]
 FORMAT = 1
+START_SECONDS = 4.0
+"""What a run takes besides: importing torch, opening the corpus, samples at the end; measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,17 @@ class Arm:
     def seconds(self) -> float | None:
         """Predicted for one run's steps; None where the speed was not measured."""
         return self.steps / self.steps_per_second if self.steps_per_second else None
+
+    @property
+    def run_seconds(self) -> float | None:
+        """Predicted for a whole run: steps, evaluations (a third of a step's work for each token;
+        not counted where they cover a whole split) and what a run takes besides."""
+        if self.seconds is None:
+            return None
+        train = self.config["train"]
+        evaluations = self.steps // train["eval_every"] + 2
+        evaluated = evaluations * (train["eval_tokens"] or 0)
+        return self.seconds * (1 + evaluated / 3 / self.tokens) + START_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -255,10 +255,11 @@ def _shared_notes(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def _change_notes(arms: Sequence[Arm], match: Match) -> list[str]:
+    """Other steps are what a budget means; another architecture must be told."""
     return [
-        f"{arm.name} was changed to match {match}: {'; '.join(arm.changes)}."
+        f"{arm.name} was resized to match parameters: {'; '.join(arm.changes)}."
         for arm in arms
-        if arm.changes
+        if arm.changes and match == "params"
     ]
 
 
@@ -290,7 +291,7 @@ def estimate(
         room = cores if memory_bytes is None else memory_bytes // largest
         workers = min(cores // threads, room)
     workers = max(1, min(workers, len(left)))
-    seconds = [arm.seconds for arm in left]
+    seconds = [arm.run_seconds for arm in left]
     known = [s for s in seconds if s is not None]
     return Estimate(
         runs=len(plan.keys),

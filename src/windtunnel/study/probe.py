@@ -13,7 +13,7 @@ from windtunnel.study.ground import read_run
 if TYPE_CHECKING:
     from windtunnel.train.launch import ReadyRun
 
-SECONDS = 1.5
+SECONDS = 1.0
 """Of steps, after the first; at least two steps are taken."""
 
 

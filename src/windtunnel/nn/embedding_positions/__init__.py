@@ -1,7 +1,5 @@
-"""Positions of embeddings: a vector for each position, added to the token's."""
+"""Positions of embeddings: a vector for each position, added to the token's. One file each."""
 
-from windtunnel.nn.embedding_positions.learned import LearnedPosition
-from windtunnel.nn.embedding_positions.none import NoEmbeddingPosition
-from windtunnel.nn.embedding_positions.sinusoidal import SinusoidalPosition
+from windtunnel.nn.discover import import_modules
 
-__all__ = ["LearnedPosition", "NoEmbeddingPosition", "SinusoidalPosition"]
+import_modules(__name__, __path__)

@@ -1,8 +1,5 @@
-"""Mixers: mix along time."""
+"""Mixers: mix along time. Each module here registers its own."""
 
-from windtunnel.nn.mixers.attention import Attention
-from windtunnel.nn.mixers.gru import GRU
-from windtunnel.nn.mixers.lstm import LSTM
-from windtunnel.nn.mixers.rnn import RNN
+from windtunnel.nn.discover import import_modules
 
-__all__ = ["GRU", "LSTM", "RNN", "Attention"]
+import_modules(__name__, __path__)

@@ -1,7 +1,5 @@
-"""Feed-forwards: mix along width, each token by itself."""
+"""Feed-forwards: mix along width, each token by itself. Each module here registers its own."""
 
-from windtunnel.nn.mlps.dense import DenseMLP
-from windtunnel.nn.mlps.glu import GatedMLP
-from windtunnel.nn.mlps.none import NoMLP
+from windtunnel.nn.discover import import_modules
 
-__all__ = ["DenseMLP", "GatedMLP", "NoMLP"]
+import_modules(__name__, __path__)

@@ -1,9 +1,5 @@
-"""Norms: rescale the last dimension."""
+"""Norms: rescale the last dimension. Each module here registers its own."""
 
-from windtunnel.nn.norms.cosine import CosineNorm
-from windtunnel.nn.norms.layernorm import LayerNorm
-from windtunnel.nn.norms.none import NoNorm
-from windtunnel.nn.norms.rmsnorm import RMSNorm
-from windtunnel.nn.norms.scalenorm import ScaleNorm
+from windtunnel.nn.discover import import_modules
 
-__all__ = ["CosineNorm", "LayerNorm", "NoNorm", "RMSNorm", "ScaleNorm"]
+import_modules(__name__, __path__)

@@ -1,7 +1,5 @@
-"""Positions of attention: how queries and keys learn where they stand."""
+"""Positions of attention: how queries and keys learn where they stand. One file each."""
 
-from windtunnel.nn.positions.alibi import ALiBi
-from windtunnel.nn.positions.none import NoPosition
-from windtunnel.nn.positions.rope import RoPE
+from windtunnel.nn.discover import import_modules
 
-__all__ = ["ALiBi", "NoPosition", "RoPE"]
+import_modules(__name__, __path__)

@@ -1,9 +1,5 @@
-"""Residuals: how a branch's output joins the stream."""
+"""Residuals: how a branch's output joins the stream. Each module here registers its own."""
 
-from windtunnel.nn.residuals.add import AddResidual
-from windtunnel.nn.residuals.learned import LearnedResidual
-from windtunnel.nn.residuals.none import NoResidual
-from windtunnel.nn.residuals.rezero import ReZeroResidual
-from windtunnel.nn.residuals.scaled import ScaledResidual
+from windtunnel.nn.discover import import_modules
 
-__all__ = ["AddResidual", "LearnedResidual", "NoResidual", "ReZeroResidual", "ScaledResidual"]
+import_modules(__name__, __path__)
