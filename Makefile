@@ -1,6 +1,7 @@
 # Everything runs from `.venv`, made on first use. `make demo` and `make test` need nothing but Python 3.11+.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO_TOKENS ?= 300000
 # uv does not read pip's own list of local wheel folders; hand it on when there is one.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
@@ -15,8 +16,11 @@ setup: .venv/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
 	touch $@
 
+# Four architectures, three seeds each, the same tokens: a verdict in the terminal and out/demo/report.html.
 demo: setup
-	$(BIN)/windtunnel demo
+	$(BIN)/windtunnel compare examples/compare/gpt2.yaml examples/compare/llama.yaml \
+	  examples/compare/gru.yaml examples/compare/lstm.yaml \
+	  --seeds 3 --match tokens --budget $(DEMO_TOKENS) --out out/demo
 
 test: setup lint types
 	$(BIN)/python -m pytest -q -m 'not slow' -n 2 --dist worksteal
