@@ -1,7 +1,7 @@
 # Everything runs from `.venv`, made on first use. `make demo` and `make test` need nothing but Python 3.11+.
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO_TOKENS ?= 300000
+DEMO_TOKENS ?= 400000
 # uv does not read pip's own list of local wheel folders; hand it on when there is one.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 

@@ -114,7 +114,8 @@ def plan_lines(plan: Plan, expected: Estimate) -> list[str]:
         f"thread(s) each: {time}, {bytes_text(expected.memory_bytes)} of memory a worker",
     ]
     for arm in plan.arms:
-        each = "" if arm.seconds is None else f", {duration_text(arm.seconds)} a run"
+        seconds = arm.run_seconds
+        each = "" if seconds is None else f", about {duration_text(seconds)} a run"
         lines.append(
             f"  {arm.name}: {count_text(arm.params)} parameters, {arm.steps:,} steps, "
             f"{count_text(arm.tokens)} tokens{each}"

@@ -12,7 +12,7 @@ from windtunnel.study.budget import Match
 Metric = Literal["loss", "bits_per_byte"]
 FORMAT = 1
 START_SECONDS = 4.0
-"""What a run takes besides: importing torch, opening the corpus, samples at the end; measured."""
+"""What a run takes besides: importing torch, opening the corpus, samples at the end: an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Arm:
             return None
         train = self.config["train"]
         evaluations = self.steps // train["eval_every"] + 2
-        evaluated = evaluations * (train["eval_tokens"] or 0)
+        evaluated: int = evaluations * (train["eval_tokens"] or 0)
         return self.seconds * (1 + evaluated / 3 / self.tokens) + START_SECONDS
 
 

@@ -19,7 +19,7 @@ from windtunnel.train.config import TrainConfig
 from windtunnel.train.run_config import LoadedRun, RunConfig
 
 PROCESS_BYTES = 450 * 2**20
-"""A worker before its model (Python, torch, the corpus), as measured on Linux with torch 2.13."""
+"""A worker before its model (Python, torch, the corpus): an estimate; small runs peak near it."""
 MAX_SEEDS = 1000
 _DECIDES_TEXT = ("source", "validation", "seed")
 _DECIDES_LOSS = ("seq_len", "eval_tokens")
