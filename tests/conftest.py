@@ -1,6 +1,86 @@
-"""One thread a process: the suite runs in parallel, and results do not depend on the machine."""
+"""What all tests share: one thread a process, and the command line in this process.
+
+The suite runs in parallel, and results must not depend on the machine, hence the threads.
+"""
 
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
+
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from windtunnel.cli.main import main
+
+RUN = """\
+arch:
+  name: small
+  d_model: 16
+  max_seq_len: 32
+  embedding: {tie: true}
+  layers:
+    - repeat: 2
+      norm: rmsnorm
+      mixer: {type: attention, num_heads: 2}
+      mlp: {type: glu, ratio: 2}
+data: {source: ./corpus.txt, tokenizer: bytes}
+train: {steps: 6, batch_size: 4, seq_len: 16, lr: 3e-3, eval_every: 3, eval_tokens: 200,
+        checkpoint_every: 2, log_every: 1, threads: 1}
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+def corpus_text(words: int = 3000) -> str:
+    """Sentences of a few words: learnable, and long enough for a train and a validation side."""
+    source = random.Random(0)
+    vocabulary = ["the", "a", "king", "queen", "speaks", "sleeps", "and", "never", "to", "rest"]
+    lines = [" ".join(source.choices(vocabulary, k=8)) + "." for _ in range(words // 8)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with a corpus and a run file, as the current one; caches below it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WINDTUNNEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("WINDTUNNEL_RUNS", raising=False)
+    (tmp_path / "corpus.txt").write_text(corpus_text(), encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(RUN, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def windtunnel(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Runs the command with some arguments."""
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["windtunnel", *map(str, arguments)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        found = capsys.readouterr()
+        assert isinstance(code, int)
+        assert "Traceback" not in found.err
+        return Answer(code, found.out, found.err)
+
+    return run
