@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -90,11 +90,14 @@ class Document:
         keys = {p: place for p, place in self.key_places.items() if p in origins}
         return Document(tree, origins, keys, self.source)
 
-    def placed_as(self, other: Document, path: Path) -> Document:
-        """The document with the places that ``other`` knows at and below ``path``."""
-        below = {p: o for p, o in other.origins.items() if p[: len(path)] == path}
-        keys = {p: o for p, o in other.key_places.items() if p[: len(path)] == path}
-        origins, key_places = {**self.origins, **below}, {**self.key_places, **keys}
+    def moved(self, other: Document, targets: Sequence[tuple[Path, Path]]) -> Document:
+        """The document where each second path has the places that ``other`` knows at the first."""
+        origins, key_places = dict(self.origins), dict(self.key_places)
+        for source, target in targets:
+            size = len(source)
+            for known, kept in ((other.origins, origins), (other.key_places, key_places)):
+                below = {p: o for p, o in known.items() if p[:size] == source}
+                kept.update({(*target, *p[size:]): o for p, o in below.items()})
         return Document(self.tree, origins, key_places, self.source)
 
     def without(self, paths: set[Path]) -> Document:

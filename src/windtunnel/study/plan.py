@@ -12,7 +12,7 @@ from windtunnel.study.budget import Match
 Metric = Literal["loss", "bits_per_byte"]
 FORMAT = 1
 START_SECONDS = 4.0
-"""What a run takes besides: importing torch, opening the corpus, samples at the end: an estimate."""
+"""What a run takes besides (importing torch, opening the corpus, samples): an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from windtunnel.arch.pattern import expand_patterns
 from windtunnel.config import Document, format_path, parse_document, parse_path, suggestion
 from windtunnel.config.path import Path
 from windtunnel.errors import ConfigError, Problem
@@ -24,8 +25,11 @@ def preset_names() -> tuple[str, ...]:
 
 @cache
 def preset_document(name: str) -> Document:
-    """The preset's architecture, as a document whose tree is what stands under ``arch:``."""
-    return parse_document(preset_text(name), f"preset {name}")
+    """The preset's architecture, as a document whose tree is what stands under ``arch:``.
+
+    A preset may build on another one, as a run's file does.
+    """
+    return expand_preset(parse_document(preset_text(name), f"preset {name}"), ())
 
 
 def preset_text(name: str) -> str:
@@ -39,7 +43,7 @@ def preset_summary(name: str) -> str:
 
 
 def expand_preset(document: Document, prefix: Path = ("arch",)) -> Document:
-    """The document with ``preset:`` and ``set:`` under ``prefix`` replaced by what they mean.
+    """The document with presets, edits and patterns under ``prefix`` replaced by what they mean.
 
     Keys beside ``preset`` are laid over it: mappings key by key, everything else whole. Then the
     edits of ``set`` follow, in their order.
@@ -49,7 +53,7 @@ def expand_preset(document: Document, prefix: Path = ("arch",)) -> Document:
     """
     arch = document.get(prefix)
     if not isinstance(arch, dict) or not {"preset", "set"} & arch.keys():
-        return document
+        return expand_patterns(document, prefix)
     name = arch.get("preset")
     edits = arch.get("set") or {}
     if not isinstance(edits, dict):
@@ -61,6 +65,7 @@ def expand_preset(document: Document, prefix: Path = ("arch",)) -> Document:
         expanded = document.without({(*prefix, "set")})
     else:
         expanded = _laid_over(document, prefix, name, over)
+    expanded = expand_patterns(expanded, prefix)
     for path, value in edits.items():
         place = document.place((*prefix, "set", path))
         expanded = expanded.with_value((*prefix, *parse_path(path)), value, place)
@@ -79,7 +84,7 @@ def _laid_over(document: Document, prefix: Path, name: Any, over: dict[str, Any]
     result = Document(base.tree, origins, document.key_places, document.source)
     for path, value in _leaves(over, prefix):
         result = result.with_value(path, value, document.place(path))
-        result = result.placed_as(document, path)
+        result = result.moved(document, [(path, path)])
     return result
 
 
