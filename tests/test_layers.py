@@ -19,6 +19,7 @@ LAYERS = (
     "trace",
     "generate",
     "train",
+    "factory",
     "study",
     "report",
     "cli",

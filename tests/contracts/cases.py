@@ -11,23 +11,6 @@ from windtunnel.nn.component import REGISTRIES
 from windtunnel.nn.contracts import Case, place
 
 VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
-    ("mixer", "attention"): [
-        {},
-        {"num_heads": 4},
-        {"num_heads": 4, "num_kv_heads": 2, "bias": True},
-        {"num_heads": 4, "num_kv_heads": 1, "head_dim": 6, "bias": True, "out_bias": False},
-        {"num_heads": 2, "position": "none", "out_bias": True},
-        {"num_heads": 3, "num_kv_heads": 3, "head_dim": 8, "position": "alibi"},
-        {"num_heads": 2, "window": 3},
-        {"num_heads": 2, "window": 1, "position": "none"},
-        {"num_heads": 4, "num_kv_heads": 2, "window": 4, "position": "alibi"},
-        {"num_heads": 4, "num_kv_heads": 2, "softcap": 2.0, "qk_norm": "rmsnorm"},
-        {"num_heads": 4, "num_kv_heads": 2, "window": 5, "softcap": 1.5, "position": "alibi"},
-        {"num_heads": 2, "dropout": 0.3},
-        {"num_heads": 2, "num_kv_heads": 1, "dropout": 0.2, "softcap": 3.0, "window": 4},
-        {"num_heads": 2, "qk_norm": {"type": "layernorm"}, "scale": 0.9},
-        {"num_heads": 2, "position": {"type": "rope", "fraction": 0.5, "style": "interleaved"}},
-    ],
     ("mixer", "rnn"): [{}, {"activation": "relu", "bias": False}, {"d_hidden": 24}],
     ("mixer", "lstm"): [{}, {"bias": False}, {"d_hidden": 32}],
     ("mixer", "gru"): [{}, {"bias": False}, {"d_hidden": 24}],
@@ -46,6 +29,9 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"activation": "relu2"},
         {"activation": "gelu_tanh"},
         {"activation": "mish", "ratio": 3.0, "multiple_of": 10},
+        {"fused": True, "bias": True, "dropout": 0.1},
+        {"fused": True, "activation": "relu"},
+        {"fused": True, "activation": "relu2"},
     ],
     ("mlp", "none"): [{}],
     ("norm", "layernorm"): [{}, {"affine": False, "bias": False}, {"bias": False, "eps": 0.5}],
@@ -78,12 +64,6 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
     **gathered("VARIANTS"),
 }
 
-_BIDIRECTIONAL = [
-    {"num_heads": 4, "num_kv_heads": 2},
-    {"num_heads": 2, "position": "alibi", "window": 3},
-    {"num_heads": 2, "position": "none", "softcap": 2.0, "dropout": 0.2},
-]
-
 
 def make(kind: str, name: str, values: dict[str, Any], *, causal: bool = True) -> Case:
     """The case of one variant."""
@@ -93,7 +73,5 @@ def make(kind: str, name: str, values: dict[str, Any], *, causal: bool = True) -
     return Case(kind, config, replace(place(kind), causal=causal))
 
 
-CASES = [make(kind, name, values) for (kind, name), rows in VARIANTS.items() for values in rows] + [
-    make("mixer", "attention", values, causal=False) for values in _BIDIRECTIONAL
-]
+CASES = [make(kind, name, values) for (kind, name), rows in VARIANTS.items() for values in rows]
 CASES += [make(kind, name, values, causal=False) for kind, name, values in bidirectional()]

@@ -104,51 +104,6 @@ def position(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
 # mixers: one sequence
 
 
-def attention(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
-    c = case.resolved
-    h, g, k = c.num_heads, c.num_kv_heads, c.head_dim
-
-    def heads(name: str) -> list[list[Tensor]]:
-        part = {key.removeprefix(f"{name}_norm."): value for key, value in w.items()}
-        rows = []
-        for token, p in zip(x, positions, strict=True):
-            row = []
-            for head in linear(w, name, token).split(k):
-                if name != "v":
-                    head = norm(c.qk_norm, part, head)
-                    head = rope(c.position, head, p) if c.position.type == "rope" else head
-                row.append(head)
-            rows.append(row)
-        return rows
-
-    q, keys, values = heads("q"), heads("k"), heads("v")
-    out = []
-    for i, p in enumerate(positions):
-        read = []
-        for head in range(h):
-            group = head // (h // g)
-            logits, seen = [], []
-            for j, past in enumerate(positions):
-                inside = c.window is None or abs(p - past) < c.window
-                if past < 0 or not inside or (case.scope.causal and past > p):
-                    continue
-                z = (q[i][head] * keys[j][group]).sum() * c.scale
-                if c.softcap is not None:
-                    z = c.softcap * torch.tanh(z / c.softcap)
-                if c.position.type == "alibi":
-                    z = z - alibi_slopes(h)[head] * abs(p - past)
-                logits.append(z)
-                seen.append(values[j][group])
-            if not seen:
-                read.append(torch.zeros(k, dtype=x.dtype))
-                continue
-            weights = torch.stack(logits).exp()
-            weights = weights / weights.sum()
-            read.append(sum(a * v for a, v in zip(weights, seen, strict=True)))
-        out.append(linear(w, "out", torch.cat(read)))
-    return torch.stack(out)
-
-
 def recurrent(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
     c = case.resolved
     n = c.d_hidden
@@ -184,7 +139,9 @@ def mlp(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
     rows = []
     for token in x:
         up = linear(w, "up", token)
-        if c.type == "glu":
+        if c.type == "glu" and c.fused:
+            hidden = activation(c.activation, up[: c.d_ff]) * up[c.d_ff :]
+        elif c.type == "glu":
             hidden = activation(c.activation, linear(w, "gate", token)) * up
         else:
             hidden = activation(c.activation, up)
@@ -226,7 +183,6 @@ def residual(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
 
 
 REFERENCES = {
-    ("mixer", "attention"): attention,
     **{("mixer", name): recurrent for name in ("rnn", "lstm", "gru")},
     **{("mlp", name): mlp for name in ("dense", "glu", "none")},
     **{("norm", n): norms for n in ("layernorm", "rmsnorm", "scalenorm", "cosine", "none")},

@@ -72,8 +72,9 @@ def _compare(case: Case, t: int, real: torch.Tensor | None) -> None:
     positions = span.positions.expand(x.shape[0], t)
     weights = dict(module.named_parameters())
     naive = REFERENCES[case.kind, case.config.type]
+    values = {**weights, **dict(module.named_buffers())}
     expected = torch.stack(
-        [naive(case, weights, row, p.tolist()) for row, p in zip(x, positions, strict=True)]
+        [naive(case, values, row, p.tolist()) for row, p in zip(x, positions, strict=True)]
     )
     wanted = [x, *weights.values()]
     found = run(module, x, span)

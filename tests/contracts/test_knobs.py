@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from rows import gathered
 
 from windtunnel.config import Config
+from windtunnel.nn.auxiliary import collect_auxiliary
 from windtunnel.nn.component import REGISTRIES, Scope, Span, build_component
 from windtunnel.nn.contracts import place
 from windtunnel.nn.contracts.case import run
@@ -19,7 +21,7 @@ from windtunnel.nn.initialize import initialize
 Knob = tuple[dict[str, Any], Any]
 """(what else is written, the value that differs from the default)"""
 
-_HEADS = {"num_heads": 4}
+_CLASSES = {"type": "classification", "num_classes": 3}
 _WIDTH: dict[str, Knob] = {
     "activation": ({}, "mish"),
     "d_ff": ({}, 20),
@@ -32,24 +34,11 @@ _RECURRENT: dict[str, Knob] = {"d_hidden": ({}, 24), "bias": ({}, False)}
 _AFFINE: dict[str, Knob] = {"affine": ({}, False), "eps": ({}, 50.0)}
 
 KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
-    ("mixer", "attention"): {
-        "num_heads": ({}, 4),
-        "num_kv_heads": (_HEADS, 2),
-        "head_dim": (_HEADS, 6),
-        "position": (_HEADS, "alibi"),
-        "window": (_HEADS, 3),
-        "qk_norm": (_HEADS, "rmsnorm"),
-        "softcap": (_HEADS, 0.5),
-        "scale": (_HEADS, 0.1),
-        "bias": (_HEADS | {"out_bias": False}, True),
-        "out_bias": (_HEADS, True),
-        "dropout": (_HEADS, 0.5),
-    },
     ("mixer", "rnn"): {**_RECURRENT, "activation": ({}, "relu")},
     ("mixer", "lstm"): _RECURRENT,
     ("mixer", "gru"): _RECURRENT,
     ("mlp", "dense"): _WIDTH,
-    ("mlp", "glu"): _WIDTH,
+    ("mlp", "glu"): {**_WIDTH, "fused": ({}, True)},
     ("mlp", "none"): {},
     ("norm", "layernorm"): {**_AFFINE, "bias": ({}, False)},
     ("norm", "rmsnorm"): {**_AFFINE, "bias": ({}, True), "unit_offset": ({}, True)},
@@ -79,12 +68,15 @@ KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
         "dropout": ({}, 0.5),
         "init_std": ({}, 0.5),
         "position": ({}, "sinusoidal"),
+        "unified": ({"tie": False}, {"factor": 2.0}),
     },
     ("", "head"): {
         "norm": ({}, "layernorm"),
         "bias": ({}, True),
         "softcap": ({}, 0.1),
         "init_std": ({}, 0.5),
+        "num_classes": (_CLASSES, 4),
+        "pooling": (_CLASSES, "last"),
     },
 }
 _ENDS: dict[str, type[Config]] = {"embedding": EmbeddingConfig, "head": HeadConfig}
@@ -102,11 +94,15 @@ def _effect(kind: str, name: str, values: dict[str, Any]) -> tuple[Any, ...]:
     config = _config(kind, name, values).resolve(scope)
     span = Span.of(9)
     torch.manual_seed(0)
+    module: Any
+    beside: Any = None
     if kind:
         module = build_component(kind, config, scope)
         initialize(module, 0)
         x = torch.randn(2, 9, *((3, 8) if kind == "position" else (16,)))
-        y = run(module.train(), x, span)
+        with collect_auxiliary() as auxiliary:
+            y = run(module.train(), x, span)
+        beside = torch.as_tensor(auxiliary.total()).tolist(), _updated(module)
     else:
         module = (Embedding if name == "embedding" else Head)(config, scope)
         initialize(module, 0)
@@ -115,10 +111,19 @@ def _effect(kind: str, name: str, values: dict[str, Any]) -> tuple[Any, ...]:
         y = (
             module(tokens, span)
             if name == "embedding"
-            else module(module.normed(torch.randn(5, 16)))
+            else module(module.pooled(module.normed(torch.randn(5, 9, 16))))
         )
     weights = {n: p.tolist() for n, p in module.named_parameters()}
-    return weights, config.cost(scope, 100), y.tolist()
+    return weights, config.cost(scope, 100), y.tolist(), beside
+
+
+def _updated(module: torch.nn.Module) -> dict[str, Any]:
+    """What the module makes of its buffers and weights after a step."""
+    if not hasattr(module, "after_update"):
+        return {}
+    changed: Any = copy.deepcopy(module)
+    changed.after_update(seed=0, step=1)
+    return {name: value.tolist() for name, value in changed.state_dict().items()}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Architectures as data: spec, resolve, build, cost, diff, presets."""
 
+from windtunnel.arch.build import build, example_inputs
 from windtunnel.arch.cost import ArchCost, PartCost, cost, layer_cost, train_memory
 from windtunnel.arch.diff import Difference, diff
 from windtunnel.arch.effect import without_effect
-from windtunnel.arch.model import Model, ModelState, build, scope_of
+from windtunnel.arch.encoder_decoder import EncoderDecoder
+from windtunnel.arch.fold import fold
+from windtunnel.arch.model import Model, ModelState, scope_of
 from windtunnel.arch.presets import expand_preset, preset_document, preset_names
 from windtunnel.arch.resolve import resolve, settled, try_resolve
 from windtunnel.arch.spec import Architecture, ArchSpec, LayerConfig, LayerSpec
@@ -13,6 +16,7 @@ __all__ = [
     "ArchSpec",
     "Architecture",
     "Difference",
+    "EncoderDecoder",
     "LayerConfig",
     "LayerSpec",
     "Model",
@@ -21,7 +25,9 @@ __all__ = [
     "build",
     "cost",
     "diff",
+    "example_inputs",
     "expand_preset",
+    "fold",
     "layer_cost",
     "preset_document",
     "preset_names",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
-from windtunnel.arch.model import scope_of
-from windtunnel.arch.spec import Architecture, LayerConfig
+from windtunnel.arch.model import encoder_scope, scope_of
+from windtunnel.arch.spec import Architecture, Encoder, LayerConfig
 from windtunnel.nn.component import Scope
 from windtunnel.nn.cost import Cost, Num
+from windtunnel.nn.embedding import EmbeddingConfig
 
 _ADAM_VALUES = 2  # first and second moment
 
@@ -29,6 +30,8 @@ class ArchCost:
 
     parts: tuple[PartCost, ...]
     seq_len: int
+    source_len: int = 0
+    """Tokens of the memory that is read, where there is one; all costs are per target token."""
 
     @property
     def total(self) -> Cost:
@@ -67,22 +70,44 @@ class TrainMemory:
         ) // 2  # fmt: skip
 
 
-def layer_cost(layer: LayerConfig, scope: Scope, t: Num) -> Cost:
-    """The cost of one layer: mixer, feed-forward, norms, residuals and dropout."""
-    branches = [layer.mixer] + ([layer.mlp] if layer.mlp.type != "none" else [])
+def layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None = None) -> Cost:
+    """The cost of one layer: mixer, cross-attention to a memory of ``s`` tokens (``t`` unless
+    told), feed-forward, norms, residuals and dropout. Shared parameters count where they are
+    owned; with a mixture of depths its capacity is taken as the part of tokens that are read."""
+    if layer.depth is None:
+        total = _whole_layer_cost(layer, scope, t, s)
+    else:
+        inner = _whole_layer_cost(layer, scope, layer.depth.read(t), t if s is None else s)
+        total = layer.depth.thinned(inner) + layer.depth.cost(scope)
+    return total if layer.share_with is None else replace(total, params=0)
+
+
+def _whole_layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None) -> Cost:
+    branches = [layer.mixer.cost(scope, t)]
+    if layer.cross is not None:
+        branches.append(layer.cross.cost(scope, t, s))
+    if layer.mlp.type != "none":
+        branches.append(layer.mlp.cost(scope, t))
     total = Cost()
-    norms = {"pre": 1, "post": 1, "sandwich": 2, "none": 0}[layer.placement]
+    norms = {"pre": 1, "post": 1, "sandwich": 2, "out": 1, "none": 0}[layer.placement]
     for body in branches:
-        total += body.cost(scope, t) + layer.residual.cost(scope, t)
+        total += body + layer.residual.cost(scope, t)
         if layer.norm.type != "none":
             total += layer.norm.cost(scope, t) * norms
         if layer.dropout:
             total += Cost(activation_values=scope.d_model)
+    if layer.shared_norm and layer.mlp.type != "none" and layer.placement in ("pre", "sandwich"):
+        total += layer.norm.cost(scope, t) * -1
     return total
 
 
-def cost(architecture: Architecture, seq_len: int | None = None) -> ArchCost:
+def cost(
+    architecture: Architecture, seq_len: int | None = None, *, source_len: int | None = None
+) -> ArchCost:
     """The cost by part at ``seq_len`` tokens (the architecture's ``max_seq_len`` unless told).
+
+    Where a memory is read it has ``source_len`` tokens, as many as the target unless told. The
+    encoder's cost is shared out among the target's tokens; while decoding it has run before.
 
     >>> from windtunnel.arch import ArchSpec, resolve
     >>> spec = ArchSpec(d_model=64, vocab_size=100, layers=({"mixer": "lstm"},))
@@ -90,22 +115,63 @@ def cost(architecture: Architecture, seq_len: int | None = None) -> ArchCost:
     88832
     """
     t = seq_len or architecture.max_seq_len
+    s = source_len or t
     scope = scope_of(architecture)
-    parts = [PartCost("embedding", architecture.embedding.cost(scope, t))]
-    for first, last, layer in _groups(architecture):
-        parts.append(
-            PartCost(
-                f"layers.{first}", layer_cost(layer, scope.at(first), t), times=last - first + 1
-            )
-        )
+    parts = [PartCost("embedding", _embedding_cost(architecture, architecture.embedding, scope, t))]
+    if architecture.encoder is not None:
+        parts += _encoder_parts(architecture, architecture.encoder, t, s)
+    parts += _layer_parts("layers", architecture.layers, scope, t, s)
     parts.append(PartCost("head", architecture.head.cost(scope, t)))
-    return ArchCost(tuple(parts), t)
+    if architecture.type == "encoder":
+        parts = [replace(part, cost=_not_decoding(part.cost)) for part in parts]
+    return ArchCost(tuple(parts), t, s if architecture.reads_memory else 0)
 
 
-def _groups(architecture: Architecture) -> Iterator[tuple[int, int, LayerConfig]]:
+def _embedding_cost(
+    architecture: Architecture, config: EmbeddingConfig, scope: Scope, t: Num
+) -> Cost:
+    if architecture.input == "tokens":
+        return config.cost(scope, t)
+    return config.cost_without_table(scope, t)
+
+
+def _encoder_parts(architecture: Architecture, encoder: Encoder, t: Num, s: Num) -> list[PartCost]:
+    """The parts of an encoder that reads ``s`` tokens, per token of the ``t`` of the target."""
+    scope = encoder_scope(architecture)
+    own = encoder.embedding
+    embedding = _embedding_cost(architecture, own or architecture.embedding, scope, s)
+    parts = [
+        PartCost("encoder.embedding", embedding if own else replace(embedding, params=0)),
+        *_layer_parts("encoder.layers", encoder.layers, scope, s, None),
+        PartCost("encoder.norm", encoder.norm.cost(scope, s)),
+    ]
+    return [replace(p, cost=_shared_out(_not_decoding(p.cost), s / t)) for p in parts]
+
+
+def _not_decoding(cost: Cost) -> Cost:
+    return replace(cost, decode_flops=0, state_values=0, state_values_per_token=0)
+
+
+def _shared_out(cost: Cost, share: Num) -> Cost:
+    return replace(
+        cost,
+        forward_flops=cost.forward_flops * share,
+        activation_values=cost.activation_values * share,
+    )
+
+
+def _layer_parts(
+    name: str, layers: tuple[LayerConfig, ...], scope: Scope, t: Num, s: Num | None
+) -> list[PartCost]:
+    return [
+        PartCost(f"{name}.{first}", layer_cost(layer, scope.at(first), t, s), last - first + 1)
+        for first, last, layer in _groups(layers)
+    ]
+
+
+def _groups(layers: tuple[LayerConfig, ...]) -> Iterator[tuple[int, int, LayerConfig]]:
     """Runs of equal layers: (first, last, layer)."""
     start = 0
-    layers = architecture.layers
     for index in range(1, len(layers) + 1):
         if index == len(layers) or (
             layers[index] is not layers[start] and layers[index] != layers[start]
@@ -132,5 +198,11 @@ def train_memory(
         gradients=total.params * 4,
         optimizer=total.params * 4 * (_ADAM_VALUES + master),
         activations=total.activation_values * tokens * width,
-        logits=architecture.vocab_size * tokens * (width + 2 * 4),
+        logits=_logits(architecture, seq_len) * tokens * (width + 2 * 4),
     )
+
+
+def _logits(architecture: Architecture, seq_len: int) -> float:
+    """Logits for each token; those of classes are there once a sequence."""
+    outputs: int = architecture.head.outputs(scope_of(architecture))
+    return outputs / seq_len if architecture.head.type == "classification" else outputs

@@ -4,19 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from windtunnel.arch.spec import ArchSpec
+from windtunnel.arch.spec import ArchSpec, LayerSpec
+from windtunnel.nn.embedding import EmbeddingConfig
 
 
 def without_effect(spec: ArchSpec) -> Iterator[tuple[str, str]]:
     """(path below ``arch``, why) of every key that was written and has no effect."""
-    for index, layer in enumerate(spec.layers):
-        written = layer.model_fields_set
-        at = f"layers[{index}]"
-        if layer.placement == "none" and "norm" in written and layer.norm.type != "none":
-            yield f"{at}.norm", "has no effect: placement is none"
-        window = getattr(layer.mixer, "window", None)
-        if window is not None and window >= spec.max_seq_len:
-            yield (
-                f"{at}.mixer.window",
-                f"has no effect up to max_seq_len = {spec.max_seq_len}: it is not shorter",
-            )
+    tokens = spec.input == "tokens"
+    if spec.head.type != "vocabulary" or not tokens:
+        yield from _untied("embedding", spec.embedding)
+        if not tokens and spec.head.type != "vocabulary" and spec.vocab_size != "auto":
+            yield "vocab_size", "has no effect: neither the input nor the head knows token ids"
+    if not tokens:
+        yield from _tableless("embedding", spec.embedding)
+    if spec.encoder is not None and spec.encoder.embedding is not None:
+        yield from _untied("encoder.embedding", spec.encoder.embedding)
+        if not tokens:
+            yield from _tableless("encoder.embedding", spec.encoder.embedding)
+            if spec.encoder.vocab_size is not None:
+                yield "encoder.vocab_size", "has no effect: the input comes as vectors"
+    for path, layers in spec.stacks:
+        for index, layer in enumerate(layers):
+            yield from _of_layer(f"{'.'.join(path)}[{index}]", layer, spec.max_seq_len)
+
+
+def _untied(at: str, embedding: EmbeddingConfig) -> Iterator[tuple[str, str]]:
+    if embedding.tie and "tie" in embedding.model_fields_set:
+        yield f"{at}.tie", "has no effect: there is no vocabulary head to be tied to"
+
+
+def _tableless(at: str, embedding: EmbeddingConfig) -> Iterator[tuple[str, str]]:
+    for name in ("scale", "init_std", "unified"):
+        if name in embedding.model_fields_set and getattr(embedding, name):
+            yield f"{at}.{name}", "has no effect: the input comes as vectors"
+
+
+def _of_layer(at: str, layer: LayerSpec, max_seq_len: int) -> Iterator[tuple[str, str]]:
+    if layer.placement == "none" and "norm" in layer.model_fields_set and layer.norm.type != "none":
+        yield f"{at}.norm", "has no effect: placement is none"
+    if layer.parallel and layer.mlp.type == "none":
+        yield f"{at}.parallel", "has no effect: there is no feed-forward"
+    if layer.shared_norm and layer.placement == "none":
+        yield f"{at}.shared_norm", "has no effect: placement is none"
+    window = getattr(layer.mixer, "window", None)
+    if window is not None and window >= max_seq_len:
+        yield (
+            f"{at}.mixer.window",
+            f"has no effect up to max_seq_len = {max_seq_len}: it is not shorter",
+        )

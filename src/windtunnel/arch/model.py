@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from windtunnel.arch.spec import Architecture, LayerConfig
+from windtunnel.errors import UsageError
+from windtunnel.nn.auxiliary import counting
 from windtunnel.nn.component import (
     MLP,
     Mixer,
@@ -18,9 +22,14 @@ from windtunnel.nn.component import (
     State,
     build_component,
 )
-from windtunnel.nn.embedding import Embedding
+from windtunnel.nn.cross_attention import CrossAttention, MemoryKV
+from windtunnel.nn.depth import DepthRouter, DepthState
+from windtunnel.nn.embedding import Embedding, InputPositions
 from windtunnel.nn.head import Head
-from windtunnel.nn.initialize import initialize
+from windtunnel.nn.unit_weights import UnitSphere
+
+Memory = tuple[MemoryKV | None, ...]
+"""What each layer reads of an encoder's output: its keys and values, or None."""
 
 
 class ModelState(NamedTuple):
@@ -31,16 +40,19 @@ class ModelState(NamedTuple):
     layers: tuple[State, ...]
     offset: int | None = 0
     """The number of tokens seen where it is the same for all rows and none was a pad."""
+    memory: Memory | None = None
+    """Keys and values of the memory, projected once, where some layer has cross-attention."""
 
 
 class Join(nn.Module):
     """How a mixer or a feed-forward reads the stream and joins it: norms, dropout, residual."""
 
-    def __init__(self, layer: LayerConfig, scope: Scope) -> None:
+    def __init__(self, layer: LayerConfig, scope: Scope, *, reads: bool = True) -> None:
+        """Without ``reads`` there is no norm to enter by: another branch's is used."""
         super().__init__()
-        before = layer.placement in ("pre", "sandwich")
+        before = reads and layer.placement in ("pre", "sandwich")
         self.norm = _norm(layer, scope) if before else None
-        self.out_norm = _norm(layer, scope) if layer.placement == "sandwich" else None
+        self.out_norm = _norm(layer, scope) if layer.placement in ("sandwich", "out") else None
         self.post_norm = _norm(layer, scope) if layer.placement == "post" else None
         self.residual: Residual[Any] = build_component("residual", layer.residual, scope)
         self.dropout = nn.Dropout(layer.dropout) if layer.dropout else None
@@ -67,48 +79,105 @@ def _norm(layer: LayerConfig, scope: Scope) -> Norm[Any] | None:
 
 
 class Layer(nn.Module):
-    """One layer: a mixer, then a feed-forward where there is one, each joined to the stream."""
+    """One layer: a mixer, cross-attention and a feed-forward where there are any, each joined to
+    the stream."""
 
     def __init__(self, layer: LayerConfig, scope: Scope) -> None:
         super().__init__()
         self.mixer: Mixer[Any] = build_component("mixer", layer.mixer, scope)
         self.mixer_join = Join(layer, scope)
+        self.cross: CrossAttention | None = None
+        if layer.cross is not None:
+            self.cross = CrossAttention(layer.cross, scope)
+            self.cross_join = Join(layer, scope)
         self.mlp: MLP[Any] | None = None
         if layer.mlp.type != "none":
             self.mlp = build_component("mlp", layer.mlp, scope)
-            self.mlp_join = Join(layer, scope)
+            self.mlp_join = Join(layer, scope, reads=not layer.shared_norm)
+        self.parallel, self.shared_norm = layer.parallel, layer.shared_norm
+        self.depth = None if layer.depth is None else DepthRouter(layer.depth, scope)
 
     def initial_state(self, batch: int) -> State:
-        return self.mixer.initial_state(batch)
+        state = self.mixer.initial_state(batch)
+        return state if self.depth is None else DepthState(state, self.depth.none_seen(batch))
 
-    def forward(self, x: Tensor, span: Span) -> Tensor:
-        x = self.mixer_join.leave(x, self.mixer(self.mixer_join.enter(x), span))
-        return self._mix_width(x)
+    def forward(self, x: Tensor, span: Span, memory: MemoryKV | None = None) -> Tensor:
+        if self.depth is None:
+            return self._whole(x, span, memory)
+        some = self.depth.pick(x, span, self.depth.none_seen(len(x)))
+        return some.joined(x, self._whole(some.x, some.span, memory))
 
-    def extend(self, x: Tensor, state: State, span: Span) -> tuple[Tensor, State]:
-        y, state = self.mixer.extend(self.mixer_join.enter(x), state, span)
-        return self._mix_width(self.mixer_join.leave(x, y)), state
+    def extend(
+        self, x: Tensor, state: State, span: Span, memory: MemoryKV | None = None
+    ) -> tuple[Tensor, State]:
+        if self.depth is None:
+            return self._next(x, state, span, memory)
+        some = self.depth.pick(x, span, state.seen)
+        y, inner = self._next(some.x, state.inner, some.span, memory)
+        return some.joined(x, y), DepthState(inner, some.seen)
 
-    def _mix_width(self, x: Tensor) -> Tensor:
+    def _whole(self, x: Tensor, span: Span, memory: MemoryKV | None) -> Tensor:
+        entered = self.mixer_join.enter(x)
+        return self._go_on(x, entered, self.mixer(entered, span), span, memory)
+
+    def _next(
+        self, x: Tensor, state: State, span: Span, memory: MemoryKV | None
+    ) -> tuple[Tensor, State]:
+        entered = self.mixer_join.enter(x)
+        y, state = self.mixer.extend(entered, state, span)
+        return self._go_on(x, entered, y, span, memory), state
+
+    def _go_on(
+        self, x: Tensor, entered: Tensor, y: Tensor, span: Span, memory: MemoryKV | None
+    ) -> Tensor:
+        """What follows the mixer, which read ``entered`` of the stream and gave ``y``."""
+        mixed = self._read(self.mixer_join.leave(x, y), memory)
         if self.mlp is None:
+            return mixed
+        if not self.shared_norm:
+            entered = self.mlp_join.enter(x if self.parallel else mixed)
+        if not span.padded:
+            return self.mlp_join.leave(mixed, self.mlp(entered))
+        with counting(span.real):
+            return self.mlp_join.leave(mixed, self.mlp(entered))
+
+    def _read(self, x: Tensor, memory: MemoryKV | None) -> Tensor:
+        if self.cross is None:
             return x
-        return self.mlp_join.leave(x, self.mlp(self.mlp_join.enter(x)))
+        assert memory is not None, "a layer with cross-attention got no memory"
+        return self.cross_join.leave(x, self.cross(self.cross_join.enter(x), memory))
+
+
+def build_layers(layers: Iterable[LayerConfig], scope: Scope) -> nn.ModuleList:
+    """A stack of layers; ``scope`` is that of any of them. Those that share are one module."""
+    stack: list[Layer] = []
+    for index, layer in enumerate(layers):
+        owner = layer.share_with
+        stack.append(Layer(layer, scope.at(index)) if owner is None else stack[owner])
+    return nn.ModuleList(stack)
 
 
 class Model(nn.Module):
-    """Tokens to logits: b t -> b t V."""
+    """A decoder or an encoder: tokens b t (or vectors b t d) to logits b t V.
+
+    With a classification head the logits are those of whole sequences, b C; without a head the
+    normed stream comes out, b t d. A decoder with cross-attention reads a ``memory`` (b s d)
+    besides, whose pads are False in ``memory_real`` (b s).
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
         scope = scope_of(architecture)
-        self.embedding = Embedding(architecture.embedding, scope)
-        self.layers = nn.ModuleList(
-            Layer(layer, scope.at(index)) for index, layer in enumerate(architecture.layers)
-        )
+        embedding = Embedding if architecture.input == "tokens" else InputPositions
+        self.embedding: Any = embedding(architecture.embedding, scope)
+        self.layers = build_layers(architecture.layers, scope)
         self.head = Head(architecture.head, scope)
-        if architecture.embedding.tie:
+        if isinstance(self.embedding, Embedding) and architecture.embedding.tie:
             self.head.weight = self.embedding.weight
+        self.sphere: UnitSphere | None = None
+        if architecture.unit_weights:
+            self.sphere = UnitSphere(self, architecture.d_model)
 
     @property
     def max_positions(self) -> int | None:
@@ -116,33 +185,82 @@ class Model(nn.Module):
         learned = self.architecture.embedding.position.type == "learned"
         return self.architecture.max_seq_len if learned else None
 
-    def forward(self, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        real: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
         """Logits (b, t, V) of the token after each; ``real`` (b, t) is False at pads."""
-        return self.logits(self.hidden(tokens, real))
+        return self.logits(self.hidden(tokens, real, memory, memory_real), real)
 
-    def hidden(self, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        real: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_real: Tensor | None = None,
+    ) -> Tensor:
         """What the head reads, after its norm: b t -> b t d."""
-        span = self._span(tokens, real)
+        kv = self.project(memory, memory_real)
+        span = span_of(tokens, real)
         x = self.embedding(tokens, span)
-        for layer in self.layers:
-            x = layer(x, span)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, span) if kv is None else layer(x, span, kv[index])
         normed: Tensor = self.head.normed(x)
         return normed
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """b t d -> b t V."""
+    def logits(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        """b t d -> b t V; of classes b d -> b C, where ``real`` says which tokens count."""
+        if self.architecture.head.type == "classification":
+            hidden = self.head.pooled(hidden, real)
         logits: Tensor = self.head(hidden)
         return logits
 
-    def initial_state(self, batch: int) -> ModelState:
-        """The state before the first token."""
-        seen = torch.zeros(batch, dtype=torch.long, device=self.embedding.weight.device)
-        return ModelState(seen, tuple(_layer(m).initial_state(batch) for m in self.layers))
+    def project(self, memory: Tensor | None, real: Tensor | None = None) -> Memory | None:
+        """The keys and values that the layers read of a memory (b s d); None where none reads any.
+
+        Raises:
+            UsageError: layers have cross-attention and there is no memory, or the reverse.
+        """
+        reads = self.architecture.reads_memory
+        if reads != (memory is not None):
+            raise UsageError(
+                "this decoder has cross-attention: give it a memory (b s d)"
+                if reads
+                else "a memory was given, but no layer has cross-attention"
+            )
+        if memory is None:
+            return None
+        crosses = [_layer(module).cross for module in self.layers]
+        return tuple(None if cross is None else cross.project(memory, real) for cross in crosses)
+
+    def initial_state(
+        self, batch: int, memory: Tensor | None = None, memory_real: Tensor | None = None
+    ) -> ModelState:
+        """The state before the first token; the memory is projected here, once.
+
+        Raises:
+            UsageError: an encoder reads whole sequences; or a memory is missing.
+        """
+        if self.architecture.type == "encoder":
+            raise UsageError("an encoder reads whole sequences: it has no state to go on from")
+        device = next(self.parameters()).device
+        seen = torch.zeros(batch, dtype=torch.long, device=device)
+        states = tuple(_layer(module).initial_state(batch) for module in self.layers)
+        return ModelState(seen, states, memory=self.project(memory, memory_real))
 
     def extend(
         self, tokens: Tensor, state: ModelState, real: Tensor | None = None
     ) -> tuple[Tensor, ModelState]:
-        """Logits of the next tokens (b, t) and the state after; ``state`` is left as it was."""
+        """Logits of the next tokens (b, t) and the state after; ``state`` is left as it was.
+
+        Raises:
+            UsageError: the head classifies whole sequences; :meth:`extend_hidden` goes on anyway.
+        """
+        if self.architecture.head.type == "classification":
+            raise UsageError("a classification head reads whole sequences, not chunks")
         hidden, state = self.extend_hidden(tokens, state, real)
         return self.logits(hidden), state
 
@@ -152,11 +270,12 @@ class Model(nn.Module):
         """As :meth:`extend`, but what the head reads."""
         span, seen, offset = self._next_span(tokens, state, real)
         x = self.embedding(tokens, span)
+        memory = state.memory or (None,) * len(self.layers)
         states: list[State] = []
-        for module, before in zip(self.layers, state.layers, strict=True):
-            x, after = _layer(module).extend(x, before, span)
+        for module, before, kv in zip(self.layers, state.layers, memory, strict=True):
+            x, after = _layer(module).extend(x, before, span, kv)
             states.append(after)
-        return self.head.normed(x), ModelState(seen, tuple(states), offset)
+        return self.head.normed(x), ModelState(seen, tuple(states), offset, state.memory)
 
     def _next_span(
         self, tokens: Tensor, state: ModelState, real: Tensor | None
@@ -173,10 +292,12 @@ class Model(nn.Module):
         positions = state.seen[:, None] + torch.arange(t, device=tokens.device)
         return Span(positions, offset=None), state.seen + t, None
 
-    def _span(self, tokens: Tensor, real: Tensor | None) -> Span:
-        if real is None:
-            return Span.of(tokens.shape[1], device=tokens.device)
-        return Span.of_real(real)
+
+def span_of(tokens: Tensor, real: Tensor | None) -> Span:
+    """The span of whole sequences; ``real`` (b, t) is False at pads."""
+    if real is None:
+        return Span.of(tokens.shape[1], device=tokens.device)
+    return Span.of_real(real)
 
 
 def _layer(module: nn.Module) -> Layer:
@@ -191,28 +312,21 @@ def scope_of(architecture: Architecture) -> Scope:
         max_seq_len=architecture.max_seq_len,
         vocab_size=architecture.vocab_size,
         num_layers=len(architecture.layers),
+        causal=architecture.type != "encoder",
         tie=architecture.embedding.tie,
+        stream_std=architecture.embedding.stream_std(architecture.d_model),
     )
 
 
-def build(
-    architecture: Architecture,
-    seed: int = 0,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Model:
-    """The model with its initial weights, a pure function of (architecture, seed).
-
-    Raises MemoryError-like errors of torch where the machine has too little memory; the ``meta``
-    device gives shapes without any.
-    """
-    with torch.device("meta"):
-        model = Model(architecture)
-    if torch.device(device).type == "meta":
-        return model.to(dtype)
-    model = model.to(dtype).to_empty(device=device)
-    if architecture.embedding.tie:
-        model.head.weight = model.embedding.weight
-    initialize(model, seed)
-    return model
+def encoder_scope(architecture: Architecture) -> Scope:
+    """The scope in which the encoder of an encoder_decoder stands."""
+    encoder = architecture.encoder
+    assert encoder is not None, "an architecture without an encoder was asked for its scope"
+    return replace(
+        scope_of(architecture),
+        num_layers=len(encoder.layers),
+        causal=encoder.causal,
+        tie=False,
+        vocab_size=encoder.vocab_size or architecture.vocab_size,
+        stream_std=(encoder.embedding or architecture.embedding).stream_std(architecture.d_model),
+    )

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from windtunnel.arch.spec import Architecture, ArchSpec, LayerConfig, LayerSpec
+from windtunnel.arch.spec import (
+    Architecture,
+    ArchSpec,
+    Encoder,
+    EncoderSpec,
+    LayerConfig,
+    Layers,
+    LayerSpec,
+)
 from windtunnel.config import Path, format_path
 from windtunnel.errors import ConfigError, Problem
 from windtunnel.nn.component import ComponentConfig, Scope
+from windtunnel.nn.cross_attention import CrossAttentionConfig
 from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig
 
-R = TypeVar("R", ComponentConfig, EmbeddingConfig, HeadConfig)
+R = TypeVar("R", ComponentConfig, CrossAttentionConfig, EmbeddingConfig, HeadConfig)
 _PARTS = ("norm", "mixer", "mlp", "residual")
 _MAX_LAYERS = 100_000
 
@@ -32,73 +42,202 @@ def resolve(spec: ArchSpec, vocab_size: int | None = None) -> Architecture:
 
 def settled(spec: ArchSpec, architecture: Architecture) -> ArchSpec:
     """The spec, group by group, with every number that ``architecture`` has filled in."""
-    layers, first = [], 0
-    for group in spec.layers:
-        final = architecture.layers[first]
-        layers.append(group.replace(**{part: getattr(final, part) for part in _PARTS}))
-        first += group.repeat
+    changes: dict[str, Any] = {
+        "vocab_size": architecture.vocab_size or "auto",
+        "embedding": architecture.embedding,
+        "head": architecture.head,
+    }
+    if spec.encoder is None or spec.decoder is None:
+        return spec.replace(**changes, layers=_settled(spec.layers, architecture.layers))
+    encoder = architecture.encoder
+    assert encoder is not None, "this architecture is not of that spec"
+    final = {name: getattr(encoder, name) for name in ("norm", "embedding", "vocab_size")}
     return spec.replace(
-        vocab_size=architecture.vocab_size,
-        embedding=architecture.embedding,
-        head=architecture.head,
-        layers=tuple(layers),
+        **changes,
+        encoder=spec.encoder.replace(**final, layers=_settled(spec.encoder.layers, encoder.layers)),
+        decoder=spec.decoder.replace(layers=_settled(spec.decoder.layers, architecture.layers)),
     )
+
+
+def _settled(groups: Layers, layers: tuple[LayerConfig, ...]) -> Layers:
+    found, first = [], 0
+    for group in groups:
+        final = layers[first]
+        found.append(group.replace(**{p: getattr(final, p) for p in (*_PARTS, "cross")}))
+        first += group.repeat
+    return tuple(found)
 
 
 def try_resolve(
     spec: ArchSpec, vocab_size: int | None = None
 ) -> tuple[Architecture | None, list[tuple[Path, str]]]:
     """The architecture, or None and what does not fit: (path below ``arch``, message)."""
-    problems: list[tuple[Path, str]] = []
-    vocabulary = _vocabulary(spec, vocab_size, problems)
-    depth = sum(layer.repeat for layer in spec.layers)
-    if depth > _MAX_LAYERS:
-        return None, [(("layers",), f"{depth:,} layers; at most {_MAX_LAYERS:,} are allowed")]
+    for path, groups in spec.stacks:
+        depth = _depth(groups)
+        if depth > _MAX_LAYERS:
+            return None, [(path, f"{depth:,} layers; at most {_MAX_LAYERS:,} are allowed")]
+    attempts = _Attempts()
+    vocabulary = _vocabulary(spec, vocab_size, attempts.problems)
+    path, groups = spec.stacks[-1]
     scope = Scope(
         d_model=spec.d_model,
         max_seq_len=spec.max_seq_len,
         vocab_size=vocabulary,
-        num_layers=depth,
-        tie=spec.embedding.tie,
+        num_layers=_depth(groups),
+        causal=spec.type != "encoder",
+        tie=spec.embedding.tie and spec.input == "tokens" and spec.head.type == "vocabulary",
     )
-
-    def attempt(path: Path, part: R, at: Scope) -> R | None:
-        try:
-            return part.resolve(at)
-        except ValueError as error:
-            problems.append((path, str(error)))
-            return None
-
-    embedding = attempt(("embedding",), spec.embedding, scope)
-    layers: list[LayerConfig] = []
-    for group, layer in enumerate(spec.layers):
-        at = scope.at(len(layers))
-        parts = {
-            part: attempt(("layers", group, part), getattr(layer, part), at) for part in _PARTS
-        }
-        if None not in parts.values():
-            layers += [_layer(layer, parts)] * layer.repeat
-    head = attempt(("head",), spec.head, scope)
-    if problems or embedding is None or head is None:
-        return None, problems
+    embedding = attempts.embedding(("embedding",), spec.embedding, scope, spec.input == "tokens")
+    layers = attempts.stack(path, groups, scope, crossed=spec.encoder is not None)
+    head = attempts.part(("head",), spec.head, scope)
+    encoder = None if spec.encoder is None else _encoder(spec, spec.encoder, scope, attempts)
+    if attempts.problems or embedding is None or head is None:
+        return None, attempts.problems
     resolved = Architecture(
         name=spec.name,
         type=spec.type,
+        input=spec.input,
         vocab_size=vocabulary,
         max_seq_len=spec.max_seq_len,
         d_model=spec.d_model,
         embedding=embedding,
-        layers=tuple(layers),
+        layers=layers,
         head=head,
+        unit_weights=spec.unit_weights,
+        encoder=encoder,
     )
     return resolved, []
 
 
-def _layer(layer: LayerSpec, parts: dict[str, Any]) -> LayerConfig:
-    return LayerConfig(**parts, placement=layer.placement, dropout=layer.dropout)
+class _Attempts:
+    """Resolves part by part and gathers what does not fit."""
+
+    def __init__(self) -> None:
+        self.problems: list[tuple[Path, str]] = []
+
+    def part(self, path: Path, part: R, at: Scope) -> R | None:
+        try:
+            return part.resolve(at)
+        except ValueError as error:
+            self.problems.append((path, str(error)))
+            return None
+
+    def embedding(
+        self, path: Path, part: EmbeddingConfig, at: Scope, tokens: bool
+    ) -> EmbeddingConfig | None:
+        """``tie`` is what the scope says: there must be something to tie to."""
+        own = part.replace(tie=at.tie) if tokens else part.without_table()
+        return self.part(path, own, at)
+
+    def stack(
+        self, path: Path, groups: Layers, scope: Scope, *, crossed: bool
+    ) -> tuple[LayerConfig, ...]:
+        """The layers of a stack, unrolled; with ``crossed`` each has cross-attention."""
+        layers: list[LayerConfig] = []
+        for group, layer in enumerate(groups):
+            at = scope.at(len(layers))
+            parts = {
+                part: self.part((*path, group, part), getattr(layer, part), at) for part in _PARTS
+            }
+            cross = _cross(layer, parts["mixer"]) if crossed or layer.cross is not None else None
+            if cross is not None and not scope.causal:
+                self.problems.append(((*path, group, "cross"), "an encoder has no memory to read"))
+            elif cross is not None:
+                cross = self.part((*path, group, "cross"), cross, at)
+            if None not in parts.values():
+                final = _layer(layer, parts, cross)
+                if layer.share_with is not None:
+                    final = self._shared((*path, group), final, layer.share_with, layers)
+                layers += _unrolled(final, len(layers), layer.repeat, layer.share)
+        return tuple(layers)
+
+    def _shared(
+        self, path: Path, layer: LayerConfig, index: int, before: list[LayerConfig]
+    ) -> LayerConfig:
+        """The layer, sharing with the one that owns the parameters of layer ``index``."""
+        if index >= len(before):
+            if not self.problems:  # else layers may be missing
+                text = f"there is no layer {index} before this one"
+                self.problems.append(((*path, "share_with"), text))
+            return layer
+        owner = before[index].share_with
+        owner = index if owner is None else owner
+        if layer.replace(share_with=None) != before[owner]:
+            text = f"layer {owner} is configured otherwise, so its parameters cannot be shared"
+            self.problems.append(((*path, "share_with"), text))
+        return layer.replace(share_with=owner)
+
+
+def _cross(layer: LayerSpec, mixer: ComponentConfig | None) -> CrossAttentionConfig:
+    """The layer's cross-attention, with as many heads as its mixer unless told."""
+    cross = layer.cross or CrossAttentionConfig()
+    heads = getattr(mixer, "num_heads", None)
+    told = cross.num_heads is not None or cross.head_dim is not None
+    return cross if told or not isinstance(heads, int) else cross.replace(num_heads=heads)
+
+
+def _encoder(
+    spec: ArchSpec, written: EncoderSpec, scope: Scope, attempts: _Attempts
+) -> Encoder | None:
+    """The encoder of an encoder_decoder; ``scope`` is its decoder's."""
+    own = written.embedding
+    vocabulary = None
+    if own is not None and spec.input == "tokens":
+        vocabulary = written.vocab_size or scope.vocab_size
+    at = replace(
+        scope,
+        num_layers=_depth(written.layers),
+        causal=written.causal,
+        tie=False,
+        vocab_size=vocabulary or scope.vocab_size,
+    )
+    embedding = None
+    if own is not None:
+        tokens = spec.input == "tokens"
+        embedding = attempts.embedding(("encoder", "embedding"), own, at, tokens)
+    for index, layer in enumerate(written.layers):
+        if layer.cross is not None:
+            place = ("encoder", "layers", index, "cross")
+            attempts.problems.append((place, "an encoder has no memory to read"))
+    plain = tuple(layer.replace(cross=None) for layer in written.layers)
+    layers = attempts.stack(("encoder", "layers"), plain, at, crossed=False)
+    norm = attempts.part(("encoder", "norm"), written.norm, at)
+    if norm is None:
+        return None
+    return Encoder(
+        layers=layers,
+        norm=norm,
+        causal=written.causal,
+        embedding=embedding,
+        vocab_size=vocabulary,
+    )
+
+
+def _depth(groups: Layers) -> int:
+    return sum(group.repeat for group in groups)
+
+
+def _layer(
+    layer: LayerSpec, parts: dict[str, Any], cross: CrossAttentionConfig | None
+) -> LayerConfig:
+    written = {name: getattr(layer, name) for name in LayerConfig.model_fields}
+    return LayerConfig(**(written | parts | {"cross": cross}))
+
+
+def _unrolled(layer: LayerConfig, first: int, repeat: int, share: int) -> list[LayerConfig]:
+    """``repeat`` layers from index ``first`` on, of which ``share`` in a row use the same
+    parameters."""
+    if share == 1:
+        return [layer] * repeat
+    layers: list[LayerConfig] = []
+    for owner in range(first, first + repeat, share):
+        layers += [layer, *[layer.replace(share_with=owner)] * (share - 1)]
+    return layers
 
 
 def _vocabulary(spec: ArchSpec, vocab_size: int | None, problems: list[tuple[Path, str]]) -> int:
+    if spec.input == "embeddings" and spec.head.type != "vocabulary":
+        return 0
     if spec.vocab_size == "auto":
         if vocab_size is None:
             problems.append((("vocab_size",), "auto needs a tokenizer; write a number"))

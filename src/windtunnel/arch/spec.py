@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from windtunnel.config import Choice, Config, digest
 from windtunnel.nn.component import ComponentConfig
+from windtunnel.nn.cross_attention import CrossAttentionConfig
+from windtunnel.nn.depth import DepthConfig
 from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig
+from windtunnel.nn.norms.rmsnorm import RMSNormConfig
 
-Placement = Literal["pre", "post", "sandwich", "none"]
+Placement = Literal["pre", "post", "sandwich", "out", "none"]
+Topology = Literal["decoder", "encoder", "encoder_decoder"]
+
+
+def _named(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
 
 
 class LayerConfig(Config):
@@ -19,8 +27,16 @@ class LayerConfig(Config):
 
     With f the mixer, then the feed-forward, and ⊕ the residual:
     pre ``x ⊕ f(norm(x))``, post ``norm(x ⊕ f(x))``, sandwich ``x ⊕ norm(f(norm(x)))``,
-    none ``x ⊕ f(x)``.
+    out ``x ⊕ norm(f(x))``,
+    none ``x ⊕ f(x)``. Where there is cross-attention, it stands between the two.
+
+    In parallel ``x ⊕ mixer(norm(x)) ⊕ mlp(norm'(x))``: both read the same stream (GPT-J;
+    GPT-NeoX, arXiv 2204.06745, section 2.1, with two norms; PaLM, arXiv 2204.02311, with one).
     """
+
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
+        {"cross", "parallel", "shared_norm", "share_with", "depth"}
+    )
 
     norm: Annotated[ComponentConfig, Choice("norm")] = Field(
         default_factory=lambda: Choice("norm").validate("rmsnorm")
@@ -32,6 +48,9 @@ class LayerConfig(Config):
         default_factory=lambda: Choice("mixer").validate("attention")
     )
     """What mixes along time."""
+    cross: Annotated[CrossAttentionConfig | None, BeforeValidator(_named)] = None
+    """Cross-attention to a memory. The decoder of an encoder_decoder has it in every layer; in a
+    plain decoder, where it is given, the memory is handed in beside the tokens."""
     mlp: Annotated[ComponentConfig, Choice("mlp")] = Field(
         default_factory=lambda: Choice("mlp").validate("glu")
     )
@@ -42,6 +61,23 @@ class LayerConfig(Config):
     """How a branch's output joins the stream."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on each branch's output, in training."""
+    parallel: bool = False
+    """Whether the feed-forward reads what the mixer reads, and not what the mixer made of it."""
+    shared_norm: bool = False
+    """Whether parallel branches read through one norm, the mixer's."""
+    share_with: int | None = Field(None, ge=0)
+    """Index in the unrolled stack, from 0, of an earlier layer whose parameters this one uses; it
+    must be configured alike. Each layer has its own state."""
+    depth: DepthConfig | None = None
+    """Mixture of depths: a router of its own sends some tokens around the layer."""
+
+    @model_validator(mode="after")
+    def _branches_side_by_side(self) -> Self:
+        if self.parallel and self.placement == "post":
+            raise ValueError("parallel: placement post would norm between the branches")
+        if self.shared_norm and not self.parallel:
+            raise ValueError("shared_norm has no effect unless parallel is true")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -58,23 +94,93 @@ class LayerConfig(Config):
 class LayerSpec(LayerConfig):
     """One layer, repeated."""
 
+    unwritten_defaults: ClassVar[frozenset[str]] = LayerConfig.unwritten_defaults | {"share"}
+
     repeat: int = Field(1, ge=1, le=100_000)
     """How many such layers follow each other."""
+    share: int = Field(1, ge=1)
+    """How many of them in a row use the same parameters (ALBERT, arXiv 1909.11942: all); a divisor
+    of repeat."""
+
+    @model_validator(mode="after")
+    def _whole_shares(self) -> Self:
+        if self.repeat % self.share:
+            raise ValueError(f"share {self.share} does not divide repeat {self.repeat}")
+        if self.share > 1 and self.share_with is not None:
+            raise ValueError("share has no effect where all layers share_with another")
+        return self
+
+
+Layers = tuple[LayerSpec, ...]
+
+
+class EncoderSpec(Config):
+    """The stack under ``encoder:`` of an encoder_decoder."""
+
+    layers: Layers = Field(min_length=1)
+    """The stack, bottom first."""
+    norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig()
+    """The norm of what the decoder reads."""
+    causal: bool = False
+    """Whether a source token sees the past alone, so that a source can be read as it comes."""
+    embedding: EmbeddingConfig | None = None
+    """The source's own embedding; when left out, source and target share one."""
+    vocab_size: int | None = Field(None, ge=1)
+    """Token ids of the source, where it has its own embedding; as many as the target's when left
+    out."""
+
+    @model_validator(mode="after")
+    def _own_vocabulary(self) -> Self:
+        if self.vocab_size is not None and self.embedding is None:
+            raise ValueError("vocab_size has no effect on a shared embedding; give `embedding` too")
+        return self
+
+
+class DecoderSpec(Config):
+    """The stack under ``decoder:`` of an encoder_decoder."""
+
+    layers: Layers = Field(min_length=1)
+    """The stack, bottom first; each layer reads the encoder's output."""
+
+
+class Encoder(Config):
+    """The encoder of an encoder_decoder in its final form."""
+
+    layers: tuple[LayerConfig, ...]
+    norm: Annotated[ComponentConfig, Choice("norm")]
+    causal: bool
+    embedding: EmbeddingConfig | None
+    vocab_size: int | None
+
+    def to_spec(self) -> EncoderSpec:
+        """What would be written to get this encoder."""
+        values = {name: getattr(self, name) for name in Encoder.model_fields}
+        return EncoderSpec(**(values | {"layers": repeated(self.layers)}))
 
 
 class _Common(Config):
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
+        {"input", "layers", "encoder", "decoder", "unit_weights"}
+    )
+
     name: str = Field("model", min_length=1, max_length=100)
     """What it is called in tables; changes nothing else."""
-    type: Literal["decoder"] = "decoder"
-    """The topology: a decoder sees the past alone."""
+    type: Topology = "decoder"
+    """The topology. A decoder sees the past alone; an encoder sees all; an encoder_decoder reads a
+    source with an encoder and writes a target with a decoder."""
+    input: Literal["tokens", "embeddings"] = "tokens"
+    """What comes in: token ids (b t), or vectors (b t d)."""
     max_seq_len: int = Field(256, ge=1)
     """The longest sequence in tokens, for what depends on it (learned positions)."""
     d_model: int = Field(ge=1)
     """Width of the residual stream."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """Token embedding: tied to the head or not, scaled or not, positions, dropout."""
-    head: HeadConfig = HeadConfig()
-    """What turns the stream into logits."""
+    head: Annotated[HeadConfig, BeforeValidator(_named)] = HeadConfig()
+    """What turns the stream into logits: of the vocabulary, of classes, or nothing."""
+    unit_weights: bool = False
+    """Whether every linear map is normalised along the side of the stream, and every row of the
+    embedding and the head, at the start and after each update (nGPT, arXiv 2410.01131)."""
 
 
 class ArchSpec(_Common):
@@ -82,8 +188,35 @@ class ArchSpec(_Common):
 
     vocab_size: int | Literal["auto"] = "auto"
     """Number of token ids; `auto` takes the tokenizer's."""
-    layers: tuple[LayerSpec, ...] = Field(min_length=1)
-    """The stack, bottom first; layers may differ freely."""
+    layers: Layers = ()
+    """The stack, bottom first; layers may differ freely. Not of an encoder_decoder."""
+    encoder: EncoderSpec | None = None
+    """The stack that reads the source. Of an encoder_decoder alone."""
+    decoder: DecoderSpec | None = None
+    """The stack that writes the target. Of an encoder_decoder alone."""
+
+    @model_validator(mode="after")
+    def _stacks(self) -> Self:
+        double = self.type == "encoder_decoder"
+        if double and self.layers:
+            raise ValueError("an encoder_decoder has its layers under `encoder` and `decoder`")
+        for name in ("encoder", "decoder"):
+            if double != (getattr(self, name) is not None):
+                needed = "is required in" if double else "belongs to"
+                raise ValueError(f"`{name}` {needed} an encoder_decoder, and type is {self.type}")
+        if not double and not self.layers:
+            raise ValueError("layers: needs at least 1, not 0")
+        return self
+
+    @property
+    def stacks(self) -> tuple[tuple[tuple[str, ...], Layers], ...]:
+        """Every stack with the path of its layers below ``arch``; the last one has the head."""
+        if self.encoder is None or self.decoder is None:
+            return ((("layers",), self.layers),)
+        return (
+            (("encoder", "layers"), self.encoder.layers),
+            (("decoder", "layers"), self.decoder.layers),
+        )
 
 
 class Architecture(_Common):
@@ -92,8 +225,17 @@ class Architecture(_Common):
     Made by :func:`windtunnel.arch.resolve.resolve` alone.
     """
 
-    vocab_size: int = Field(ge=1)
+    vocab_size: int = Field(ge=0)
+    """Number of token ids; 0 where neither the input nor the head knows any."""
     layers: tuple[LayerConfig, ...]
+    """The stack below the head: of an encoder_decoder, the decoder's."""
+    encoder: Encoder | None = None
+    """The encoder of an encoder_decoder."""
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether some layer has cross-attention."""
+        return any(layer.cross is not None for layer in self.layers)
 
     def digest(self) -> str:
         """What identifies it: all but the name."""
@@ -103,16 +245,27 @@ class Architecture(_Common):
 
     def to_spec(self) -> ArchSpec:
         """What would be written to get this architecture: runs of equal layers are repeats."""
-        layers: list[LayerSpec] = []
-        for layer in self.layers:
-            values = {name: getattr(layer, name) for name in LayerConfig.model_fields}
-            if layers and all(getattr(layers[-1], name) == values[name] for name in values):
-                layers[-1] = layers[-1].replace(repeat=layers[-1].repeat + 1)
-            else:
-                layers.append(LayerSpec(**values))
-        values = {name: getattr(self, name) for name in ArchSpec.model_fields}
-        return ArchSpec(**(values | {"layers": tuple(layers)}))
+        values = {name: getattr(self, name) for name in _Common.model_fields}
+        values["vocab_size"] = self.vocab_size or "auto"
+        layers = repeated(self.layers)
+        if self.encoder is None:
+            return ArchSpec(**values, layers=layers)
+        return ArchSpec(
+            **values, encoder=self.encoder.to_spec(), decoder=DecoderSpec(layers=layers)
+        )
 
     def named(self, name: str) -> Self:
         """The same architecture under another name."""
         return self.replace(name=name)
+
+
+def repeated(layers: tuple[LayerConfig, ...]) -> Layers:
+    """Runs of equal layers as repeats."""
+    groups: list[LayerSpec] = []
+    for layer in layers:
+        values = {name: getattr(layer, name) for name in LayerConfig.model_fields}
+        if groups and all(getattr(groups[-1], name) == values[name] for name in values):
+            groups[-1] = groups[-1].replace(repeat=groups[-1].repeat + 1)
+        else:
+            groups.append(LayerSpec(**values))
+    return tuple(groups)

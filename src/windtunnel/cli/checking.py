@@ -9,7 +9,7 @@ from rich.console import Console
 from windtunnel.arch import Architecture, PartCost, cost, resolve, train_memory, without_effect
 from windtunnel.nn.cost import Cost
 from windtunnel.report.cost_table import cost_json, cost_view
-from windtunnel.train.run_config import LoadedRun, known_vocab_size
+from windtunnel.train.run_config import LoadedRun, vocab_size_of
 from windtunnel.train.schedule import preview
 
 _UNKNOWN_VOCABULARY = 256
@@ -19,7 +19,7 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     """The cost of a run by part, as plain JSON; nothing is allocated."""
     config = loaded.config
     train = config.train
-    vocabulary = known_vocab_size(config.data)
+    vocabulary = vocab_size_of(config)
     architecture = resolve(config.arch, vocabulary or _UNKNOWN_VOCABULARY)
     length = seq_len or train.seq_len
     width = 2 if train.precision == "bfloat16" else 4

@@ -47,5 +47,6 @@ def _described(section: BaseModel) -> Iterator[str]:
     for name, field in type(section).model_fields.items():
         for line in textwrap.wrap(field.description or "", 88):
             yield f"  # {line}"
-        text = annotated_yaml({name: values[name]})
+        unwritten = getattr(section, name)  # a default that came later is left out of the values
+        text = annotated_yaml({name: values.get(name, getattr(unwritten, "type", unwritten))})
         yield textwrap.indent(text.rstrip("\n"), "  ")

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from windtunnel.arch import Architecture, build, resolve
+from windtunnel.arch import Architecture, build, example_inputs, resolve
 from windtunnel.report.trace_table import trace_view
 from windtunnel.trace.collapse import collapsed
 from windtunnel.trace.record import Trace
 from windtunnel.trace.tracing import trace_named
-from windtunnel.train.run_config import LoadedRun, known_vocab_size
+from windtunnel.train.run_config import LoadedRun, vocab_size_of
 
 _SHORT = 64
 
@@ -22,12 +22,12 @@ def trace_run(
 ) -> Trace:
     """The trace of one forward in eval mode, with shapes in the letters of ``docs/shapes.md``."""
     config = loaded.config
-    architecture = resolve(config.arch, known_vocab_size(config.data) or 256)
+    architecture = resolve(config.arch, vocab_size_of(config) or 256)
     model = build(architecture, config.train.seed).eval()
     length = seq_len or min(_SHORT, config.train.seq_len)
 
     def inputs(b: int, t: int) -> tuple[Any, ...]:
-        return (torch.arange(b * t).reshape(b, t) % architecture.vocab_size,)
+        return example_inputs(architecture, b, t)
 
     with torch.no_grad():
         traced = trace_named(

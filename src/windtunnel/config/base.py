@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 
 class Config(BaseModel):
@@ -28,6 +35,18 @@ class Config(BaseModel):
         protected_namespaces=(),
         revalidate_instances="never",
     )
+
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are not written out where they hold their default: what came later than the
+    first digests. So a config that does not use such a field keeps its digest."""
+
+    @model_serializer(mode="wrap")
+    def _without_unwritten(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        for name in self.unwritten_defaults:
+            if name in values and getattr(self, name) == type(self).model_fields[name].default:
+                del values[name]
+        return values
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ class Options(Protocol):
 
 
 _OPTIONS: dict[str, Options] = {}
+_DESCRIBED: ContextVar[frozenset[str]] = ContextVar("kinds being described", default=frozenset())
 
 
 def offer(kind: str, options: Options) -> None:
@@ -83,6 +85,13 @@ class Choice:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        classes = [self.config_class(name) for name in self.names()]
-        forms = [handler(cls.__pydantic_core_schema__) for cls in classes if cls is not None]
-        return {"anyOf": [{"type": "string", "enum": list(self.names())}, *forms]}
+        by_name = {"type": "string", "enum": list(self.names())}
+        if self.kind in _DESCRIBED.get():  # a part that holds a part of its own kind
+            return {"anyOf": [by_name, {"type": "object", "required": ["type"]}]}
+        token = _DESCRIBED.set(_DESCRIBED.get() | {self.kind})
+        try:
+            classes = [self.config_class(name) for name in self.names()]
+            forms = [handler(cls.__pydantic_core_schema__) for cls in classes if cls is not None]
+        finally:
+            _DESCRIBED.reset(token)
+        return {"anyOf": [by_name, *forms]}

@@ -1,6 +1,6 @@
 """Generation: sampling and streaming through the state protocol."""
 
-from windtunnel.generate.generate import generate, stream
+from windtunnel.generate.generate import can_continue, generate, stream
 from windtunnel.generate.sampling import SamplingConfig, choose
 
-__all__ = ["SamplingConfig", "choose", "generate", "stream"]
+__all__ = ["SamplingConfig", "can_continue", "choose", "generate", "stream"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from windtunnel.arch import Model
+from windtunnel.arch import Architecture, Model
 from windtunnel.errors import UsageError
 from windtunnel.generate.sampling import SamplingConfig, choose
 from windtunnel.nn.component import reorder
@@ -24,7 +24,22 @@ def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple
     return tokens, real
 
 
+def can_continue(architecture: Architecture) -> bool:
+    """Whether the architecture continues text: it gives the next token after tokens alone."""
+    return (
+        architecture.type == "decoder"
+        and architecture.input == "tokens"
+        and architecture.head.type == "vocabulary"
+        and not architecture.reads_memory
+    )
+
+
 def _checked(model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    if not can_continue(model.architecture):
+        raise UsageError(
+            f"{model.architecture.name} does not continue text: that takes a decoder from tokens "
+            "to a vocabulary, without cross-attention"
+        )
     if not prompts:
         raise UsageError("no prompt was given")
     if max_new_tokens < 1:

@@ -17,6 +17,7 @@ from windtunnel.config import Choice, Config, Ratio
 from windtunnel.nn.component import REGISTRIES
 from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig
+from windtunnel.nn.unified_embedding import UnifiedConfig
 
 _INTRODUCTION = """\
 # Components
@@ -48,7 +49,11 @@ def catalogue() -> str:
 
 
 def _ends() -> list[tuple[str, type[Config]]]:
-    return [("embedding", EmbeddingConfig), ("head", HeadConfig)]
+    return [
+        ("embedding", EmbeddingConfig),
+        ("embedding.unified", UnifiedConfig),
+        ("head", HeadConfig),
+    ]
 
 
 def _section(title: str, text: str, configs: Sequence[tuple[str, type[Config]]]) -> Iterator[str]:
@@ -86,9 +91,12 @@ def _values(field: FieldInfo) -> str:
         if isinstance(mark, Choice):
             return ", ".join(sorted(mark.names()))
     kind: Any = field.annotation
+    if get_origin(kind) is not Literal:
+        kind = next((part for part in get_args(kind) if part is not NoneType), kind)
     if get_origin(kind) is Literal:
         return ", ".join(str(value) for value in get_args(kind))
-    kind = next((part for part in get_args(kind) if part is not NoneType), kind)
+    if isinstance(kind, type) and issubclass(kind, Config):
+        return "a mapping, see below"
     if kind == Ratio:
         return "number, fraction > 0"
     names = {int: "integer", float: "number", bool: "true, false"}

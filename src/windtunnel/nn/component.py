@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Scope:
     causal: bool = True
     tie: bool = False
     """Whether the head's weight is the embedding's."""
+    stream_std: float = 1.0
+    """Standard deviation of the stream where it enters the stack, at the start."""
     num_heads: int = 1
     """For parts inside a mixer: how many heads of width ``d_model`` stand side by side."""
 
@@ -147,6 +149,31 @@ class Mixer(Component[C], ABC):
         return self.extend(x, self.initial_state(x.shape[0]), span)[0]
 
 
+@runtime_checkable
+class Updated(Protocol):
+    """A module that does something of its own once in every optimizer step."""
+
+    def after_update(self, seed: int, step: int) -> None:
+        """Called in training, outside of any forward, after the weights have changed.
+
+        What it does to its buffers is a function of them, of (seed, step) and of its scope alone:
+        so a run that resumes, and every process of a distributed one, does the same. ``step``
+        counts the steps done, this one included.
+        """
+
+
+def has_updates(model: nn.Module) -> bool:
+    """Whether some part of ``model`` does something after each update."""
+    return any(isinstance(module, Updated) for module in model.modules())
+
+
+def after_update(model: nn.Module, seed: int, step: int) -> None:
+    """Calls :meth:`Updated.after_update` of every part of ``model`` that has it."""
+    for module in model.modules():
+        if isinstance(module, Updated):
+            module.after_update(seed, step)
+
+
 class MLP(Component[C], ABC):
     """Mixes along width, each token by itself: b t d -> b t d."""
 
@@ -172,7 +199,13 @@ class PositionConfig(ComponentConfig):
     """What is written for one position."""
 
     biased: ClassVar[bool] = False
-    """Whether the position has a bias."""
+    """Whether the position acts on the logits, by a bias or a factor."""
+    learned: ClassVar[bool] = False
+    """Whether its bias or factor has parameters: then layers cannot share it."""
+
+    def kept_squares(self) -> int:
+        """Squares of t × s numbers a head that a gradient needs, besides the softmax's."""
+        return 0
 
 
 P = TypeVar("P", bound=PositionConfig)
@@ -191,6 +224,10 @@ class Position(Component[P]):
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
         """(1 or b, t), (1 or b, s) -> (1 or b, h, t, s) float32, added to the logits, or None:
         where the config says ``biased``."""
+        return None
+
+    def factor(self, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
+        """As :meth:`bias`, but multiplied with the logits, before any bias."""
         return None
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +20,9 @@ from windtunnel.nn.component import (
 )
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.embedding_positions.none import NoEmbeddingPositionConfig
+from windtunnel.nn.fold import Folded
 from windtunnel.nn.initialize import Init, normal
+from windtunnel.nn.unified_embedding import UnifiedConfig, UnifiedMap
 
 TIED_GAIN = 0.32
 """Standard deviation of the logits at the start where the head reads unit variance: a loss of
@@ -30,6 +32,8 @@ _UNTIED_STD = 0.02
 
 class EmbeddingConfig(Config):
     """The token embedding: a vector for each token id."""
+
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"unified"})
 
     tie: bool = True
     """Whether the head's weight is the embedding's."""
@@ -42,6 +46,14 @@ class EmbeddingConfig(Config):
     makes the logits too), else 0.02. Recurrent stacks without norms want more, say 0.1 and 1."""
     position: Annotated[ComponentConfig, Choice("embedding_position")] = NoEmbeddingPositionConfig()
     """Absolute positions, added to the token's vector."""
+    unified: UnifiedConfig | None = None
+    """Makes the vectors from a wider table, by a network that all tokens share."""
+
+    @model_validator(mode="after")
+    def _a_table_to_tie(self) -> Self:
+        if self.unified is not None and self.tie:
+            raise ValueError("a unified embedding has no table for the head; write tie: false")
+        return self
 
     def resolve(self, scope: Scope) -> Self:
         """The inits filled in; positions start with the root mean square of the embeddings."""
@@ -52,23 +64,70 @@ class EmbeddingConfig(Config):
         position: Any = self.position
         if hasattr(position, "matched"):
             position = position.matched(rms)
-        return self.replace(init_std=std, position=position.resolve(scope))
+        unified = self.unified and self.unified.resolve(scope)
+        return self.replace(init_std=std, position=position.resolve(scope), unified=unified)
+
+    def stream_std(self, d_model: int) -> float:
+        """Standard deviation of the resolved embedding's vectors at the start, at most 1.
+
+        1 too where the table starts at zero: then it says nothing.
+        """
+        assert self.init_std is not None, "an unresolved config was asked"
+        rms = self.init_std * math.sqrt(d_model) if self.scale else self.init_std
+        return min(rms, 1.0) or 1.0
+
+    def without_table(self) -> Self:
+        """For input that comes as vectors, of about unit variance: positions and dropout alone."""
+        position: Any = self.position
+        if hasattr(position, "matched"):
+            position = position.matched(1.0)
+        return self.replace(tie=False, scale=False, init_std=0.0, position=position, unified=None)
 
     def cost(self, scope: Scope, t: Num) -> Cost:
+        width, network = scope.d_model, Cost()
+        if self.unified is not None:
+            width, network = self.unified.width(scope), self.unified.cost(scope, t)
         own = Cost(
-            params=scope.vocab_size * scope.d_model,
+            params=scope.vocab_size * width,
             activation_values=2 + scope.d_model * (self.dropout > 0),
         )
+        return own + network + self.position.cost(scope, t)
+
+    def cost_without_table(self, scope: Scope, t: Num) -> Cost:
+        """As :meth:`cost`, for input that comes as vectors."""
+        own = Cost(activation_values=scope.d_model * (self.dropout > 0))
         return own + self.position.cost(scope, t)
 
 
-class Embedding(nn.Module):
-    """dropout(√d · weight[token] + position): b t -> b t d; ``weight`` (V, d)."""
+class InputPositions(nn.Module):
+    """dropout(x + position): b t d -> b t d, for input that comes as vectors."""
 
     def __init__(self, config: EmbeddingConfig, scope: Scope) -> None:
         super().__init__()
         self.config = config
-        self.weight = nn.Parameter(torch.empty(scope.vocab_size, scope.d_model))
+        self.position: EmbeddingPosition[Any] = build_component(
+            "embedding_position", config.position, scope
+        )
+
+    def forward(self, x: Tensor, span: Span) -> Tensor:
+        """b t d -> b t d."""
+        return F.dropout(self.position(x, span), self.config.dropout, self.training)
+
+
+class Embedding(nn.Module):
+    """dropout(√d · weight[token] + position): b t -> b t d; ``weight`` (V, d).
+
+    Unified, ``weight`` (V, factor·d) is the wide table, and ``unified`` makes vectors of its rows.
+    """
+
+    def __init__(self, config: EmbeddingConfig, scope: Scope) -> None:
+        super().__init__()
+        self.config = config
+        width, self.unified = scope.d_model, None
+        if config.unified is not None:
+            width = int(config.unified.width(scope))
+            self.unified = UnifiedMap(config.unified, scope, self._std())
+        self.weight = nn.Parameter(torch.empty(scope.vocab_size, width))
         self.factor = math.sqrt(scope.d_model) if config.scale else 1.0
         self.position: EmbeddingPosition[Any] = build_component(
             "embedding_position", config.position, scope
@@ -76,12 +135,32 @@ class Embedding(nn.Module):
 
     def initializers(self) -> dict[str, Init]:
         """The init of ``weight``."""
+        return {"weight": normal(self._std() if self.unified is None else 1.0)}
+
+    def _std(self) -> float:
         assert self.config.init_std is not None, "an unresolved config was built"
-        return {"weight": normal(self.config.init_std)}
+        return self.config.init_std
 
     def forward(self, tokens: Tensor, span: Span) -> Tensor:
-        """b t -> b t d. Tokens at pads must be valid ids too."""
-        x = F.embedding(tokens, self.weight)
-        if self.config.scale:
-            x = x * self.factor
+        """b t -> b t d. Tokens at pads must be valid ids too. Vectors (b t d) in place of ids are
+        taken as if looked up and scaled."""
+        x = tokens if tokens.is_floating_point() else self.looked_up(tokens)
         return F.dropout(self.position(x, span), self.config.dropout, self.training)
+
+    def looked_up(self, tokens: Tensor) -> Tensor:
+        """The vectors of tokens, scaled, without positions: b t -> b t d."""
+        if self.unified is None:
+            x = F.embedding(tokens, self.weight)
+        else:
+            x = self.unified.of_tokens(tokens, self.weight)
+        return x * self.factor if self.config.scale else x
+
+    def folded(self) -> Folded:
+        """The table that the unified network makes."""
+        weights = dict(self.state_dict())
+        if self.unified is None:
+            return Folded(self.config, weights)
+        with torch.no_grad():
+            table = self.unified(self.weight)
+        kept = {name: value for name, value in weights.items() if name.startswith("position.")}
+        return Folded(self.config.replace(unified=None), {"weight": table, **kept})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,42 +16,73 @@ from windtunnel.nn.embedding import TIED_GAIN
 from windtunnel.nn.initialize import Init, constant, normal
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
 
+Pooling = Literal["mean", "first", "last"]
+
 
 class HeadConfig(Config):
-    """``cap(weight · norm(x) + bias)``."""
+    """``cap(weight · norm(x) + bias)``: logits of the vocabulary at every token, of classes for the
+    whole sequence, or nothing but the norm."""
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"type", "num_classes", "pooling"})
+
+    type: Literal["vocabulary", "classification", "none"] = "vocabulary"
+    """What the logits are of; none: the model ends with the normed stream."""
     norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig()
     """The last norm of the stream."""
     bias: bool = False
-    """Whether each token's logit has a bias."""
+    """Whether each logit has a bias."""
     softcap: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Soft limit c of the logits, c·tanh(z/c); none when left out."""
     init_std: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Standard deviation of an untied weight at the start; 0.32/√d_model when left out."""
+    num_classes: int | None = Field(None, ge=1)
+    """Classification: how many classes."""
+    pooling: Pooling | None = None
+    """Classification: which real tokens are read: their mean (if not told), the first, the last."""
+
+    @model_validator(mode="after")
+    def _fits_type(self) -> Self:
+        if self.type == "classification" and self.num_classes is None:
+            raise ValueError("a classification head needs num_classes")
+        classes, logits = ("num_classes", "pooling"), ("bias", "softcap", "init_std")
+        idle = {"vocabulary": classes, "classification": (), "none": (*classes, *logits)}
+        for name in idle[self.type]:
+            if getattr(self, name) not in (None, False):
+                raise ValueError(f"{name} has no effect on a head of type {self.type}")
+        return self
 
     def resolve(self, scope: Scope) -> Self:
         if scope.tie and self.init_std is not None:
             raise ValueError("init_std has no effect on a tied head; set embedding.init_std")
         std = self.init_std
-        if std is None and not scope.tie:
+        if std is None and not scope.tie and self.type != "none":
             std = TIED_GAIN * scope.d_model**-0.5
-        return self.replace(norm=self.norm.resolve(scope), init_std=std)
+        pooling = self.pooling
+        if self.type == "classification":
+            pooling = pooling or "mean"
+        return self.replace(norm=self.norm.resolve(scope), init_std=std, pooling=pooling)
+
+    def outputs(self, scope: Scope) -> Num:
+        """How many logits there are."""
+        return scope.vocab_size if self.type == "vocabulary" else self.num_classes or 0
 
     def cost(self, scope: Scope, t: Num) -> Cost:
         """A tied weight is not counted again, and the loss keeps the logits: not counted here."""
-        d, V = scope.d_model, scope.vocab_size
-        tied = Cost(params=-d * V) if scope.tie else Cost()
+        d, V = scope.d_model, self.outputs(scope)
+        norm = self.norm.cost(scope, t)
+        if self.type == "none":
+            return norm
+        logits = linear_cost(d, V, bias=self.bias)
         kept = d + V * (self.softcap is not None)
-        return (
-            linear_cost(d, V, bias=self.bias)
-            + tied
-            + self.norm.cost(scope, t)
-            + Cost(activation_values=kept)
-        )
+        if self.type == "classification":  # once a sequence, and not while decoding
+            once = Cost(forward_flops=logits.forward_flops / t, activation_values=kept / t)
+            return Cost(params=logits.params) + once + norm
+        tied = Cost(params=-d * V) if scope.tie else Cost()
+        return logits + tied + norm + Cost(activation_values=kept)
 
 
 class Head(nn.Module):
-    """The last norm and the logits: b t d -> b t V; ``weight`` (V, d).
+    """The last norm and the logits: b t d -> b t V, of classes b d -> b C; ``weight`` (V or C, d).
 
     With ``scope.tie`` there is no weight until that of the embedding is assigned to ``weight``.
     """
@@ -62,9 +93,10 @@ class Head(nn.Module):
     def __init__(self, config: HeadConfig, scope: Scope) -> None:
         super().__init__()
         self.config = config
-        d, V = scope.d_model, scope.vocab_size
+        d, V = scope.d_model, config.outputs(scope)
+        own = not scope.tie and config.type != "none"
         self.norm: Norm[Any] = build_component("norm", config.norm, scope)
-        self.register_parameter("weight", None if scope.tie else nn.Parameter(torch.empty(V, d)))
+        self.register_parameter("weight", nn.Parameter(torch.empty(V, d)) if own else None)
         self.register_parameter("bias", nn.Parameter(torch.empty(V)) if config.bias else None)
 
     def initializers(self) -> dict[str, Init]:
@@ -79,8 +111,22 @@ class Head(nn.Module):
         y: Tensor = self.norm(x)
         return y
 
+    def pooled(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
+        """The vector that stands for the real tokens: b t d -> b d; 0 where all are pads."""
+        b, t, _ = hidden.shape
+        if real is None:
+            real = hidden.new_ones(b, t, dtype=torch.bool)
+        if self.config.pooling == "first":
+            real = real & (real.cumsum(1) == 1)
+        elif self.config.pooling == "last":
+            real = real & (real.flip(1).cumsum(1).flip(1) == 1)
+        count = real.sum(1, keepdim=True).clamp(min=1)
+        return hidden.masked_fill(~real[..., None], 0.0).sum(1) / count.to(hidden.dtype)
+
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits of what :meth:`normed` gave: b t d -> b t V."""
+        """Logits of what :meth:`normed` or :meth:`pooled` gave; without a head just that."""
+        if self.config.type == "none":
+            return hidden
         assert self.weight is not None, "a tied head needs the embedding's weight"
         logits = F.linear(hidden, self.weight, self.bias)
         cap = self.config.softcap

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Fill: TypeAlias = Callable[[torch.Size, torch.Generator], Tensor]
+"""Values of a shape; whatever is random in them comes from the generator."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,13 @@ class Init:
 
     ``normal``: N(0, scale²). ``uniform``: U(−scale, scale). ``constant``: scale everywhere.
     ``orthogonal``: rows (or columns) of a random rotation, times scale; blocks of ``blocks`` rows
-    each on their own.
+    each on their own. ``given``: scale times what ``values`` returns.
     """
 
-    kind: Literal["normal", "uniform", "constant", "orthogonal"]
+    kind: Literal["normal", "uniform", "constant", "orthogonal", "given"]
     scale: float
     blocks: int = 1
+    values: Fill | None = None
 
     def fill(self, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """A float32 CPU tensor of that shape."""
@@ -37,6 +42,9 @@ class Init:
             return out.uniform_(-self.scale, self.scale, generator=generator)
         if self.kind == "constant":
             return out.fill_(self.scale)
+        if self.kind == "given":
+            assert self.values is not None, "a given init needs values"
+            return out.copy_(self.values(shape, generator)).mul_(self.scale)
         for block in out.chunk(self.blocks, dim=0):
             nn.init.orthogonal_(block, gain=self.scale, generator=generator)
         return out
@@ -57,6 +65,11 @@ def constant(value: float) -> Init:
     return Init("constant", value)
 
 
+def given(values: Fill) -> Init:
+    """Whatever ``values(shape, generator)`` returns."""
+    return Init("given", 1.0, values=values)
+
+
 def keyed_generator(seed: int, *key: object) -> torch.Generator:
     """A CPU generator that depends on (seed, key) alone.
 
@@ -72,9 +85,10 @@ def keyed_generator(seed: int, *key: object) -> torch.Generator:
 def initialize(model: nn.Module, seed: int) -> None:
     """Fills every parameter and buffer of ``model`` in place.
 
-    Each module names the :class:`Init` of its direct parameters with ``initializers()`` and its
-    buffers with ``buffer_values()`` where it has any. A shared parameter takes the first name under
-    which it is found.
+    Each module names the :class:`Init` of its direct parameters with ``initializers()``, and gives
+    the values of its direct buffers with ``buffer_values(seed, its full name)`` where it has any;
+    every persistent one must be among them. A shared parameter takes the first name under which it
+    is found.
     """
     done: set[int] = set()
     with torch.no_grad():
@@ -90,6 +104,12 @@ def initialize(model: nn.Module, seed: int) -> None:
                 value = inits[name].fill(parameter.shape, keyed_generator(seed, full_name))
                 parameter.copy_(value)
                 done.add(id(parameter))
+            values = module.buffer_values(seed, prefix) if hasattr(module, "buffer_values") else {}
+            kept = dict(module.named_buffers(recurse=False)).keys()
+            empty = kept - values.keys() - module._non_persistent_buffers_set
+            assert not empty, f"{prefix or type(module).__name__}: no values for {sorted(empty)}"
+            for name, value in values.items():
+                module.get_buffer(name).copy_(value)
 
 
 def fan_in_std(fan_in: int) -> float:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from windtunnel.nn.component import Scope
 from windtunnel.nn.initialize import Init, constant, fan_in_std, normal
+
+_BRANCHES_TO_STREAM = 3.0
 
 
 class Linear(nn.Linear):
@@ -27,9 +30,11 @@ class Linear(nn.Linear):
         return {"weight": weight, "bias": constant(0.0)}
 
 
-def residual_gain(num_layers: int) -> float:
-    """1/√(2·layers): keeps the stream's variance near 1 when two branches a layer add to it.
+def residual_gain(scope: Scope) -> float:
+    """min(1, 3σ)/√(2·layers), with σ the deviation of the stream where it enters the stack.
 
-    Radford et al. 2019 (GPT-2), section 2.3.
+    1/√(2·layers) is that of Radford et al. 2019 (GPT-2), section 2.3. Times 3σ all branches
+    together add three times what there was. With more, the first branch on small embeddings drowns
+    what the tokens are; with less, a tied head begins by predicting the token it reads.
     """
-    return float((2 * num_layers) ** -0.5)
+    return min(1.0, _BRANCHES_TO_STREAM * scope.stream_std) * float((2 * scope.num_layers) ** -0.5)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 IGNORED = -100
@@ -37,12 +37,11 @@ class TokenLengths(Protocol):
         ...
 
 
-def summed_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The sum over targets of −ln p(target), in nats: b t, b t -> a float32 scalar.
+def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum over targets of −ln p(target), in nats: b t V, b t -> a float32 scalar.
 
-    Computed in float32 whatever the model's precision; ignored targets count nothing.
+    Computed in float32 whatever the logits' precision; ignored targets count nothing.
     """
-    logits: Tensor = model(inputs)
     return F.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from windtunnel.config import Config
+from windtunnel.config import Choice, Config
+from windtunnel.train.objectives.config import AutoConfig, ObjectiveConfig
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 RATIO_DEFAULT = 0.1
@@ -74,6 +75,10 @@ class TrainConfig(Config):
     'linear'
     """
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"objective"})
+
+    objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
+    """What is learned: next_token, masked_token or seq2seq; auto: what suits the architecture."""
     steps: int = Field(default=1000, gt=0)
     """Updates of the weights."""
     batch_size: int = Field(default=32, gt=0)

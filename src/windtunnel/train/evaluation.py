@@ -7,13 +7,18 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from windtunnel.errors import DataError
+from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.batch import IGNORED, TokenBatch, TokenLengths
+from windtunnel.train.objectives.config import NextTokenConfig
+from windtunnel.train.objectives.next_token import NextToken
+from windtunnel.train.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,16 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, batches: Iterable[TokenBatch], tokenizer: TokenLengths
+    model: nn.Module,
+    batches: Iterable[TokenBatch],
+    tokenizer: TokenLengths,
+    objective: Objective[Any] | None = None,
 ) -> Evaluation:
     """Loss, bits per byte and accuracy, without dropout and without gradients.
 
-    Sums are kept in float64. Every module's mode is afterwards what it was.
+    The objective is that of the next token unless told; what it chooses at random is the same in
+    every evaluation of every run. Sums are kept in float64. Every module's mode is afterwards what
+    it was.
 
     Raises:
         DataError: there is no target in the batches.
@@ -56,8 +66,10 @@ def evaluate(
     loss, right, tokens, text_bytes = 0.0, 0, 0, 0
     # Not inference_mode: what a module caches there could not be used in training afterwards.
     with evaluation_mode(model), torch.no_grad():
-        for batch in batches:
-            nats, hits = _score(model, batch)
+        objective = objective or NextToken(NextTokenConfig(), vocab_size=0)
+        for number, given in enumerate(batches):
+            batch = objective.prepare(given, keyed_generator(0, "evaluation", number))
+            nats, hits = _score(model, batch, objective)
             loss += nats
             right += hits
             counted = batch.targets[batch.targets != IGNORED].cpu()
@@ -87,11 +99,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _score(model: nn.Module, batch: TokenBatch) -> tuple[float, int]:
+def _score(model: nn.Module, batch: TokenBatch, objective: Objective[Any]) -> tuple[float, int]:
     """The summed loss of a batch and the number of its targets that come first."""
     device = next(model.parameters()).device
-    targets = batch.targets.to(device).flatten()
-    logits: Tensor = model(batch.inputs.to(device)).flatten(0, 1).float()  # b t V -> (b·t) V
+    logits, sought = objective.predictions(model, batch.inputs.to(device), batch.targets.to(device))
+    logits, targets = logits.flatten(0, 1).float(), sought.flatten()  # b t V -> (b·t) V
     losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
     hits = logits.argmax(-1) == targets  # an ignored target is no id, so never a hit
     return float(losses.cpu().double().sum()), int(hits.sum())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from windtunnel.arch import Architecture, Model, build, cost, resolve
+from windtunnel.arch import Architecture, Model, build, resolve
 from windtunnel.config import annotated_yaml
 from windtunnel.data.config import DataConfig, FilesSource
 from windtunnel.data.dataset import Dataset, prepare
@@ -21,12 +21,13 @@ from windtunnel.data.loader import Batch, Batches, evaluation_batches
 from windtunnel.data.progress import Progress
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import RunError, UsageError
-from windtunnel.generate import SamplingConfig, generate
+from windtunnel.generate import SamplingConfig, can_continue, generate
 from windtunnel.runs import RunFolder, code_digest, run_key
 from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.identity import run_identity
 from windtunnel.train.loop import resolve_device
-from windtunnel.train.run_config import LoadedRun, RunConfig, load_run
+from windtunnel.train.objectives.make import objective_of
+from windtunnel.train.run_config import LoadedRun, RunConfig, extra_ids, load_run
 from windtunnel.train.runner import OnEvent, OnStep, RunParts, train_run
 
 TOKENIZER = "tokenizer"
@@ -67,7 +68,7 @@ def ready_run(
     """
     config = loaded.config
     dataset = dataset or prepare(config.data, progress)
-    architecture = resolve(config.arch, dataset.tokenizer.vocab_size)
+    architecture = resolve(config.arch, dataset.tokenizer.vocab_size + extra_ids(config))
     train = config.train
     device = resolve_device(train.device)
     final = config.replace(
@@ -141,9 +142,11 @@ def run_parts(ready: ReadyRun) -> RunParts:
     """Model, batches and the rest of a run, built."""
     train, dataset, architecture = ready.config.train, ready.dataset, ready.architecture
     device = resolve_device(train.device)
-    counted = cost(architecture, train.seq_len)
+    model = build(architecture, train.seed, device=device)
+    objective = objective_of(train.objective, model)
+    flops_per_token = objective.train_flops_per_token(architecture, train.seq_len)
     return RunParts(
-        model=build(architecture, train.seed, device=device),
+        model=model,
         batches=Batches(
             dataset.train.tokens,
             seq_len=train.seq_len,
@@ -154,11 +157,11 @@ def run_parts(ready: ReadyRun) -> RunParts:
         tokenizer=dataset.tokenizer,
         train=train,
         identity=ready.identity,
-        flops_per_token=float(counted.train_flops_per_token),
+        flops_per_token=flops_per_token,
         facts={
             "arch_digest": architecture.digest(),
             "data_fingerprint": dataset.fingerprint,
-            "flops_per_token": int(counted.train_flops_per_token),
+            "flops_per_token": int(flops_per_token),
         },
         samples=lambda model: make_samples(model, dataset),
     )
@@ -184,6 +187,8 @@ class Evaluation:
 def make_samples(model: nn.Module, dataset: Dataset) -> list[dict[str, str]]:
     """Continuations of the same few pieces of validation text, drawn with the same seed."""
     assert isinstance(model, Model)
+    if not can_continue(model.architecture):
+        return []
     tokens, tokenizer = dataset.valid.tokens, dataset.tokenizer
     limit = model.max_positions or math.inf
     prompt_len = int(min(_PROMPT_TOKENS, len(tokens) // 2, limit // 2))
@@ -225,7 +230,8 @@ def open_trained(
     if not (folder.path / TOKENIZER).is_dir():
         raise RunError(f"{folder.path}: has no tokenizer")
     tokenizer = load_tokenizer(folder.path / TOKENIZER)
-    architecture = resolve(loaded.config.arch, tokenizer.vocab_size)
+    config = loaded.config
+    architecture = resolve(config.arch, tokenizer.vocab_size + extra_ids(config))
     model = build(architecture, device=torch.device(device))
     messages: list[str] = []
     step = load_weights(folder.checkpoints, model, warn or messages.append, best=best)

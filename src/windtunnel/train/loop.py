@@ -8,13 +8,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import DataError, UsageError
-from windtunnel.train.batch import IGNORED, BatchSource, TokenBatch, summed_loss
+from windtunnel.nn.auxiliary import collect_auxiliary
+from windtunnel.nn.component import after_update, has_updates
+from windtunnel.nn.initialize import keyed_generator
+from windtunnel.train.batch import IGNORED, BatchSource, TokenBatch
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.objectives.make import objective_of
+from windtunnel.train.objectives.objective import Objective
 from windtunnel.train.optimizer import build_optimizer
 from windtunnel.train.precision import Weights, gradients, training_weights
 from windtunnel.train.schedule import lr_at
@@ -51,6 +57,7 @@ class TrainState:
     weights: Weights
     optimizer: torch.optim.Optimizer
     batches: BatchSource
+    objective: Objective[Any]
     device: torch.device
     flops_per_token: float = 0.0
     """Of training: forward and backward."""
@@ -109,13 +116,16 @@ def create_train_state(
     """The state before the first step. Moves the model to the config's device and precision.
 
     Raises:
-        UsageError: this machine has no such device.
+        UsageError: this machine has no such device, or the objective does not fit the model.
     """
     device = resolve_device(config.device)
     model.to(device)
     weights = training_weights(model, config)
     optimizer = build_optimizer(config, weights.parameters)
-    return TrainState(config, model, weights, optimizer, batches, device, flops_per_token)
+    objective = objective_of(config.objective, model)
+    return TrainState(
+        config, model, weights, optimizer, batches, objective, device, flops_per_token
+    )
 
 
 def train_steps(state: TrainState) -> Iterator[StepInfo]:
@@ -136,7 +146,8 @@ def _take_step(state: TrainState) -> StepInfo:
     progress = state.progress
     if not state.model.training:
         state.model.train()
-    batch = state.batches.at(progress.position)
+    generator = keyed_generator(state.config.seed, "objective", progress.step)
+    batch = state.objective.prepare(state.batches.at(progress.position), generator)
     tokens = int((batch.targets != IGNORED).sum())
     if tokens == 0:
         raise DataError(f"batch {progress.position} has no target to train on")
@@ -173,13 +184,17 @@ def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
     pieces = zip(torch.split(batch.inputs, size), torch.split(batch.targets, size), strict=True)
     for number, (inputs, targets) in enumerate(pieces):
         key = (state.config.seed, state.progress.step, number)
-        with keyed_randomness(state.device, *key):
-            loss = summed_loss(
+        with keyed_randomness(state.device, *key), collect_auxiliary() as auxiliary:
+            loss = state.objective.summed(
                 state.model,
                 inputs.to(state.device, non_blocking=True),
                 targets.to(state.device, non_blocking=True),
             )
-            (loss / tokens).backward()  # type: ignore[no-untyped-call]
+            objective = loss / tokens
+            if auxiliary.losses:  # means over this piece, so it counts by its share of the batch
+                share = (targets != IGNORED).sum().item() / tokens
+                objective = objective + auxiliary.total() * share
+            objective.backward()  # type: ignore[no-untyped-call]
         state.weights.gather()
         total += loss.detach()
     return total
@@ -194,6 +209,9 @@ def _update(state: TrainState, found: list[Tensor], grad_norm: float, lr: float)
         group["lr"] = lr
     state.optimizer.step()
     state.weights.publish()
+    if has_updates(state.model):
+        step = state.progress.step + 1
+        state.weights.adjust(lambda: after_update(state.model, state.config.seed, step))
 
 
 @contextmanager

@@ -12,14 +12,14 @@ from torch import Tensor
 from windtunnel.train.config import TrainConfig
 
 FUSED = ("cpu", "cuda", "mps")
-NO_DECAY = re.compile(r"norm|embed|position|bias")
+NO_DECAY = re.compile(r"norm|embed|position|bias|a_log")
 
 
 def decays(name: str, parameter: Tensor) -> bool:
     """Whether weight decay acts on a parameter: on matrices only.
 
     Not on vectors and scalars, nor on what a part of its dotted name calls a norm, an embedding
-    (a tied head is one), a position or a bias.
+    (a tied head is one), a position, a bias or the logarithm of a decay rate, `a_log`.
 
     >>> matrix = torch.ones(4, 2)
     >>> decays("layers.0.mlp.up.weight", matrix), decays("embedding.weight", matrix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -23,6 +23,9 @@ class Weights(Protocol):
     def publish(self) -> None:
         """After ``parameters`` changed: let the module compute with the new values."""
 
+    def adjust(self, change: Callable[[], None]) -> None:
+        """Make a change that the model itself asks for: it is done on ``parameters``."""
+
     def clear(self) -> None:
         """Forget the gradients."""
 
@@ -36,6 +39,9 @@ class ModuleWeights:
     def gather(self) -> None: ...
 
     def publish(self) -> None: ...
+
+    def adjust(self, change: Callable[[], None]) -> None:
+        change()
 
     def clear(self) -> None:
         for parameter in self.parameters.values():
@@ -73,6 +79,18 @@ class MasterWeights:
     @torch.no_grad()
     def publish(self) -> None:
         torch._foreach_copy_(list(self._copies.values()), list(self.parameters.values()))
+
+    def adjust(self, change: Callable[[], None]) -> None:
+        narrow = {name: copy.data for name, copy in self._copies.items()}
+        for name, copy in self._copies.items():
+            copy.data = self.parameters[name].data  # a change in place is one of the master
+        try:
+            change()
+        finally:
+            for name, copy in self._copies.items():
+                self.parameters[name].data = copy.data
+                copy.data = narrow[name]
+        self.publish()
 
     def clear(self) -> None:
         for parameter in (*self.parameters.values(), *self._copies.values()):

@@ -15,6 +15,8 @@ from windtunnel.config import Path as ConfigPath
 from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Config
 from windtunnel.errors import ConfigError, Problem
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.objectives.config import chosen
+from windtunnel.train.objectives.make import misfit
 
 GPT2_VOCABULARY = 50_257
 
@@ -51,7 +53,7 @@ class LoadedRun:
 
         Characters have no known vocabulary before the text is read; it then stays ``auto``.
         """
-        vocabulary = known_vocab_size(self.config.data)
+        vocabulary = vocab_size_of(self.config)
         spec = self.config.arch
         if spec.vocab_size == "auto" and vocabulary is None:
             return annotated_yaml(self.config, self.document)
@@ -104,9 +106,20 @@ def known_vocab_size(data: DataConfig) -> int | None:
     return GPT2_VOCABULARY if isinstance(tokenizer, Gpt2Config) else None
 
 
+def extra_ids(config: RunConfig) -> int:
+    """Ids that the objective needs besides the tokenizer's, such as the mask; they are the last."""
+    return chosen(config.train.objective, config.arch.type).extra_ids
+
+
+def vocab_size_of(config: RunConfig) -> int | None:
+    """The model's vocabulary as far as it is known before the text is read."""
+    known = known_vocab_size(config.data)
+    return None if known is None else known + extra_ids(config)
+
+
 def _misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
     """What the parts' own types cannot see."""
-    vocabulary = known_vocab_size(config.data)
+    vocabulary = vocab_size_of(config)
     arch = config.arch
     placeholder = vocabulary if vocabulary is not None else 256
     _, problems = try_resolve(arch, placeholder if arch.vocab_size == "auto" else vocabulary)
@@ -119,4 +132,7 @@ def _misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
                 f"arch.max_seq_len = {arch.max_seq_len}",
             )
         )
+    reason = misfit(chosen(config.train.objective, arch.type), arch)
+    if reason is not None:
+        found.append((("train", "objective"), reason))
     return found

@@ -200,7 +200,9 @@ class _Session:
         due = step % self.parts.train.eval_every == 0 or self._over
         if not due or step in self.evaluations:
             return
-        found = evaluate(self.state.model, self.parts.valid, self.parts.tokenizer)
+        found = evaluate(
+            self.state.model, self.parts.valid, self.parts.tokenizer, self.state.objective
+        )
         values = {
             **self._totals(),
             "loss": found.loss,

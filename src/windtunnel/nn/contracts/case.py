@@ -40,7 +40,7 @@ class Case:
     def __str__(self) -> str:
         default = type(self.config)(type=self.config.type).model_dump(mode="json")
         told = self.config.model_dump(mode="json")
-        knobs = [f"{k}={v}" for k, v in told.items() if v != default[k]]
+        knobs = [f"{k}={v}" for k, v in told.items() if k not in default or v != default[k]]
         where = "" if self.scope.causal else " bidirectional"
         return f"{self.kind} {self.config.type}({', '.join(knobs)}){where}"
 
@@ -84,12 +84,13 @@ def run(module: nn.Module, x: Tensor, span: Span) -> Tensor:
         return tensor(module(x, x.flip(-1)))
     if isinstance(module, Position):
         y = module.rotate(x, span)
-        bias = module.bias(span.positions, span.positions)
-        if bias is None:
-            return y
         real = span.real[:, None, None].to(y.dtype)
-        mean = (bias.to(y.dtype) * real).sum(-1) / real.sum(-1).clamp(min=1)
-        return y + mean.transpose(1, 2)[..., None]
+        for part in (module.bias, module.factor):
+            square = part(span.positions, span.positions)
+            if square is not None:
+                mean = (square.to(y.dtype) * real).sum(-1) / real.sum(-1).clamp(min=1)
+                y = y + mean.transpose(1, 2)[..., None]
+        return y
     if isinstance(module, Mixer | EmbeddingPosition):
         return tensor(module(x, span))
     return tensor(module(x))

@@ -42,7 +42,7 @@ class DenseMLP(MLP[DenseConfig]):
         super().__init__(config, scope)
         d, f = scope.d_model, filled(config.d_ff)
         self.up = Linear(d, f, bias=config.bias)
-        self.down = Linear(f, d, bias=config.bias, gain=residual_gain(scope.num_layers))
+        self.down = Linear(f, d, bias=config.bias, gain=residual_gain(scope))
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:

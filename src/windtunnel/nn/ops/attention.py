@@ -1,8 +1,8 @@
 """Softmax attention as an operation: q, k, v and what may be seen -> what is read.
 
-Every form is exact; they differ in speed. The t × t square is materialised only where dropout or a
-soft-cap needs its values (torch's fused kernels have neither on a CPU) or where pads, an offset or
-a bias need a mask.
+Every form is exact; they differ in speed. The t × t square is materialised only where dropout, a
+soft-cap, a factor or the gradient of a bias needs its values (torch's fused kernels have none of
+them on a CPU) or where pads, an offset or a bias need a mask.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ def attend(
     causal: bool = False,
     softcap: float | None = None,
     dropout: float = 0.0,
+    factor: Tensor | None = None,
 ) -> Tensor:
-    """softmax(cap(scale · q kᵀ) + mask) v: (b,h,t,k), (b,g,s,k), (b,g,s,v) -> (b,h,t,v).
+    """softmax(cap(scale · q kᵀ) · factor + mask) v: (b,h,t,k), (b,g,s,k), (b,g,s,v) -> (b,h,t,v).
 
-    cap(z) = softcap · tanh(z / softcap) (Gemma 2, arXiv 2408.00118, section 2). ``mask`` broadcasts
-    over (b, h, t, s): bool, True where seen, or float, added. ``causal`` is the mask of equally
-    many queries and keys. Head i of the queries reads head i·g/h of the keys.
+    cap(z) = softcap · tanh(z / softcap) (Gemma 2, arXiv 2408.00118, section 2). ``mask`` and
+    ``factor`` broadcast over (b, h, t, s); a mask is bool, True where seen, or float, added.
+    ``causal`` is the mask of equally many queries and keys. Head i of the queries reads head
+    i·g/h of the keys.
     """
-    if softcap is not None or dropout > 0.0:
+    learned = mask is not None and mask.requires_grad
+    if softcap is not None or dropout > 0.0 or factor is not None or learned:
         if causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-        return _attend_explicitly(q, k, v, scale, mask, softcap, dropout)
+        return _attend_explicitly(q, k, v, scale, mask, softcap, dropout, factor)
     b, h, t, d = q.shape
     g = k.shape[1]
     if t == 1 and h != g and (mask is None or mask.shape[1] == 1):
@@ -48,9 +51,14 @@ def attend(
             q.reshape(b, g, h // g, d), k, v, attn_mask=mask, scale=scale
         )
         return y.reshape(b, h, 1, v.shape[3])
-    return F.scaled_dot_product_attention(
+    width = v.shape[3]
+    if t > 1 and width != d:
+        # The fused kernels want one width; without them the square would be kept.
+        q, k, v = (F.pad(x, (0, max(width, d) - x.shape[3])) for x in (q, k, v))
+    y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal and t > 1, scale=scale, enable_gqa=h != g
     )
+    return y[..., :width]
 
 
 def _attend_explicitly(
@@ -61,6 +69,7 @@ def _attend_explicitly(
     mask: Tensor | None,
     softcap: float | None,
     dropout: float,
+    factor: Tensor | None = None,
 ) -> Tensor:
     b, h, t, d = q.shape
     g, s = k.shape[1], k.shape[2]
@@ -69,6 +78,8 @@ def _attend_explicitly(
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     logits = logits.view(b, h, t, s)
+    if factor is not None:
+        logits = logits * factor.to(logits.dtype)
     if mask is not None and mask.dtype == torch.bool:
         logits = logits.masked_fill(~mask, float("-inf"))
     elif mask is not None:
@@ -78,13 +89,22 @@ def _attend_explicitly(
 
 
 def visible(
-    q_positions: Tensor, k_positions: Tensor, *, causal: bool, window: int | None
+    q_positions: Tensor,
+    k_positions: Tensor,
+    *,
+    causal: bool,
+    window: int | None,
+    dilation: int = 1,
+    stride: int | None = None,
+    global_tokens: int = 0,
 ) -> Tensor:
     """Which keys each query sees: (1 or b, t) and (1 or b, s) -> (1 or b, 1, t, s) bool.
 
-    A query at position p sees keys at 0 … p, with a window those of them above p − window; without
-    causality also those after, within the window. Keys at pads (−1) are not seen. A query at a pad
-    sees everything: its output is not used, and a softmax over nothing would be NaN.
+    A query at position p sees keys at 0 … p; without causality also those after. A window narrows
+    that to the keys at distances 0, dilation, …, (window − 1)·dilation, and besides, to those at a
+    multiple of ``stride`` and those where query or key is one of the first ``global_tokens``. Keys
+    at pads (−1) are not seen. A query at a pad sees everything: its output is not used, and a
+    softmax over nothing would be NaN.
     """
     q = q_positions[:, None, :, None]
     k = k_positions[:, None, None, :]
@@ -92,7 +112,15 @@ def visible(
     if causal:
         seen = seen & (k <= q)
     if window is not None:
-        seen = seen & ((q - k).abs() < window)
+        distance = (q - k).abs()
+        near = distance < (window - 1) * dilation + 1
+        if dilation > 1:
+            near = near & (distance % dilation == 0)
+        if stride is not None:
+            near = near | (distance % stride == 0)
+        if global_tokens:
+            near = near | (k < global_tokens) | (q < global_tokens)
+        seen = seen & near
     return seen | (q < 0)
 
 
@@ -123,11 +151,12 @@ def attend_in_band(
     mask: Tensor,
     softcap: float | None = None,
     dropout: float = 0.0,
+    factor: Tensor | None = None,
 ) -> Tensor:
     """Causal attention within ``window``, in blocks of queries: O(t · window) instead of O(t²).
 
     ``mask`` is over :func:`band_positions`: (blocks, 1, queries, keys) bool, or float with
-    h in place of 1, added.
+    h in place of 1, added; ``factor`` as such a float.
     """
     b, h, t, d = q.shape
     blocks, block, keys = band_shape(t, window)
@@ -137,7 +166,9 @@ def attend_in_band(
     v = _blocks_of_keys(v, window - 1, end, keys, block)
     if mask.dtype != torch.bool:
         mask = mask.repeat(1, b, 1, 1)
-    y = attend(q, k, v, scale=scale, mask=mask, softcap=softcap, dropout=dropout)
+    if factor is not None:
+        factor = factor.repeat(1, b, 1, 1)
+    y = attend(q, k, v, scale=scale, mask=mask, softcap=softcap, dropout=dropout, factor=factor)
     return y.transpose(0, 1).reshape(b, h, blocks * block, v.shape[3])[:, :, :t]
 
 

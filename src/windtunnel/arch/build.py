@@ -1,0 +1,61 @@
+"""From an architecture to a model with its initial weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from windtunnel.arch.encoder_decoder import EncoderDecoder
+from windtunnel.arch.model import Model
+from windtunnel.arch.spec import Architecture
+from windtunnel.nn.initialize import initialize
+
+
+def build(
+    architecture: Architecture,
+    seed: int = 0,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Model:
+    """The model with its initial weights, a pure function of (architecture, seed).
+
+    An :class:`EncoderDecoder` for an encoder_decoder, else a :class:`Model`.
+
+    Raises MemoryError-like errors of torch where the machine has too little memory; the ``meta``
+    device gives shapes without any.
+    """
+    with torch.device("meta"):
+        kind = Model if architecture.encoder is None else EncoderDecoder
+        model = kind(architecture)
+    if torch.device(device).type == "meta":
+        return model.to(dtype)
+    model = model.to(dtype).to_empty(device=device)
+    if architecture.embedding.tie:
+        model.head.weight = model.embedding.weight
+    initialize(model, seed)
+    if model.sphere is not None:
+        model.sphere.normalize()
+    return model
+
+
+def example_inputs(architecture: Architecture, batch: int, t: int) -> tuple[Any, ...]:
+    """Arguments that a model of that architecture takes: for traces, tables and smoke tests.
+
+    >>> from windtunnel.arch import ArchSpec, resolve
+    >>> spec = ArchSpec(d_model=8, vocab_size=5, layers=({"mixer": "lstm"},))
+    >>> example_inputs(resolve(spec), 1, 7)[0].tolist()
+    [[0, 1, 2, 3, 4, 0, 1]]
+    """
+    vectors = torch.linspace(-1, 1, batch * t * architecture.d_model)
+    vectors = vectors.view(batch, t, architecture.d_model)
+    if architecture.input == "embeddings":
+        inputs = vectors
+    else:
+        inputs = torch.arange(batch * t).view(batch, t) % architecture.vocab_size
+    if architecture.encoder is not None:
+        size = architecture.encoder.vocab_size or architecture.vocab_size
+        source = inputs if architecture.input == "embeddings" else inputs % size
+        return source, inputs
+    return (inputs, None, vectors) if architecture.reads_memory else (inputs,)

@@ -1,0 +1,33 @@
+"""Masks of the factory format, as the keys that they leave: masks act on keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from windtunnel.errors import UsageError
+
+
+def kept_keys(mask: Tensor | None, name: str, keys: int, *, causal: bool = False) -> Tensor | None:
+    """(b, keys) bool of a mask (b, keys), or (b, t, keys) alike for all its queries; 0 or False
+    leaves a key out. With ``causal`` the square may be a triangle, which holds anyway.
+
+    Raises:
+        UsageError: the mask has another shape, or says more than which keys are real.
+    """
+    if mask is None:
+        return None
+    seen = mask if mask.dtype == torch.bool else mask != 0
+    if seen.ndim not in (2, 3) or seen.shape[-1] != keys:
+        shape = tuple(mask.shape)
+        raise UsageError(f"{name}: expected (b, {keys}) or (b, t, {keys}), not {shape}")
+    if seen.ndim == 2:
+        return seen
+    real = seen.any(1)
+    same = real[:, None].expand_as(seen)
+    triangular = causal and seen.shape[1] == keys
+    if torch.equal(seen, same) or (triangular and torch.equal(seen, same.tril())):
+        return real
+    raise UsageError(
+        f"{name}: it differs between queries; a mask says which keys are real, alike for all"
+    )
