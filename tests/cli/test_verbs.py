@@ -48,11 +48,11 @@ def test_five_mistakes_are_five_lines_with_their_places(windtunnel, workplace: P
     assert answer.out == ""
     found = answer.err.splitlines()
     expected = [
-        "bad.yaml:4:14: arch.layers[0].mixer: unknown mixer 'atention'; did you mean 'attention'? ",
+        "bad.yaml:4:21: arch.layers[0].mixer.type: unknown mixer 'atention'; did you mean ",
         "bad.yaml:5:14: arch.layers[1].mixer: num_heads 3 does not divide d_model 10; choose a ",
         "bad.yaml:6:7: arch.layers[1].mpl: unknown key; did you mean 'mlp'? (allowed: norm, ",
         "bad.yaml:8:7: train.lr: expected a number, not '3e-4' (without quotes)",
-        "bad.yaml:9:3: train.stepz: unknown key; did you mean 'steps'? (allowed: steps, ",
+        "bad.yaml:9:3: train.stepz: unknown key; did you mean 'steps'? (allowed: ",
     ]
     assert len(found) == len(expected)
     for line, start in zip(found, expected, strict=True):
@@ -209,3 +209,75 @@ def test_every_verb_has_help_and_stands_in_the_reference() -> None:
         "run `python -m windtunnel.cli.reference > docs/cli.md`"
     )
     assert len(app.registered_commands) >= 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--top-p", "0"), "top_p 0.0"),
+        (("--min-p", "0"), "min_p 0.0"),
+        (("--repetition-penalty", "0"), "repetition_penalty 0.0"),
+    ],
+)
+def test_sampling_out_of_range_is_a_usage_error(windtunnel, arguments, message) -> None:
+    answer = windtunnel("generate", "nothing", "x", *arguments)
+    assert (answer.code, message in answer.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ("arch.layers[0].mlp.ratio=.inf", "finite"),
+        (f"train.steps={'9' * 5000}", "5,000 digits"),
+        ("arch.layers[0].mixer.type=atention", "--set: arch.layers[0].mixer.type: unknown mixer"),
+    ],
+    ids=["infinite", "digits", "place"],
+)
+def test_an_odd_edit_is_one_clear_line(windtunnel, edit: str, message: str) -> None:
+    answer = windtunnel("check", "run.yaml", "--set", edit)
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_edits_may_choose_the_preset(windtunnel) -> None:
+    for edit in ("arch={preset: gpt2}", "arch.preset=gpt2"):
+        resolved = windtunnel("check", "run.yaml", "--resolved", "--set", edit, "--set",
+                              "arch.d_model=64")  # fmt: skip
+        assert resolved.code == 0, resolved.err
+        assert "d_model: 64" in resolved.out
+
+
+def test_a_file_nested_too_deeply_is_told(windtunnel, workplace: Path) -> None:
+    (workplace / "deep.yaml").write_text("arch: " + "[" * 3000 + "]" * 3000, encoding="utf-8")
+    answer = windtunnel("check", "deep.yaml")
+    assert (answer.code, "nested too deeply" in answer.err) == (2, True)
+
+
+def test_markup_in_a_name_is_text(windtunnel) -> None:
+    answer = windtunnel("check", "run.yaml", "--set", "arch.name='a[/b]'")
+    assert answer.code == 0
+    assert "a[/b]" in answer.out
+
+
+def test_a_folder_that_is_no_run_is_left_alone(windtunnel, workplace: Path) -> None:
+    (workplace / "mine").mkdir()
+    answer = windtunnel("train", "run.yaml", "--out", "mine")
+    assert (answer.code, "is not a run's folder" in answer.err) == (2, True)
+    assert list((workplace / "mine").iterdir()) == []
+
+
+def test_a_run_that_has_not_begun_takes_no_other_config(windtunnel, workplace: Path) -> None:
+    windtunnel("train", "run.yaml", "--out", "k")
+    for name in ("record.json", "events.jsonl"):
+        (workplace / "k" / name).unlink()
+    (workplace / "k" / "events.jsonl").touch()
+    answer = windtunnel("train", "run.yaml", "--out", "k", "--resume", "--set", "train.lr=1e-4")
+    assert (answer.code, "was made for another config" in answer.err) == (2, True)
+
+
+def test_a_run_that_diverges_says_so_and_fails(windtunnel) -> None:
+    answer = windtunnel("train", "run.yaml", "--out", "d", "--set", "train.lr=1e30", "--set",
+                        "train.steps=40", "--set", "train.clip=~", "--json")  # fmt: skip
+    assert answer.code == 1
+    assert json.loads(answer.out)["status"] == "diverged"
+    assert "windtunnel generate" not in answer.err

@@ -185,9 +185,9 @@ def train_memory(
 ) -> TrainMemory:
     """Predicted peak bytes of training with AdamW, ``batch_size`` sequences at a time.
 
-    In bfloat16 the weights, gradients and activations take 2 bytes, and float32 master weights join
-    the optimizer's moments. Logits are kept once in the compute precision and once in float32, with
-    their gradient.
+    In bfloat16 weights and activations take 2 bytes, gradients are gathered in float32, and float32
+    master weights join the optimizer's moments. Logits are kept in the compute precision, once in
+    float32, and with their gradients.
     """
     total = cost(architecture, seq_len).total
     width = 2 if precision == "bfloat16" else 4
@@ -198,7 +198,7 @@ def train_memory(
         gradients=total.params * 4,
         optimizer=total.params * 4 * (_ADAM_VALUES + master),
         activations=total.activation_values * tokens * width,
-        logits=_logits(architecture, seq_len) * tokens * (width + 2 * 4),
+        logits=_logits(architecture, seq_len) * tokens * (width + 2 * 4 + 2 * master),
     )
 
 

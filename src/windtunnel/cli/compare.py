@@ -48,6 +48,8 @@ def compare(
         print_json(result)
     elif not dry_run:
         print_verdicts(result)
+    if not dry_run and any(arm["failed"] for arm in result["arms"]):
+        raise typer.Exit(1)
 
 
 def report(

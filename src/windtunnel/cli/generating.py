@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from windtunnel.cli.options import note
 from windtunnel.errors import UsageError
 from windtunnel.generate import SamplingConfig, generate, stream
@@ -28,6 +30,9 @@ def generate_verb(
     folder = RunFolder.open(Path(run)) if Path(run).is_dir() else RunStore(runs).select(run)
     trained = open_trained(folder, warn=note)
     encoded = encode_prompts(trained.tokenizer, prompts)
+    unknown = sum(trained.tokenizer.count_unknown(np.array(ids, dtype=np.int64)) for ids in encoded)
+    if unknown:
+        note(f"{unknown} characters of the prompts are unknown to the tokenizer and read as such")
     if stream:
         if len(prompts) != 1:
             raise UsageError(f"--stream takes one prompt, not {len(prompts)}")

@@ -29,6 +29,8 @@ def train(
     record = train_verb(file, edits or [], out=out, resume=resume, runs=runs_folder(runs))
     if as_json:
         print_json(record)
+    if record["status"] != "finished":
+        raise typer.Exit(1)
 
 
 def generate(
@@ -58,7 +60,7 @@ def generate(
     from windtunnel.cli.generating import generate_verb
     from windtunnel.generate import SamplingConfig
 
-    sampling = SamplingConfig(
+    sampling = SamplingConfig.checked(
         temperature=0.0 if greedy else temperature,
         top_k=top_k,
         top_p=top_p,

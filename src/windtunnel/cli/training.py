@@ -10,6 +10,7 @@ from windtunnel.cli.options import note
 from windtunnel.errors import UsageError
 from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.runs import Event, RunFolder, RunStore
+from windtunnel.runs.folder import IDENTITY
 from windtunnel.train.launch import ReadyRun, create_run_folder, ready_run, run_in_folder
 from windtunnel.train.run_config import load_run
 
@@ -37,6 +38,8 @@ def train_verb(
 def _folder(ready: ReadyRun, out: Path | None, resume: bool, runs: Path) -> tuple[RunFolder, bool]:
     """The run's folder, and whether it was there before."""
     store = RunStore(runs)
+    if out is not None and out.exists() and not (out / IDENTITY).is_file():
+        raise UsageError(f"{out}: exists and is not a run's folder; nothing was changed")
     existing = RunFolder.open(out) if out is not None and out.exists() else None
     if out is None:
         existing = store.find(ready.key)
@@ -101,4 +104,5 @@ def _say_how_it_ended(record: dict[str, Any], folder: RunFolder) -> None:
         f"{_number(final['bits_per_byte'])} bits/byte, after {record['tokens']:,} tokens in "
         f"{record['train_seconds']:.0f} s"
     )
-    note(f'next: windtunnel generate {folder.path} "…"')
+    if record["status"] == "finished":
+        note(f'next: windtunnel generate {folder.path} "…"')

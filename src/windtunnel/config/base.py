@@ -63,5 +63,5 @@ def _parse_ratio(value: Any) -> Any:
     return value
 
 
-Ratio = Annotated[float, BeforeValidator(_parse_ratio), Field(gt=0)]
+Ratio = Annotated[float, BeforeValidator(_parse_ratio), Field(gt=0, allow_inf_nan=False)]
 """A positive number that may be written as a fraction: ``8/3``."""

@@ -7,9 +7,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from windtunnel.config.nearest import suggestion
 
@@ -65,11 +65,15 @@ class Choice:
         cls = self.config_class(value)
         if cls is None:
             name = value["type"] if isinstance(value, dict) else value
-            raise PydanticCustomError(
+            error = PydanticCustomError(
                 "component", "unknown {kind} {name}{hint}",
                 {"kind": self.kind.replace("_", " "), "name": repr(name),
                  "hint": suggestion(name, self.names())},
             )  # fmt: skip
+            detail: InitErrorDetails = {"type": error, "loc": ("type",), "input": name}
+            if not isinstance(value, dict):
+                raise error
+            raise ValidationError.from_exception_data("component", [detail])
         return cls.model_validate(value if isinstance(value, dict) else {"type": value})
 
     def __get_pydantic_core_schema__(

@@ -16,6 +16,7 @@ from windtunnel.errors import ConfigError, Problem, UsageError
 
 _MAX_NODES = 100_000  # a config has hundreds; more is an alias bomb or the wrong file
 _MAX_BYTES = 4_000_000
+_MOST_DIGITS = 100
 
 
 class _Loader(yaml.SafeLoader):
@@ -165,7 +166,11 @@ def parse_value(text: str, origin: str = "--set") -> Any:
         ) from None
     if node is None:
         return None
-    return _Builder(origin, places=False).build(node, ())
+    builder = _Builder(origin, places=False)
+    value = builder.build(node, ())
+    if builder.problems:
+        raise ConfigError(builder.problems)
+    return value
 
 
 def _reason(error: yaml.YAMLError) -> str:
@@ -211,6 +216,10 @@ class _Builder:
             return text.lower() == "true"
         if kind == "null":
             return None
+        if kind == "int" and len(text) > _MOST_DIGITS:
+            message = f"a number of {len(text):,} digits"
+            self.problems.append(Problem(format_path(path), message, self._place(node)))
+            return 0
         if kind == "int":
             return int(text.replace("_", ""))
         if kind == "float":
@@ -249,6 +258,8 @@ def parse_document(text: str, source: str = "config") -> Document:
     """A document from YAML text; ConfigError where the text is not one mapping."""
     try:
         node = yaml.compose(text, Loader=_Loader)
+    except RecursionError:
+        raise ConfigError([Problem("", "nested too deeply", source)]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
@@ -256,7 +267,10 @@ def parse_document(text: str, source: str = "config") -> Document:
     if node is None:
         raise ConfigError([Problem("", "the file is empty", source)])
     builder = _Builder(source)
-    tree = builder.build(node, ())
+    try:
+        tree = builder.build(node, ())
+    except RecursionError:
+        raise ConfigError([Problem("", "nested too deeply", source)]) from None
     if not isinstance(tree, dict):
         raise ConfigError([Problem("", "expected a mapping such as `arch: …`", source)])
     if builder.problems:
@@ -270,6 +284,8 @@ def load_document(path: FilePath | str) -> Document:
     try:
         if file.is_dir():
             raise UsageError(f"{path}: is a folder; a YAML file is expected")
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{path}: is not a regular file")
         if file.stat().st_size > _MAX_BYTES:
             raise UsageError(f"{path}: larger than {_MAX_BYTES:,} bytes, so not a config")
         text = file.read_bytes().decode("utf-8-sig")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from windtunnel.config import Config
+from windtunnel.errors import UsageError
 from windtunnel.nn.initialize import keyed_generator
 
 _NEVER = float("-inf")
@@ -29,6 +31,16 @@ class SamplingConfig(Config):
     min_p: float | None = Field(None, gt=0, le=1)
     """Only tokens at least p times as likely as the most likely stay (arXiv:2407.01082)."""
 
+    @classmethod
+    def checked(cls, **values: float | None) -> Self:
+        """From values that a user gave; UsageError for those out of their range."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            found = error.errors()
+            texts = [f"{d['loc'][0]} {d['input']}: {d['msg'].lower()}" for d in found]
+            raise UsageError("; ".join(texts)) from None
+
     @property
     def greedy(self) -> bool:
         """Whether no randomness is left."""
@@ -40,7 +52,8 @@ def reshape_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
 
     At least one token of each row always stays.
     """
-    logits = logits.float() / sampling.temperature
+    logits = logits.double()
+    logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         kth = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, _NEVER)

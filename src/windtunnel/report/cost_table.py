@@ -97,7 +97,7 @@ def _parts_table(cost: Mapping[str, Any]) -> Table:
     if fixed:
         caption += f"\nA sequence of any length holds {bytes_text(fixed)} of state besides."
     table = Table(
-        title=f"{cost.get('name') or 'architecture'}{context}; all but params is per token",
+        title=Text(f"{cost.get('name') or 'architecture'}{context}; all but params is per token"),
         title_style="bold",
         title_justify="left",
         box=SIMPLE_HEAD,

@@ -134,6 +134,12 @@ def run_in_folder(
 ) -> dict[str, Any]:
     """Trains the run of a folder to its end; its record. What may be raised: see ``train_run``."""
     ready = ready or ready_run(load_run(folder.config_path))
+    begun = any(event.kind == "start" for event in folder.read_events())
+    if not begun and ready.key != folder.key:
+        raise UsageError(
+            f"{folder.path}: was made for another config, or another version of the code or the "
+            "data, and has not begun; choose another folder"
+        )
     parts = run_parts(ready)
     return train_run(parts, folder, resume=resume, on_event=on_event, on_step=on_step)
 

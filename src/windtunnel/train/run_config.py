@@ -75,17 +75,23 @@ def load_run_document(
     document: Document, edits: Sequence[str] = (), *, base: Path = Path()
 ) -> LoadedRun:
     """As :func:`load_run`, from a document; plugins are looked for below ``base``."""
-    for edit in edits:
-        if edit.partition("=")[0].strip() in ("arch.preset", "plugins"):
-            document = document.edit(edit)
+    early = [edit for edit in edits if _comes_first(edit)]
+    for edit in early:
+        document = document.edit(edit)
     load_entry_points()
     digests = load_plugins(_plugin_paths(document), base)
     document = expand_preset(document)
     for edit in edits:
-        if edit.partition("=")[0].strip() not in ("arch.preset", "plugins"):
+        if edit not in early:
             document = document.edit(edit)
     config = decode(document, RunConfig, _misfits)
     return LoadedRun(config, document, digests, base)
+
+
+def _comes_first(edit: str) -> bool:
+    """Whether an edit decides what presets and plugins there are."""
+    path = edit.partition("=")[0].strip()
+    return path in ("arch", "plugins") or path.startswith(("arch.preset", "arch.set"))
 
 
 def _plugin_paths(document: Document) -> Iterable[str]:
