@@ -162,20 +162,24 @@ def test_the_forest_plot_places_intervals_and_zero_on_one_scale(text: str, page:
 
 def test_levels_of_confidence_and_failed_runs_are_told() -> None:
     one = arm("b", "better", -0.045, failed=1)
-    one["delta"]["confidence"] = 0.975
+    one["delta_bits_per_byte"]["confidence"] = 0.975
     tree = verdicts(arms=[arm("a", "reference", 0.0), one], metric="bits_per_byte")
     text = render_html(report(verdicts=tree, curves={}))
     page = Page(text)
-    assert "[−0.063, −0.027] 97.5%" in page.text
-    assert "! failed" in page.text
+    assert "[−0.0315, −0.0135] 97.5%" in page.text
+    assert "−0.045" not in page.text  # nats per token do not compare here
+    assert "! failed 1 of 3" in page.text
     panels = [a for a in page.of("div") if "data-forest" in a]
     assert [(a["data-forest"], "hidden" in a) for a in panels] == [
         ("bits_per_byte", False),
-        ("loss", True),
     ]
-    # The detectable effect is in the verdict's unit: it is shaded there alone.
-    assert text.index('class="mde"') < text.index('data-forest="loss"')
     assert text.count('class="mde"') == 1
+
+
+def test_the_detectable_effect_is_shaded_in_the_unit_of_the_verdict_alone(text: str) -> None:
+    first, second = (text.index(f'data-forest="{name}"') for name in ("loss", "bits_per_byte"))
+    assert first < text.index('class="mde"') < second
+    assert 'class="mde"' not in text[second:]
 
 
 @pytest.mark.parametrize("limits", [(-0.05, 0.02), (-3.0, 250.0), (-1e-7, 1e-7)])
@@ -193,7 +197,7 @@ def test_a_diverged_arm_without_numbers_is_shown() -> None:
     lost |= {
         "delta": endless,
         "delta_bits_per_byte": nothing,
-        "loss": nothing,
+        "loss": {**nothing, "values": [None, 2.0, 2.0]},
         "bits_per_byte": nothing,
         "p_value": None,
         "p_holm": None,
@@ -202,7 +206,7 @@ def test_a_diverged_arm_without_numbers_is_shown() -> None:
     broken = type(bad)(evals=[{**p, "loss": float("nan")} for p in bad.evals], train=())
     tree = verdicts(arms=[arm("a", "reference", 0.0), lost])
     page = Page(render_html(report(verdicts=tree, curves={"a": {0: bad}, "lost": {0: broken}})))
-    assert "! diverged" in page.text
+    assert "! diverged 1 of 3" in page.text
     assert "n/a" in page.text
     assert page.data[1]["bands"]["loss"]["mean"] == []
     assert page.data[1]["seeds"][0]["evals"]["loss"] == [None] * 4

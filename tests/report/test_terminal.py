@@ -80,12 +80,39 @@ def test_the_view_ends_with_the_conclusion() -> None:
 
 def test_the_level_of_an_interval_and_the_metric_are_told() -> None:
     one, other = arm("b", "better", -0.1), arm("c", "undecided", 0.0, failed=1)
-    one["delta"]["confidence"] = 0.975
+    one["delta_bits_per_byte"]["confidence"] = 0.975
     tree = verdicts(arms=[arm("a", "reference", 0.0), one, other], metric="bits_per_byte")
     text = " ".join(shown(verdict_view(tree)).split())
-    assert "difference with 97.5% or 95% confidence, as Holm's correction asks" in text
-    assert "minimum detectable effect, bits per byte" in text
+    assert "with 97.5% or 95% confidence, which is 95% after Holm's correction" in text
+    assert "minimum detectable effect before Holm's correction, bits per byte" in text
     assert "failed" in text
+    assert "1 of 3" in text
+    assert "-0.100" not in text  # nats per token do not compare where tokenizers differ
+    assert "-0.0500" in text
+
+
+def test_an_arm_without_a_difference_is_not_the_reference() -> None:
+    nothing = {"mean": None, "low": None, "high": None}
+    lost = arm("lost", "worse", 0.0, diverged=1, bits_per_byte=nothing)
+    lost |= dict.fromkeys(("delta", "delta_bits_per_byte", "p_value", "p_holm", "mde"))
+    lost |= {"loss": {**nothing, "values": [2.0, None]}}
+    tree = verdicts(arms=[arm("a", "reference", 0.0), lost])
+    text = shown(verdict_table(tree))
+    (row,) = [line for line in text.splitlines() if line.strip().startswith("lost")]
+    assert row.split() == ["lost", "n/a", "-", "-", "n/a", "n/a", "worse"]
+    assert "1 of 2" in text
+    cost = shown(cost_of_arms_table(tree))
+    assert "+6.6%" in cost
+    assert "tokens" in cost  # matched in the plan; a diverged run ends early
+    assert max(map(len, cost.splitlines())) <= 80
+
+
+def test_matched_seconds_are_shown_as_measured() -> None:
+    text = shown(cost_of_arms_table(verdicts(match="seconds")))
+    assert max(map(len, text.splitlines())) <= 80
+    (llama,) = [line for line in text.splitlines() if line.strip().startswith("llama")]
+    assert llama.split()[-4:] == ["0%", "+6.6%", "-4.4%", "+10.0%"]
+    assert "time" in text
 
 
 def part(name: str, kind: str, params: float) -> dict[str, object]:

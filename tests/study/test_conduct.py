@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from windtunnel.config import parse_document
-from windtunnel.errors import UsageError
+from windtunnel.errors import StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.conduct import RunMaker, conduct, finished_keys
 from windtunnel.study.execute import Job, Progress, StudyInterrupted
@@ -62,6 +62,32 @@ def test_a_shared_store_lends_its_runs(load: Load, ground: Ground, tmp_path: Pat
         done = conduct(plan, folder, store=store, workers=2, create=create, command=fake())
         attempts.append([done.outcomes[key].attempts for key in plan.keys])
     assert attempts == [[1, 1], [0, 1]]
+
+
+def test_runs_are_found_from_any_folder(
+    load: Load, ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = plan_compare([load("gpt2"), load("lstm")], seeds=1, budget=1000, ground=ground)
+    folder = StudyFolder(Path("study"))
+    done = conduct(plan, folder, store=RunStore("store"), workers=2, create=create, command=fake())
+    assert all(Path(where).is_absolute() for where in done.to_dict()["runs"].values())
+
+
+@pytest.mark.parametrize("file", ["record.json", "events.jsonl"])
+def test_a_damaged_run_is_named_with_the_way_out(
+    load: Load, ground: Ground, tmp_path: Path, file: str
+) -> None:
+    store = RunStore(tmp_path / "store")
+    plan = plan_compare([load("gpt2"), load("lstm")], seeds=1, budget=1000, ground=ground)
+    path = create(plan.runs[0], store).path
+    (path / file).write_text("{\n{\n{\n")
+    with pytest.raises(StudyError, match=r"seed 0: .*delete or move") as caught:
+        conduct(
+            plan, StudyFolder(tmp_path / "s"), store=store, workers=1, create=create,
+            command=fake(),
+        )  # fmt: skip
+    assert str(path) in str(caught.value)
 
 
 def test_an_interrupted_study_goes_on_by_the_same_command(
@@ -174,6 +200,9 @@ def test_speeds_are_measured_in_a_child(tiny: Callable[..., LoadedRun]) -> None:
 def test_a_run_survives_the_way_through_the_plan(tiny: Callable[..., LoadedRun]) -> None:
     run = planned(tiny).runs[0]
     assert read_run(run.config).config.model_dump(mode="json") == run.config
+    name = "\U0001f600 \x7f \x85 \x01 \u2028"
+    odd = {**run.config, "arch": {**run.config["arch"], "name": name}}
+    assert read_run(odd).config.model_dump(mode="json") == odd
 
 
 def test_the_machine_is_known() -> None:

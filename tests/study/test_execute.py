@@ -209,12 +209,35 @@ def test_a_run_of_another_process_is_waited_for(store: RunStore, tmp_path: Path)
     assert notices == ["a: another process is training it; waiting for that"]
 
 
+def test_workers_of_a_killed_study_take_places(store: RunStore, tmp_path: Path) -> None:
+    jobs = [make_job(store, name) for name in "abc"]
+    others = [subprocess.Popen(command(dict.fromkeys("bc", "slow"))(job)) for job in jobs[1:]]
+    while any(job.run.status != "running" for job in jobs[1:]):
+        time.sleep(0.01)
+    for other in others:
+        threading.Thread(target=other.wait).start()
+    seen: list[Progress] = []
+    outcomes = run_all(jobs, tmp_path, workers=2, on_progress=seen.append)
+    assert max(len(progress.running) for progress in seen) == 2
+    assert {outcome.status for outcome in outcomes.values()} == {"finished"}
+
+
+def test_a_worker_that_gives_up_on_its_checkpoints_names_the_way_out(
+    store: RunStore, tmp_path: Path
+) -> None:
+    job = make_job(store, "a")
+    (job.run.checkpoints / "step").write_text("4")
+    reason = run_all([job], tmp_path, {"a": "fail"})["key-a"].reason
+    assert f"delete or move {job.run.path} to train it again" in reason.splitlines()[0]
+
+
 def test_a_damaged_record_fails_its_run_alone(store: RunStore, tmp_path: Path) -> None:
     jobs = [make_job(store, "a"), make_job(store, "b")]
     (jobs[0].run.path / "record.json").write_text("{")
     outcomes = run_all(jobs, tmp_path)
     assert outcomes["key-a"].status == "failed"
     assert "damaged" in outcomes["key-a"].reason
+    assert f"delete or move {jobs[0].run.path} to" in outcomes["key-a"].reason
     assert outcomes["key-b"].status == "finished"
 
 

@@ -197,6 +197,21 @@ def test_runs_without_a_result_count_and_are_never_dropped(
     assert found.p_value is None
     assert found.diverged + found.failed == sum(v is None or isinstance(v, str) for v in arm)
     assert found.loss["values"] == [None if isinstance(v, str) else v for v in arm]
+    if None in found.loss["values"]:  # of the rest it would be a selection
+        assert [found.loss[name] for name in ("mean", "low", "high")] == [None] * 3
+
+
+def test_what_a_diverged_arm_took_is_in_its_records() -> None:
+    took = {"tokens": 100, "steps": 1, "flops": 660_000.0}
+    full = {"tokens": 1000, "steps": 10, "flops": 6_600_000.0}
+    records = {
+        "base-0": record(3.0), "base-1": record(3.1),
+        "arm-0": {**record(None, "diverged"), **took}, "arm-1": {**record(2.9), **full},
+    }  # fmt: skip
+    arm = judge(make_plan(("base", "arm"), 2), records).arms[1]
+    assert (arm.tokens, arm.steps) == (550, 6)
+    assert arm.mismatch["tokens"] == pytest.approx(-0.45)
+    assert arm.mismatch["flops"] == pytest.approx(3_630_000 / 6_000_000 - 1)
 
 
 def test_other_tokenizers_are_judged_by_bits() -> None:

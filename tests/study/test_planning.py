@@ -8,7 +8,14 @@ import pytest
 
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.study.plan import Plan, read_plan
-from windtunnel.study.planning import Ground, Settled, distinct_names, estimate, plan_compare
+from windtunnel.study.planning import (
+    Ground,
+    Settled,
+    check_question,
+    distinct_names,
+    estimate,
+    plan_compare,
+)
 from windtunnel.train.run_config import LoadedRun
 
 Load = Callable[..., LoadedRun]
@@ -79,6 +86,26 @@ def test_parameters_that_no_width_has_are_an_error_with_the_nearest(
         plan_compare(runs, seeds=1, match="params", ground=ground)
 
 
+def test_heads_are_spoken_of_only_where_there_are_some(load: Load, ground: Ground) -> None:
+    with pytest.raises(StudyError, match="no width has") as caught:
+        plan_compare([load("lstm"), load("gru")], seeds=1, match="params", budget=1, ground=ground)
+    assert "heads" not in str(caught.value)
+
+
+def test_an_arm_that_does_not_fit_is_refused_before_speeds_are_measured(
+    load: Load, settle: Settle
+) -> None:
+    def speeds(configs: object) -> list[float]:
+        raise AssertionError("nothing is to be built")
+
+    ground = Ground(settle, speeds, lambda train: 2**29)
+    with pytest.raises(StudyError, match=r"large: training it .* GiB of memory, and 0\.5 GiB are"):
+        plan_compare(
+            [load("lstm"), load("gpt2", "arch.name=large", "arch.d_model=1024")],
+            seeds=1, ground=ground,
+        )  # fmt: skip
+
+
 def test_names_are_distinct(load: Load) -> None:
     same = [load("gpt2", source="a/base.yaml"), load("gpt2", source="a/wide.yaml")]
     assert distinct_names(same) == ["base", "wide"]
@@ -139,6 +166,9 @@ def test_tokenizers_may_differ_but_texts_may_not(load: Load, ground: Ground) -> 
     plan = plan_compare([first, load("lstm", "data.tokenizer=bytes")], seeds=1, ground=ground)
     assert plan.metric == "bits_per_byte"
     assert "bits per byte" in plan.notes[0]
+    assert {run.config["train"]["eval_tokens"] for run in plan.runs} == {None}
+    assert "whole validation split" in plan.notes[1]
+    assert "not equally much text" in plan.notes[2]
     with pytest.raises(UsageError, match=r"lstm: data\.validation differs from that of gpt2"):
         plan_compare([first, load("lstm", "data.validation=0.2")], seeds=1, ground=ground)
 
@@ -166,6 +196,12 @@ def test_unfit_seeds_and_budgets_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         plan_compare([load("gpt2"), load("lstm")], seeds=seeds, budget=budget, ground=ground)
+
+
+def test_usage_is_checked_without_data() -> None:
+    assert check_question(2, seeds=2, budget=None) == (0, 1)
+    with pytest.raises(UsageError, match="--seeds must be between"):
+        check_question(2, seeds=1001, budget=None)
 
 
 def test_one_config_is_no_comparison(load: Load, ground: Ground) -> None:

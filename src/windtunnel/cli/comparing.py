@@ -24,7 +24,7 @@ from windtunnel.study.execute import Progress
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import free_memory_bytes, local_ground, usable_cores
 from windtunnel.study.plan import Estimate, Plan
-from windtunnel.study.planning import estimate, plan_compare
+from windtunnel.study.planning import check_question, estimate, plan_compare
 from windtunnel.train.run_config import LoadedRun, load_run
 
 
@@ -47,6 +47,7 @@ def compare_verb(request: Request) -> dict[str, Any]:
     """Does all of it; the verdicts as plain JSON (the plan, for a dry run)."""
     if request.match not in get_args(Match):
         raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
+    check_question(len(request.files), seeds=request.seeds, budget=request.budget)
     loaded = load_all(request.files, request.edits)
     folder = StudyFolder(request.out)
     for data in {run.config.data for run in loaded}:

@@ -59,10 +59,10 @@ def verdict_section(study: Verdicts) -> str:
     headings = ["Architecture", "Verdict", "Loss", "Difference", "Bits per byte"]
     headings += ["Difference", "p", "p (Holm)", "Detectable"]
     table = _table(
-        f"Validation loss (nats per token) and bits per byte; p and detectable: in "
-        f"{UNITS[study.metric]}",
+        f"Validation loss (nats per token) and bits per byte; p and detectable (before Holm’s "
+        f"correction): in {UNITS[study.metric]}",
         headings,
-        (_verdict_row(arm) for arm in study.arms),
+        (_verdict_row(study, arm) for arm in study.arms),
     )
     reasons = "".join(
         f"<li><b>{escape(arm.name)}</b>: {escape(arm.reason)}</li>"
@@ -73,13 +73,14 @@ def verdict_section(study: Verdicts) -> str:
     return section("verdict", "Verdict", conclusion, table, listed, note)
 
 
-def _verdict_row(arm: Arm) -> tuple[str, ...]:
-    first = arm.delta is None
+def _verdict_row(study: Verdicts, arm: Arm) -> tuple[str, ...]:
+    first = arm.is_reference
+    nats = arm.delta if study.in_nats else None  # a token is not the same thing in each arm
     return (
         escape(arm.name),
         chip(arm),
         _estimate(arm.loss),
-        "–" if arm.delta is None else _estimate(arm.delta, signed=True),
+        "–" if nats is None else _estimate(nats, signed=True),
         _estimate(arm.bits_per_byte),
         "–" if arm.delta_bits_per_byte is None else _estimate(arm.delta_bits_per_byte, signed=True),
         "–" if first else escape(p_text(arm.p_value)),
@@ -91,9 +92,8 @@ def _verdict_row(arm: Arm) -> tuple[str, ...]:
 def chip(arm: Arm) -> str:
     """The verdict as a coloured word with a symbol, so that the colour is never alone."""
     words = f'<span class="chip {arm.verdict}">{_SYMBOLS[arm.verdict]} {arm.verdict}</span>'
-    troubles = (("diverged", arm.diverged), ("failed", arm.failed))
     return words + "".join(
-        f' <span class="chip trouble">! {trouble}</span>' for trouble, seeds in troubles if seeds
+        f' <span class="chip trouble">! {trouble}</span>' for trouble in arm.troubles
     )
 
 
@@ -107,11 +107,11 @@ def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
 
 def forest_section(study: Verdicts) -> str:
     """Differences to the first architecture with their intervals; in nats, then bits per byte."""
-    nats = [(arm, arm.delta) for arm in study.arms if arm.delta is not None]
+    nats = [(arm, arm.delta) for arm in study.arms if arm.delta is not None and study.in_nats]
     bits = [
         (arm, arm.delta_bits_per_byte) for arm in study.arms if arm.delta_bits_per_byte is not None
     ]
-    if not nats:
+    if not (nats or bits):
         return ""
     reference = escape(study.arms[0].name)
     rows = {"loss": (nats, "nats/token"), "bits_per_byte": (bits, "bits/byte")}
@@ -126,9 +126,9 @@ def forest_section(study: Verdicts) -> str:
         plots = radios("forest-unit", "Unit", {name: UNITS[name] for name in shown}) + plots
     caption = (
         f"Each line is the difference to <b>{reference}</b> with its interval, at the level of "
-        "confidence that stands beside it (95% if none does). An interval that crosses the zero "
-        "line leaves the question open. Shaded: differences too small to be detected with these "
-        "seeds."
+        "confidence that stands beside it (95% if none does): 95% after Holm’s correction. An "
+        "interval that crosses the zero line leaves the question open. Shaded: differences too "
+        "small to be detected with these seeds, before Holm’s correction."
     )
     return section(
         "differences",
@@ -178,13 +178,14 @@ def reading_box() -> str:
     points = {
         "Loss": "is the mean cross-entropy on held-out text, in nats per token. Lower is better. "
         "Bits per byte is the same thing counted per byte of text: it compares across tokenizers.",
-        "Brackets": "hold a confidence interval over seeds: 95%, or the level beside it, which "
-        "Holm's correction asks for when several architectures are compared. Value and interval "
+        "Brackets": "hold a confidence interval over seeds: 95%, or the level beside it, which is "
+        "95% after Holm's correction when several architectures are compared. Value and interval "
         "are rounded alike, to what the interval supports.",
         "Better, worse": "is said only when the difference is significant after Holm's "
         "correction for the number of comparisons.",
         "Undecided": "means that these runs cannot tell the two apart; it does not mean that they "
-        "are equal. A difference smaller than “detectable” would mostly be missed.",
+        "are equal. A difference smaller than “detectable” (before Holm's correction) would "
+        "mostly be missed.",
         "Matched": "names the one budget that was held equal. The other budgets differ by the "
         "percentages given; weigh them.",
         "Scope": "is this data, this size and this recipe. Rankings can change with scale.",

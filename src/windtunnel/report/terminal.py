@@ -103,13 +103,14 @@ def _verdict_table(study: Verdicts) -> Table:
     columns |= {"p (Holm)": True, "MDE": True, "verdict": False}
     table = _table(_title(study), columns)
     for arm in study.arms:
-        first = arm.delta is None
+        first = arm.is_reference
+        nats = arm.delta if study.in_nats else None
         p_value = arm.p_holm if arm.p_holm is not None else arm.p_value
         table.add_row(
             Text(arm.name),
             _lines(arm.loss.mean_text(), arm.bits_per_byte.mean_text()),
-            _lines(_difference(arm.delta), _difference(arm.delta_bits_per_byte)),
-            _lines(_interval(arm.delta), _interval(arm.delta_bits_per_byte)),
+            _lines(_difference(nats), _difference(arm.delta_bits_per_byte)),
+            _lines(_interval(nats), _interval(arm.delta_bits_per_byte)),
             Text(_NONE if first else p_text(p_value)),
             Text(_NONE if first else fixed(arm.mde, 3)),
             _verdict_words(arm),
@@ -118,12 +119,17 @@ def _verdict_table(study: Verdicts) -> Table:
 
 
 def _interval_words(study: Verdicts) -> str:
-    known = [arm.delta for arm in study.arms if arm.delta is not None and arm.delta.interval_text()]
+    deltas = [study.deciding_delta(arm) for arm in study.arms]
+    known = [delta for delta in deltas if delta is not None and delta.interval_text()]
+    usual = level_text(None)
     levels = dict.fromkeys(level_text(delta.confidence) for delta in known)
-    words = f"interval: the difference with {' or '.join(levels) or level_text(None)} confidence"
-    if len(levels) > 1:
-        words += ", as Holm's correction asks"
-    return f"{words}; MDE: the minimum detectable effect, {UNITS[study.metric]}"
+    words = f"interval: the difference with {' or '.join(levels) or usual} confidence"
+    if levels.keys() - {usual}:
+        words += f", which is {usual} after Holm's correction"
+    return (
+        f"{words}; MDE: the minimum detectable effect before Holm's correction, "
+        f"{UNITS[study.metric]}"
+    )
 
 
 def _lines(nats: str, bits: str) -> Text:
@@ -141,9 +147,9 @@ def _interval(estimate: Estimate | None) -> str:
 def _verdict_words(arm: Arm) -> Text:
     """The verdict as a word (with its colour), and what kept seeds from a result."""
     words = Text(arm.verdict, style=STYLES[arm.verdict])
-    for trouble, seeds in (("diverged", arm.diverged), ("failed", arm.failed)):
-        if seeds:
-            words.append(f"\n{trouble}", style="bold red")
+    for trouble in arm.troubles:
+        kind, _, count = trouble.partition(" ")  # on two lines: the column is narrow
+        words.append(f"\n{kind}\n{count}", style="bold red")
     return words
 
 
@@ -160,10 +166,16 @@ def _title(study: Verdicts) -> str:
 
 
 def _cost_table(study: Verdicts) -> Table:
-    others = [budget for budget in BUDGETS if budget != study.match and _known(study, budget)]
+    # Measured seconds are matched by a forecast, and a diverged run ends early.
+    inexact = study.match == "seconds" or any(arm.diverged for arm in study.arms)
+    others = [b for b in BUDGETS if (b != study.match or inexact) and _known(study, b)]
     columns = {"architecture": False, "params": True, "FLOP/tok": True, "tok/s": True}
-    columns |= {"memory": True} | {_MISMATCH_HEADINGS[name]: True for name in others}
-    table = _table("Cost; d: difference of the budgets that were not matched", columns)
+    headings = {budget: _MISMATCH_HEADINGS[budget] for budget in others}
+    if len(others) == len(BUDGETS):  # four stay within 80 columns on two lines
+        headings = {budget: text.replace(" ", "\n") for budget, text in headings.items()}
+    columns |= {"memory": True} | dict.fromkeys(headings.values(), True)
+    which = "budgets" if study.match in others else "budgets that were not matched"
+    table = _table(f"Cost; d: difference of the {which}", columns)
     for arm in study.arms:
         table.add_row(
             Text(arm.name),
@@ -172,7 +184,7 @@ def _cost_table(study: Verdicts) -> Table:
             Text(count_text(arm.tokens_per_second)),
             Text(bytes_text(arm.peak_memory_bytes)),
             *(
-                Text(_NONE if arm.delta is None else percent_text(arm.mismatch.get(budget)))
+                Text(_NONE if arm.is_reference else percent_text(arm.mismatch.get(budget)))
                 for budget in others
             ),
         )

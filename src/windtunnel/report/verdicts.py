@@ -46,6 +46,17 @@ class Arm:
     peak_memory_bytes: float | None
     mismatch: Mapping[str, float | None] = field(default_factory=dict)
 
+    @property
+    def is_reference(self) -> bool:
+        return self.verdict == "reference"
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What kept runs from a result, in words: ``diverged 1 of 2``."""
+        of = f" of {len(self.values)}" if self.values else ""
+        kinds = (("diverged", self.diverged), ("failed", self.failed))
+        return tuple(f"{kind} {runs}{of}" for kind, runs in kinds if runs)
+
 
 @dataclass(frozen=True)
 class Verdicts:
@@ -61,6 +72,15 @@ class Verdicts:
     metric: str
     note: str
     conclusion: str
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether a token is the same thing in every arm, so that nats per token compare."""
+        return self.metric == "loss"
+
+    def deciding_delta(self, arm: Arm) -> Estimate | None:
+        """The difference that the arm's verdict is about."""
+        return arm.delta if self.in_nats else arm.delta_bits_per_byte
 
 
 def read_verdicts(tree: Mapping[str, Any]) -> Verdicts:

@@ -48,10 +48,12 @@ class ArmVerdict:
     params: int
     tokens: int
     steps: int
+    """Of one run; as trained, on average, where a run diverged."""
     flops_per_token: float
     loss: dict[str, Any]
     bits_per_byte: dict[str, Any]
-    """mean, low, high (95%), and values by seed (None for a run without a result)."""
+    """mean, low, high (95%), and values by seed (None for a run without a result). With such a run
+    there is no mean either: of those that are left it would be a selection."""
     delta: Delta | None
     delta_bits_per_byte: Delta | None
     p_value: float | None
@@ -60,6 +62,7 @@ class ArmVerdict:
     pairing_gain: float | None
     paired: bool | None
     mde: float | None
+    """Minimum detectable effect, in the metric's unit; before Holm's correction."""
     verdict: Verdict
     reason: str
     diverged: int
@@ -112,6 +115,11 @@ class _Results:
     def mean(self, name: str) -> float | None:
         known = [float(r[name]) for r in self.records if _finite(r.get(name)) is not None]
         return math.fsum(known) / len(known) if known else None
+
+    def trained(self, name: Literal["tokens", "steps", "flops"]) -> float:
+        """Of one run: as planned, or the mean over the records where a run ended early."""
+        found = self.mean(name) if self.diverged else None
+        return float(getattr(self.arm, name)) if found is None else found
 
 
 def judge(plan: Plan, records: Mapping[str, Record]) -> Verdicts:
@@ -192,8 +200,8 @@ def _arm_verdict(
     return ArmVerdict(
         name=arm.name,
         params=arm.params,
-        tokens=arm.tokens,
-        steps=arm.steps,
+        tokens=round(mine.trained("tokens")),
+        steps=round(mine.trained("steps")),
         flops_per_token=arm.flops_per_token,
         loss=_summary(mine.loss),
         bits_per_byte=_summary(mine.bits),
@@ -216,17 +224,17 @@ def _arm_verdict(
 
 
 def _budgets(results: _Results) -> dict[str, float | None]:
-    arm = results.arm
     return {
-        "tokens": arm.tokens,
-        "flops": arm.flops,
-        "params": arm.params,
+        "tokens": results.trained("tokens"),
+        "flops": results.trained("flops"),
+        "params": results.arm.params,
         "seconds": results.mean("train_seconds"),
     }
 
 
 def _summary(values: Sequence[float | None]) -> dict[str, Any]:
-    interval = mean_interval([value for value in values if value is not None])
+    known = [value for value in values if value is not None]
+    interval = mean_interval(known if len(known) == len(values) else [])
     return {**interval.to_dict(), "values": list(values)}
 
 
@@ -301,7 +309,7 @@ def conclusion(verdicts: Verdicts) -> str:
         span = f"{smallest:.2g}" if smallest == largest else f"{smallest:.2g} to {largest:.2g}"
         sentences.append(
             f"With {count} seeds, a true difference below {span} {unit} would probably have been "
-            "missed (power under 80%)."
+            "missed (power under 80%, before Holm's correction)."
         )
     return " ".join(sentences)
 

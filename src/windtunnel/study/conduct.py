@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import UsageError
+from windtunnel.errors import RunError, StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.compare import Verdicts, judge
 from windtunnel.study.execute import Job, Outcome, Progress, execute
@@ -34,10 +34,11 @@ class Conducted:
     outcomes: Mapping[str, Outcome]
 
     def to_dict(self) -> dict[str, Any]:
-        """The tree of ``study.json``: the verdicts, the runs' folders and what failed."""
+        """The tree of ``study.json``: the verdicts, the runs' folders (absolute, so that they are
+        found from wherever it is read) and what failed."""
         return {
             **self.verdicts.to_dict(),
-            "runs": {key: str(run.path) for key, run in self.runs.items()},
+            "runs": {key: str(run.path.resolve()) for key, run in self.runs.items()},
             "failures": {
                 key: outcome.reason
                 for key, outcome in self.outcomes.items()
@@ -110,12 +111,13 @@ def conduct(
 
     Raises:
         UsageError: the folder is in use for something else; nothing was changed.
-        StudyError: another process is running this study, or it was interrupted.
+        StudyError: another process is running this study, it was interrupted, or one of its runs
+            is there and cannot be read.
     """
     with folder.claim(plan):
         store = store or RunStore(folder.runs)
         create = create or RunMaker()
-        runs = {key: store.find(key) or create(plan.run(key), store) for key in plan.keys}
+        runs = {key: _found_or_made(plan.run(key), store, create) for key in plan.keys}
         outcomes = execute(
             [_job(plan, key, run) for key, run in runs.items()],
             command=command,
@@ -129,6 +131,27 @@ def conduct(
         conducted = Conducted(verdicts, runs, outcomes)
         folder.write_results(conducted.to_dict())
     return conducted
+
+
+def _found_or_made(run: PlannedRun, store: RunStore, create: CreateRun) -> RunFolder:
+    found = store.find(run.key)
+    if found is None:
+        _refuse_damaged(run, store)
+    return found or create(run, store)
+
+
+def _refuse_damaged(run: PlannedRun, store: RunStore) -> None:
+    """Raises StudyError where the store holds the run in a folder that cannot be read."""
+    for path in sorted(store.root.glob(f"*{run.key[:10]}")):
+        try:
+            folder = RunFolder.open(path)
+            if folder.key != run.key:
+                continue
+            folder.summary()
+        except RunError as error:
+            raise StudyError(
+                f"{run.arm}, seed {run.seed}: {error}; delete or move {path} to train it again"
+            ) from error
 
 
 def _job(plan: Plan, key: str, run: RunFolder) -> Job:

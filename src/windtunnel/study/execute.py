@@ -114,7 +114,8 @@ def execute(
         workers: processes side by side, at most.
         log: a folder for what the workers print.
         memory_bytes: what all workers may take together; a job waits while the predicted peaks of
-            those running leave no room for it. One may always run.
+            those running leave no room for it. One may always run. Runs that other processes
+            train already (workers of a study that was killed) take room and places too.
         attempts: workers for one run before it counts as failed. The last attempt runs alone.
         on_progress: told at each look.
         on_notice: told, in words, of deaths and takeovers.
@@ -163,12 +164,17 @@ class _Executor:
         self.outcomes: dict[str, Outcome] = {}
         self._command, self._workers, self._log = command, workers, log
         self._memory, self._attempts, self._on_notice = memory_bytes, attempts, on_notice
-        self._waiting = list(jobs)
+        self._waiting: list[Job] = []
         self._elsewhere: list[Job] = []
         self._running: list[_Worker] = []
         self._tries: dict[str, int] = {}
         self._seen = {job.run.key: _look(job) for job in jobs}
         self._clock = _Clock()
+        for job in jobs:  # what other processes train is known before a place is given away
+            if self._is_elsewhere(job):
+                self._leave_elsewhere(job)
+            else:
+                self._waiting.append(job)
 
     def advance(self) -> bool:
         """One look: ended workers are told apart, free places filled. False when all is done."""
@@ -184,7 +190,7 @@ class _Executor:
         return bool(self._waiting or self._running or self._elsewhere)
 
     def progress(self) -> Progress:
-        active = [*(worker.job for worker in self._running), *self._elsewhere]
+        active = self._active()
         for job in active:
             self._seen[job.run.key] = _look(job)
         steps = {job.run.key: self._steps_of(job) for job in self.jobs}
@@ -227,13 +233,17 @@ class _Executor:
                 return
             time.sleep(0.02)
 
+    def _active(self) -> list[Job]:
+        return [*(worker.job for worker in self._running), *self._elsewhere]
+
     def _next(self) -> Job | None:
         """The first waiting job that may start now."""
-        if len(self._running) >= self._workers or any(self._last(w.job) for w in self._running):
+        active = self._active()
+        if len(active) >= self._workers or any(self._last(worker.job) for worker in self._running):
             return None
-        used = sum(worker.job.memory_bytes for worker in self._running)
+        used = sum(job.memory_bytes for job in active)
         for job in self._waiting:
-            if not self._running:
+            if not active:
                 return job
             fits = self._memory is None or used + job.memory_bytes <= self._memory
             if fits and not self._last(job):
@@ -248,8 +258,7 @@ class _Executor:
         if self._has_ended(job):
             return
         if self._is_elsewhere(job):
-            self._notice(f"{job.name}: another process is training it; waiting for that")
-            self._elsewhere.append(job)
+            self._leave_elsewhere(job)
             return
         attempt = self._tries[job.run.key] = self._tries.get(job.run.key, 0) + 1
         stem = f"{job.run.path.name}.{attempt}"
@@ -259,6 +268,10 @@ class _Executor:
                 self._running.append(_Worker(job, self._start(job, out, err), errors))
             except OSError as error:
                 self._died(job, f"its worker cannot be started: {error.strerror}", again=True)
+
+    def _leave_elsewhere(self, job: Job) -> None:
+        self._notice(f"{job.name}: another process is training it; waiting for that")
+        self._elsewhere.append(job)
 
     def _is_elsewhere(self, job: Job) -> bool:
         """Whether a process that is not ours trains the run."""
@@ -270,7 +283,7 @@ class _Executor:
         try:
             record = job.run.read_record()
         except RunError as error:
-            self._ended(job, "failed", str(error))
+            self._ended(job, "failed", f"{error}; {_way_out(job)}")
             return True
         if record is None:
             return False
@@ -293,6 +306,8 @@ class _Executor:
             return
         code = worker.process.returncode
         how = "it ended without a record" if code == 0 else _how(code)
+        if code == 1 and _has_checkpoints(job := worker.job):
+            how += f" (should its checkpoints be damaged: {_way_out(job)})"
         tail = _tail(worker.errors)
         # A usage error is there again at every attempt.
         self._died(worker.job, f"{how}: {tail}" if tail else how, again=code != USAGE_EXIT)
@@ -330,6 +345,14 @@ class _Executor:
     def _loss_of(self, job: Job) -> float | None:
         seen = self._seen[job.run.key]
         return seen.loss if seen is not None else None
+
+
+def _way_out(job: Job) -> str:
+    return f"delete or move {job.run.path} to train it again"
+
+
+def _has_checkpoints(job: Job) -> bool:
+    return job.run.checkpoints.is_dir() and any(job.run.checkpoints.iterdir())
 
 
 def _look(job: Job) -> RunSummary | None:

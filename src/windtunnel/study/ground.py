@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from windtunnel.config import parse_document
+from windtunnel.config import Document
 from windtunnel.errors import StudyError
 from windtunnel.study.planning import Ground, Settled
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from windtunnel.data.config import DataConfig
     from windtunnel.data.dataset import Dataset
     from windtunnel.data.progress import Progress
+    from windtunnel.train.config import TrainConfig
 
 PROBE_SECONDS = 600.0
 """How long measuring speeds may take before it is given up."""
@@ -31,7 +32,7 @@ def local_ground(*, progress: Progress | None = None, measure: bool = True) -> G
         progress: told where reading and tokenizing stand.
         measure: without it the plan gives no time, and seconds cannot be matched.
     """
-    return Ground(_Settler(progress), measure_speeds if measure else None)
+    return Ground(_Settler(progress), measure_speeds if measure else None, memory_room)
 
 
 class _Settler:
@@ -92,8 +93,10 @@ def _without_seed(config: RunConfig) -> str:
 
 
 def read_run(tree: object) -> LoadedRun:
-    """A loaded run from a config's plain tree (JSON is YAML)."""
-    return load_run_document(parse_document(json.dumps(tree), "plan"), base=Path.cwd())
+    """A loaded run from a config's plain tree. The tree is taken as it is: through YAML, not every
+    character of a name or a path would survive."""
+    plain: dict[str, object] = json.loads(json.dumps(tree))
+    return load_run_document(Document(plain, source="plan"), base=Path.cwd())
 
 
 def usable_cores() -> int:
@@ -101,6 +104,13 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux: a container may lend fewer than there are
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_room(train: TrainConfig) -> int | None:
+    """Free memory where a recipe's model would lie; None on an accelerator, or where unknown."""
+    from windtunnel.train.loop import resolve_device
+
+    return free_memory_bytes() if resolve_device(train.device).type == "cpu" else None
 
 
 def free_memory_bytes() -> int | None:

@@ -114,10 +114,12 @@ def _with_params(arm: Candidate, target: float) -> Candidate:
     hidden = _hidden_match(arm, spec.replace(d_model=width.width), target)
     if hidden is not None and hidden[1].fits:
         return _resized(arm, hidden[0])
+    headed = any(getattr(layer.mixer, "num_heads", None) for layer in spec.layers)
+    fewer = ", or fewer heads: d_model must be divisible by them" if headed else ""
     raise StudyError(
         f"{arm.name}: no width has {target:,.0f} parameters within 1%; the nearest is "
         f"d_model {width.width} with {width.params:,} ({width.error:+.1%}); choose "
-        f"--budget {width.params}, or fewer heads: d_model must be divisible by them"
+        f"--budget {width.params}{fewer}"
     )
 
 

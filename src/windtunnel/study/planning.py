@@ -11,7 +11,7 @@ from typing import Any
 
 from windtunnel.arch import Architecture, diff, train_memory
 from windtunnel.config import digest
-from windtunnel.errors import UsageError
+from windtunnel.errors import StudyError, UsageError
 from windtunnel.study.budget import Match
 from windtunnel.study.matching import Candidate, Speeds, match_arm, own_amount
 from windtunnel.study.plan import Arm, Estimate, Metric, Plan, PlannedRun
@@ -45,6 +45,8 @@ class Ground:
     settle: Callable[[LoadedRun], Settled]
     speeds: Speeds | None = None
     """None: no speed is measured, so the plan can give no time."""
+    memory_room: Callable[[TrainConfig], int | None] = lambda train: None
+    """Free bytes where a recipe trains; None: not known, and nothing is refused."""
 
 
 def plan_compare(
@@ -68,13 +70,10 @@ def plan_compare(
 
     Raises:
         UsageError: too few arms, unfit seeds or budget, or arms that learn different text.
-        StudyError: parameters cannot be matched within 1%, or a speed cannot be measured.
+        StudyError: parameters cannot be matched within 1%, an arm needs more memory than is free,
+            or a speed cannot be measured.
     """
-    chosen = _checked_seeds(seeds)
-    if len(loaded) < 2:
-        raise UsageError(f"a comparison needs at least 2 configs, not {len(loaded)}")
-    if budget is not None and not 0 < budget < float("inf"):
-        raise UsageError(f"--budget must be above 0, not {budget:g}")
+    chosen = check_question(len(loaded), seeds=seeds, budget=budget)
     named = [_named(run, name) for run, name in zip(loaded, distinct_names(loaded), strict=True)]
     settled = [ground.settle(run) for run in named]
     metric, notes = _metric_of(named, settled)
@@ -88,10 +87,13 @@ def plan_compare(
     asked = digest(question)
     if (known := recall(asked)) is not None:
         return known
+    if metric == "bits_per_byte":
+        named = [_with_whole_validation(run) for run in named]
+        notes = (*notes, *_text_notes(match))
     candidates = [
         Candidate(run.config, facts.vocab_size) for run, facts in zip(named, settled, strict=True)
     ]
-    amount, matched, speeds = _match(candidates, match, budget, ground.speeds)
+    amount, matched, speeds = _match(candidates, match, budget, ground)
     trees = [_tree(arm.config) for arm in matched]
     arms = tuple(
         _arm(arm, run.document.source, speed, trees[0])
@@ -114,6 +116,22 @@ def plan_compare(
         metric=metric,
         notes=(*notes, *_recipe_notes(matched), *_shared_notes(runs), *_change_notes(arms, match)),
     )
+
+
+def check_question(
+    configs: int, *, seeds: int | Sequence[int], budget: float | None
+) -> tuple[int, ...]:
+    """The seeds that are meant. Needs no data, so it can be asked before any is read.
+
+    Raises:
+        UsageError: too few configs, unfit seeds or an unfit budget.
+    """
+    chosen = _checked_seeds(seeds)
+    if configs < 2:
+        raise UsageError(f"a comparison needs at least 2 configs, not {configs}")
+    if budget is not None and not 0 < budget < float("inf"):
+        raise UsageError(f"--budget must be above 0, not {budget:g}")
+    return chosen
 
 
 def _checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
@@ -174,18 +192,50 @@ def _metric_of(
     )
 
 
+def _with_whole_validation(run: LoadedRun) -> LoadedRun:
+    """The run evaluated on all of the validation split: the same number of tokens would be another
+    part of the text for each tokenizer."""
+    train = run.config.train.replace(eval_tokens=None)
+    return replace(run, config=run.config.replace(train=train))
+
+
+def _text_notes(match: Match) -> tuple[str, ...]:
+    notes = (
+        "Every arm is evaluated on the whole validation split, whatever train.eval_tokens says, so "
+        "that all are judged on the same text.",
+    )
+    if match != "tokens":
+        return notes
+    unequal = "The arms train on equally many tokens, which is not equally much text (bytes)."
+    return (*notes, unequal)
+
+
 def _match(
-    arms: Sequence[Candidate], match: Match, budget: float | None, speeds: Speeds | None
+    arms: Sequence[Candidate], match: Match, budget: float | None, ground: Ground
 ) -> tuple[float, list[Candidate], Sequence[float | None]]:
     """The budget, the arms that have it, and their speeds, measured at their final widths."""
 
     def measured(of: Sequence[Candidate]) -> Sequence[float | None]:
-        return speeds([arm.config for arm in of]) if speeds else [None] * len(of)
+        _check_memory(of, ground)
+        return ground.speeds([arm.config for arm in of]) if ground.speeds else [None] * len(of)
 
     known = measured(arms) if match != "params" else [None] * len(arms)
     amount = budget if budget is not None else own_amount(arms[0], match, known[0])
     matched = [match_arm(arm, match, amount, speed) for arm, speed in zip(arms, known, strict=True)]
     return amount, matched, measured(matched) if match == "params" else known
+
+
+def _check_memory(arms: Sequence[Candidate], ground: Ground) -> None:
+    """Raises StudyError where an arm cannot fit, before anything of it is built."""
+    for arm in arms:
+        room = ground.memory_room(arm.config.train)
+        needed = _memory(arm.architecture, arm.config.train)
+        if room is not None and needed > room:
+            raise StudyError(
+                f"{arm.name}: training it takes about {needed / 2**30:.1f} GiB of memory, and "
+                f"{room / 2**30:.1f} GiB are free; make it smaller, or lower train.batch_size or "
+                "train.micro_batch_size"
+            )
 
 
 def _arm(arm: Candidate, source: str, speed: float | None, first: Mapping[str, Any]) -> Arm:

@@ -112,7 +112,8 @@ class Comparison:
     """Variance of the difference without pairing over that with it: how many times as many seeds
     independent runs would need."""
     mde: float | None
-    """Minimum detectable effect: the true difference that is found with 80% power."""
+    """Minimum detectable effect: the true difference that is found with 80% power, before any
+    correction for several comparisons."""
     reason: str = ""
 
     def interval(self, alpha: float = ALPHA) -> Interval:
