@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,16 +12,53 @@ from windtunnel.cli.options import AsJson, ConfigFile, Edits, note, print_json
 
 
 def new(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file to write.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The YAML file to write; or the word `mixer`."),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="After `mixer`: its name; writes NAME.py."),
+    ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="The architecture to begin with.")
-    ] = "llama",
+        str | None, typer.Option("--preset", help="The architecture to begin with [llama].")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder of a new mixer's file [.].")
+    ] = None,
 ) -> None:
-    """Write a commented run file to begin with."""
-    from windtunnel.cli.template import render_run_file
+    """Write a commented run file to begin with; or, with `new mixer NAME`, a mixer of your own."""
     from windtunnel.errors import UsageError
 
-    text = render_run_file(preset)
+    if str(file) == "mixer":
+        if name is None:
+            raise UsageError("a mixer needs a name: windtunnel new mixer NAME")
+        if preset is not None:
+            raise UsageError("--preset is for run files, not for a mixer")
+        _new_mixer(name, out or Path())
+        return
+    if name is not None:
+        raise UsageError(f"unexpected {name!r}: a name is for `windtunnel new mixer NAME`")
+    if out is not None:
+        raise UsageError("--out is for a mixer; a run file is written where FILE says")
+    from windtunnel.cli.template import render_run_file
+
+    _write(file, render_run_file(preset or "llama"))
+    note(f"wrote {file}; next: windtunnel check {file}")
+
+
+def _new_mixer(name: str, folder: Path) -> None:
+    from windtunnel.cli.own_mixer import render_mixer
+
+    file = folder / f"{name}.py"
+    _write(file, render_mixer(name))
+    note(f"wrote {file}; next: windtunnel check --contracts {file}")
+
+
+def _write(file: Path, text: str) -> None:
+    """Writes a new file; raises UsageError where that is impossible."""
+    from windtunnel.errors import UsageError
+
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -28,11 +66,13 @@ def new(
         raise UsageError(f"{file}: exists already; nothing was written") from None
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from None
-    note(f"wrote {file}; next: windtunnel check {file}")
 
 
 def check(
-    file: ConfigFile,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A run's YAML file (see `windtunnel new`)."),
+    ] = None,
     edits: Edits = None,
     seq_len: Annotated[
         int | None,
@@ -41,21 +81,57 @@ def check(
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print the whole config and where it came from.")
     ] = False,
+    contracts: Annotated[
+        Path | None,
+        typer.Option("--contracts", metavar="FILE.py", help="Run every contract on the components "
+                     "of this Python file; FILE may then be left out."),
+    ] = None,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Check a run file; print what the architecture costs. Nothing is allocated."""
+    from windtunnel.errors import UsageError
+
+    if file is None:
+        if contracts is None:
+            raise UsageError("missing FILE: a run's YAML file (or --contracts and a Python file)")
+        if edits or seq_len is not None or resolved:
+            raise UsageError("missing FILE: --set, --seq-len and --resolved are about a run's file")
+    elif contracts is not None and resolved:
+        raise UsageError("--resolved prints the config alone; leave out --contracts")
+    tree, hold = _contracts(contracts, as_json) if contracts is not None else ({}, True)
+    if file is not None:
+        tree = _costs(file, edits or (), seq_len, resolved, as_json) | tree
+    if as_json and not resolved:
+        print_json(tree)
+    if not hold:
+        raise typer.Exit(1)
+
+
+def _contracts(file: Path, as_json: bool) -> tuple[dict[str, Any], bool]:
+    """What the contracts found, printed unless ``as_json``, and whether all of them hold."""
+    from windtunnel.cli.contracts import all_hold, check_contracts, contracts_json, print_contracts
+
+    reports = check_contracts(file)
+    if not as_json:
+        print_contracts(reports)
+    return {"contracts": contracts_json(reports)}, all_hold(reports)
+
+
+def _costs(
+    file: Path, edits: Sequence[str], seq_len: int | None, resolved: bool, as_json: bool
+) -> dict[str, Any]:
+    """What a run file costs, printed unless ``as_json``; or its config, when ``resolved``."""
     from windtunnel.cli.checking import check_run, print_check
     from windtunnel.train.run_config import load_run
 
-    loaded = load_run(file, edits or ())
+    loaded = load_run(file, edits)
     if resolved:
         typer.echo(loaded.annotated(), nl=False)
-        return
+        return {}
     result = check_run(loaded, seq_len)
-    if as_json:
-        print_json(result)
-    else:
+    if not as_json:
         print_check(result, loaded)
+    return result
 
 
 def trace(

@@ -256,7 +256,11 @@ class Registry:
         if not isinstance(name, str):
             raise TypeError(f"{cls.__qualname__}.Config needs `type: Literal['…'] = '…'`")
         known = self._classes.get(name)
-        if known is not None and known.__qualname__ != cls.__qualname__:
+        same = known is not None and (known.__module__, known.__qualname__) == (
+            cls.__module__,
+            cls.__qualname__,
+        )
+        if known is not None and not same:
             raise ValueError(f"{self.kind} {name!r} is registered twice: {known}, {cls}")
         self._classes[name] = cls
         return cls

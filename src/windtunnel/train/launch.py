@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -239,9 +240,17 @@ def open_trained(
     config = loaded.config
     architecture = resolve(config.arch, tokenizer.vocab_size + extra_ids(config))
     model = build(architecture, device=torch.device(device))
-    messages: list[str] = []
-    step = load_weights(folder.checkpoints, model, warn or messages.append, best=best)
+    tell: Any = warn or logging.getLogger(__name__).warning
+    if _plugins_then(folder) != sorted(loaded.plugin_digests.values()):
+        tell(f"{folder.path}: a plugin has changed since the run: its weights may not fit it")
+    step = load_weights(folder.checkpoints, model, tell, best=best)
     return TrainedModel(model.eval(), tokenizer, step)
+
+
+def _plugins_then(folder: RunFolder) -> list[str]:
+    """The digests of the plugins that the run began with."""
+    starts = [event.values for event in folder.read_events() if event.kind == "start"]
+    return list(starts[0]["identity"]["arch"].get("plugins", [])) if starts else []
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
