@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import sys
+import types
 from collections.abc import Iterable
 from pathlib import Path
 
 from windtunnel.errors import UsageError
 
 ENTRY_POINTS = "windtunnel.components"
+DIGEST = "windtunnel_digest"
 
 
 def load_plugins(paths: Iterable[str], base: Path) -> dict[str, str]:
@@ -32,18 +33,20 @@ def load_plugins(paths: Iterable[str], base: Path) -> dict[str, str]:
         digests[path] = hashlib.sha256(content).hexdigest()
         name = f"windtunnel_plugin_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
         if name not in sys.modules:
-            _run(file, name)
+            _run(file, content, name, digests[path])
+        elif getattr(sys.modules[name], DIGEST, None) != digests[path]:
+            raise UsageError(f"plugin {file}: has changed since this process loaded it; start anew")
     return digests
 
 
-def _run(file: Path, name: str) -> None:
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"plugin {file}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
+def _run(file: Path, content: bytes, name: str, digest: str) -> None:
+    """Runs what was read and digested, never an older compiled copy of it."""
+    module = types.ModuleType(name)
+    module.__file__ = str(file)
+    setattr(module, DIGEST, digest)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, str(file), "exec"), module.__dict__)
     except Exception as error:  # a plugin is foreign code: whatever it raises is told as its fault
         del sys.modules[name]
         raise UsageError(f"plugin {file}: {type(error).__name__}: {error}") from error
