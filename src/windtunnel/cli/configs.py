@@ -43,7 +43,7 @@ def new(
         raise UsageError("--out is for a mixer; a run file is written where FILE says")
     from windtunnel.cli.template import render_run_file
 
-    _write(file, render_run_file(preset or "llama"))
+    _write(file, render_run_file(preset or "llama", file.name))
     note(f"wrote {file}; next: windtunnel check {file}")
 
 

@@ -17,13 +17,13 @@ _HEADER = """\
 #   windtunnel check {name}        what it costs; every mistake at once
 #   windtunnel trace {name}        shapes, time and memory of each step
 #   windtunnel train {name}
-#   windtunnel compare {name} OTHER.yaml --match tokens --budget 1000000
+#   windtunnel compare {name} OTHER.yaml --budget 1000000 --out out/study
 #
 # `windtunnel presets` lists other architectures, `windtunnel schema` every key.
 """
 
 
-def render_run_file(preset: str) -> str:
+def render_run_file(preset: str, name: str = "run.yaml") -> str:
     """The YAML of a run that begins with ``preset``.
 
     Raises:
@@ -35,10 +35,10 @@ def render_run_file(preset: str) -> str:
     if preset not in preset_names():
         raise UsageError(f"unknown preset {preset!r}{suggestion(preset, preset_names())}")
     summary, *body = preset_text(preset).splitlines()
-    parts = [_HEADER.format(name="run.yaml"), "arch:", f"  {summary}"]
+    parts = [_HEADER.format(name=name), "arch:", f"  {summary}"]
     parts += [f"  {line}" for line in body]
-    for name, section in (("data", DataConfig()), ("train", TrainConfig())):
-        parts += ["", f"{name}:", *_described(section)]
+    for key, section in (("data", DataConfig()), ("train", TrainConfig())):
+        parts += ["", f"{key}:", *_described(section)]
     return "\n".join(parts) + "\n"
 
 
