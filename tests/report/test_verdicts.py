@@ -46,3 +46,16 @@ def broken(**changes: Any) -> dict[str, Any]:
 def test_another_shape_is_told_with_its_place(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         read_verdicts(tree)
+
+
+def test_the_correlation_of_same_seed_runs_is_told() -> None:
+    tree = verdicts()
+    tree["arms"][1].update(correlation=0.417, paired=True)
+    words = read_verdicts(tree).pairing_words
+    first, second = tree["arms"][0]["name"], tree["arms"][1]["name"]
+    assert words.startswith("runs of one seed are paired")
+    assert f"with those of {first}: " in words
+    assert f"{second} +0.42" in words
+    for arm in tree["arms"]:
+        arm["correlation"] = None
+    assert read_verdicts(tree).pairing_words == ""

@@ -55,7 +55,8 @@ def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]])
 def verdict_section(study: Verdicts) -> str:
     """The verdict: a conclusion in words, the table, and the reasons."""
     conclusion = f'<p class="conclusion">{escape(study.conclusion)}</p>' if study.conclusion else ""
-    note = f'<p class="note">{escape(study.note)}</p>' if study.note else ""
+    notes = [text for text in (study.pairing_words, study.note) if text]
+    note = "".join(f'<p class="note">{escape(text)}</p>' for text in notes)
     headings = ["Architecture", "Verdict", "Loss", "Difference", "Bits per byte"]
     headings += ["Difference", "p", "p (Holm)", "Detectable"]
     table = _table(

@@ -69,6 +69,8 @@ def verdict_view(verdicts: Mapping[str, Any]) -> Group:
         if arm.reason and arm.verdict != "reference"
     ]
     parts.append(Text(_interval_words(study), style="dim"))
+    if study.pairing_words:
+        parts.append(Text(study.pairing_words, style="dim"))
     if study.note:
         parts.append(Text(study.note, style="dim"))
     if study.conclusion:

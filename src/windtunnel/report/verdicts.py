@@ -74,6 +74,17 @@ class Verdicts:
     conclusion: str
 
     @property
+    def pairing_words(self) -> str:
+        """How runs of one seed were compared, and how much they agree; empty where unknown."""
+        known = [arm for arm in self.arms if arm.correlation is not None]
+        if not known:
+            return ""
+        shown = ", ".join(f"{arm.name} {arm.correlation:+.2f}" for arm in known)
+        first = self.arms[0].name
+        how = "paired" if all(arm.paired for arm in known) else "not all paired"
+        return f"runs of one seed are {how}; correlation with those of {first}: {shown}"
+
+    @property
     def in_nats(self) -> bool:
         """Whether a token is the same thing in every arm, so that nats per token compare."""
         return self.metric == "loss"
