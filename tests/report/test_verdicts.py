@@ -56,6 +56,6 @@ def test_the_correlation_of_same_seed_runs_is_told() -> None:
     assert words.startswith("runs of one seed are paired")
     assert f"with those of {first}: " in words
     assert f"{second} +0.42" in words
-    for arm in tree["arms"]:
-        arm["correlation"] = None
+    for entry in tree["arms"]:
+        entry["correlation"] = None
     assert read_verdicts(tree).pairing_words == ""
