@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,8 +16,15 @@ IGNORED = -100
 """The target of a token that has no loss."""
 
 
+B = TypeVar("B", bound="TokenBatch")
+
+
 class TokenBatch(Protocol):
-    """Rows of tokens and the token that follows each; both (b, t) int64."""
+    """A dataclass of tensors, each with the batch first: what is read, and what is to be found.
+
+    Rows of tokens (b, t) and the token that follows each, both int64; some batches hold more
+    (which tokens are real, a source), and classes have targets (b,).
+    """
 
     @property
     def inputs(self) -> Tensor: ...
@@ -35,6 +45,30 @@ class TokenLengths(Protocol):
     def token_bytes(self) -> NDArray[np.int32]:
         """(V,): the bytes of text that each id stands for."""
         ...
+
+
+def pieces(batch: B, size: int) -> Iterator[B]:
+    """The batch cut into pieces of at most ``size`` rows."""
+    for start in range(0, len(batch.targets), size):
+        yield _each(batch, lambda tensor: tensor[start : start + size])  # noqa: B023 - used at once
+
+
+def moved(batch: B, device: torch.device) -> B:
+    """The batch on a device."""
+    return _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def count_targets(batch: TokenBatch) -> int:
+    """How many targets count."""
+    return int((batch.targets != IGNORED).sum())
+
+
+def _each(batch: B, change: Callable[[Tensor], Tensor]) -> B:
+    parts: Any = batch
+    values = {field.name: getattr(parts, field.name) for field in fields(parts)}
+    tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+    changed: B = replace(parts, **tensors)
+    return changed
 
 
 def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:

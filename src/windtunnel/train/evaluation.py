@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from windtunnel.errors import DataError
 from windtunnel.nn.initialize import keyed_generator
-from windtunnel.train.batch import IGNORED, TokenBatch, TokenLengths
+from windtunnel.train.batch import IGNORED, TokenBatch, TokenLengths, moved
 from windtunnel.train.objectives.config import NextTokenConfig
 from windtunnel.train.objectives.next_token import NextToken
 from windtunnel.train.objectives.objective import Objective
@@ -63,13 +62,15 @@ def evaluate(
     """
     started = time.perf_counter()
     sizes = torch.tensor(tokenizer.token_bytes, dtype=torch.long)
+    device = next(model.parameters()).device
     loss, right, tokens, text_bytes = 0.0, 0, 0, 0
     # Not inference_mode: what a module caches there could not be used in training afterwards.
     with evaluation_mode(model), torch.no_grad():
         objective = objective or NextToken(NextTokenConfig(), vocab_size=0)
         for number, given in enumerate(batches):
-            batch = objective.prepare(given, keyed_generator(0, "evaluation", number))
-            nats, hits = _score(model, batch, objective)
+            generator = keyed_generator(0, "evaluation", number)
+            batch = moved(objective.prepare(given, generator), device)
+            nats, hits = objective.score(model, batch, generator)
             loss += nats
             right += hits
             counted = batch.targets[batch.targets != IGNORED].cpu()
@@ -97,13 +98,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _score(model: nn.Module, batch: TokenBatch, objective: Objective[Any]) -> tuple[float, int]:
-    """The summed loss of a batch and the number of its targets that come first."""
-    device = next(model.parameters()).device
-    logits, sought = objective.predictions(model, batch.inputs.to(device), batch.targets.to(device))
-    logits, targets = logits.flatten(0, 1).float(), sought.flatten()  # b t V -> (b·t) V
-    losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
-    hits = logits.argmax(-1) == targets  # an ignored target is no id, so never a hit
-    return float(losses.cpu().double().sum()), int(hits.sum())

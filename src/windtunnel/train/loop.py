@@ -17,7 +17,7 @@ from windtunnel.errors import DataError, UsageError
 from windtunnel.nn.auxiliary import collect_auxiliary
 from windtunnel.nn.component import after_update, has_updates
 from windtunnel.nn.initialize import keyed_generator
-from windtunnel.train.batch import IGNORED, BatchSource, TokenBatch
+from windtunnel.train.batch import BatchSource, TokenBatch, count_targets, moved, pieces
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.objectives.make import objective_of
 from windtunnel.train.objectives.objective import Objective
@@ -148,7 +148,7 @@ def _take_step(state: TrainState) -> StepInfo:
         state.model.train()
     generator = keyed_generator(state.config.seed, "objective", progress.step)
     batch = state.objective.prepare(state.batches.at(progress.position), generator)
-    tokens = int((batch.targets != IGNORED).sum())
+    tokens = count_targets(batch)
     if tokens == 0:
         raise DataError(f"batch {progress.position} has no target to train on")
     summed = accumulate(state, batch, tokens)
@@ -164,7 +164,7 @@ def _take_step(state: TrainState) -> StepInfo:
     progress.step += 1
     progress.position += 1
     progress.tokens += tokens
-    progress.flops += batch.inputs.numel() * state.flops_per_token
+    progress.flops += state.objective.train_flops(batch, state.flops_per_token)
     progress.skipped += not finite
     progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
     progress.seconds += time.perf_counter() - started
@@ -181,18 +181,13 @@ def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
     """
     size = state.config.micro_batch_size or state.config.batch_size
     total = torch.zeros((), device=state.device)
-    pieces = zip(torch.split(batch.inputs, size), torch.split(batch.targets, size), strict=True)
-    for number, (inputs, targets) in enumerate(pieces):
+    for number, piece in enumerate(pieces(batch, size)):
         key = (state.config.seed, state.progress.step, number)
         with keyed_randomness(state.device, *key), collect_auxiliary() as auxiliary:
-            loss = state.objective.summed(
-                state.model,
-                inputs.to(state.device, non_blocking=True),
-                targets.to(state.device, non_blocking=True),
-            )
+            loss = state.objective.summed(state.model, moved(piece, state.device))
             objective = loss / tokens
             if auxiliary.losses:  # means over this piece, so it counts by its share of the batch
-                share = (targets != IGNORED).sum().item() / tokens
+                share = count_targets(piece) / tokens
                 objective = objective + auxiliary.total() * share
             objective.backward()  # type: ignore[no-untyped-call]
         state.weights.gather()

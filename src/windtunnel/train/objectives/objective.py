@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from windtunnel.arch import Architecture, cost
-from windtunnel.train.batch import IGNORED, TokenBatch, summed_nats
+from windtunnel.train.batch import IGNORED, TokenBatch, count_targets, summed_nats
 from windtunnel.train.objectives.config import ObjectiveConfig
 
 C = TypeVar("C", bound=ObjectiveConfig)
@@ -29,24 +30,36 @@ class Objective(Generic[C]):
         """The batch as the model is to see it; ``generator`` is on the CPU."""
         return batch
 
-    def predictions(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (b, u, V) of prepared rows, and what they should be: (b, u)."""
-        return model(inputs), targets
+    def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits (…, V) for a prepared batch, and what they should be: (…)."""
+        return model(batch.inputs), batch.targets
 
-    def summed(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The sum over targets of −ln p(target), in nats: b t, b t -> a float32 scalar."""
-        return summed_nats(*self.predictions(model, inputs, targets))
+    def summed(self, model: nn.Module, batch: Any) -> Tensor:
+        """The sum over targets of −ln p(target), in nats, of a prepared batch: a float32 scalar."""
+        return summed_nats(*self.predictions(model, batch))
+
+    def score(self, model: nn.Module, batch: Any, generator: torch.Generator) -> tuple[float, int]:
+        """The summed loss of a prepared batch in float64, and how many targets come first.
+
+        ``generator`` (on the CPU) is for what an objective draws besides.
+        """
+        logits, sought = self.predictions(model, batch)
+        logits, targets = logits.flatten(0, -2).float(), sought.flatten()
+        losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+        hits = logits.argmax(-1) == targets  # an ignored target is no id, so never a hit
+        return float(losses.cpu().double().sum()), int(hits.sum())
 
     def loss(
         self, model: nn.Module, batch: TokenBatch, generator: torch.Generator
     ) -> tuple[Tensor, int]:
         """The summed loss of a batch, and of how many targets."""
         prepared = self.prepare(batch, generator)
-        count = int((prepared.targets != IGNORED).sum())
-        return self.summed(model, prepared.inputs, prepared.targets), count
+        return self.summed(model, prepared), count_targets(prepared)
 
     def train_flops_per_token(self, architecture: Architecture, seq_len: int) -> float:
-        """Of training, for each token of a batch's rows."""
+        """Of training, for each token of a batch's rows, at that length."""
         return float(cost(architecture, seq_len).train_flops_per_token)
+
+    def train_flops(self, batch: Any, flops_per_token: float) -> float:
+        """Of training on a prepared batch, given :meth:`train_flops_per_token`."""
+        return float(batch.inputs.numel() * flops_per_token)

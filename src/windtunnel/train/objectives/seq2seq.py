@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +47,9 @@ class Seq2Seq(Objective[Seq2SeqConfig]):
         targets[:, : self.cut(targets.shape[1])] = IGNORED
         return _Rows(batch.inputs, targets)
 
-    def predictions(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        s = self.cut(inputs.shape[1])
-        return model(inputs[:, :s], inputs[:, s:]), targets[:, s:]
+    def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        s = self.cut(batch.inputs.shape[1])
+        return model(batch.inputs[:, :s], batch.inputs[:, s:]), batch.targets[:, s:]
 
     def of_pairs(self, model: nn.Module, pairs: Pairs) -> tuple[Tensor, int]:
         """The summed loss of pairs, and of how many target tokens."""
