@@ -122,6 +122,14 @@ def test_presets_and_schema_are_json(windtunnel) -> None:
     names = {row["name"] for row in json.loads(windtunnel("presets", "--json").out)}
     assert {"gpt2", "llama", "gemma", "grok", "mistral", "rnn", "lstm", "gru"} <= names
     assert "llama" in windtunnel("presets").out
+    found = json.loads(windtunnel("presets", "Mistral", "--json").out)
+    assert {"mistral", "mistral-7b", "mixtral"} == {row["name"] for row in found}
+    published = next(row for row in found if row["name"] == "mistral-7b")
+    assert published["params"] == 7_241_732_096
+    assert (published["family"], published["size"]) == ("mistral", "published")
+    nothing = windtunnel("presets", "llamma")
+    assert nothing.code == 2
+    assert "did you mean 'llama'?" in nothing.err
     schema = json.loads(windtunnel("schema").out)
     assert {"arch", "data", "train"} <= schema["properties"].keys()
 

@@ -17,7 +17,7 @@ from windtunnel.train.config import TrainConfig
 from windtunnel.train.loop import TrainState, create_train_state, train_steps
 
 STEPS, SAVED_AT, VOCABULARY = 50, 44, 128
-SIZES = ("-small", "-medium", "-large", "-xl", "-default", "-7b", "-8b")
+SIZES = ("-small", "-large", "-default")
 FAMILIES = [name for name in DECODERS if not name.endswith(SIZES)]
 TOKENS = np.frombuffer(corpus_text(4000).encode(), dtype=np.uint8)
 RECIPE = TrainConfig(

@@ -158,11 +158,17 @@ def trace(
         print_trace(result)
 
 
-def presets(as_json: AsJson = False) -> None:
-    """List the known architectures, with their parameters at the default size."""
+def presets(
+    containing: Annotated[
+        str,
+        typer.Argument(metavar="[FILTER]", help="Part of a name, a family or a line: mistral."),
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the known architectures, with their parameters."""
     from windtunnel.cli.catalogue import list_presets, print_presets
 
-    rows = list_presets()
+    rows = list_presets(containing)
     if as_json:
         print_json(rows)
     else:

@@ -42,6 +42,12 @@ def preset_summary(name: str) -> str:
     return preset_text(name).splitlines()[0].lstrip("# ").strip()
 
 
+def preset_family(name: str) -> str:
+    """The preset that a preset builds on in the end, or itself: gpt2-xl and gpt-small are gpt2."""
+    base = parse_document(preset_text(name), f"preset {name}").tree.get("preset")
+    return name if base is None else preset_family(base)
+
+
 def expand_preset(document: Document, prefix: Path = ("arch",)) -> Document:
     """The document with presets, edits and patterns under ``prefix`` replaced by what they mean.
 
