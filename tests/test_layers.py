@@ -21,7 +21,6 @@ LAYERS = (
     "train",
     "factory",
     "study",
-    "interop",
     "report",
     "cli",
 )

@@ -181,12 +181,30 @@ def test_weights_that_do_not_fit_are_named_and_nothing_changes(tmp_path: Path) -
     assert "extra is not in the checkpoint; gate is not in the model" in str(caught.value)
 
 
-def test_another_optimizer_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, make(), keep=1)
-    state = make()
-    state.optimizer = torch.optim.SGD(state.weights.parameters.values(), lr=1.0)
-    with pytest.raises(CheckpointError, match="made with the optimizer AdamW, this run has SGD"):
-        load_newest(tmp_path, state, no_warning)
+def test_another_optimizer_starts_clean_and_says_so(tmp_path: Path) -> None:
+    first = make()
+    take(first, 3)
+    save_checkpoint(tmp_path, first, keep=1)
+    state, warnings = make(optimizer="sgd"), list[str]()
+    assert load_newest(tmp_path, state, warnings.append) == 3
+    (warning,) = warnings
+    assert "was made with the optimizer AdamW: SGD starts clean for 6 of 6 parameters" in warning
+    assert not state.optimizer.state
+    for name, parameter in first.weights.parameters.items():
+        assert torch.equal(parameter, state.weights.parameters[name])
+    take(state, 1)
+
+
+def test_what_the_same_optimizer_still_moves_keeps_its_state(tmp_path: Path) -> None:
+    first = make()
+    take(first, 3)
+    save_checkpoint(tmp_path, first, keep=1)
+    state, warnings = make(optimizer="muon"), list[str]()
+    load_newest(tmp_path, state, warnings.append)
+    assert warnings[0].endswith("Muon and AdamW starts clean for 1 of 6 parameters")
+    for name, parameter in state.weights.parameters.items():
+        kept = state.optimizer.state.get(parameter, {})
+        assert set(kept) == (set() if name == "mix.weight" else {"step", "exp_avg", "exp_avg_sq"})
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

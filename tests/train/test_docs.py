@@ -7,19 +7,21 @@ import yaml
 from standins import new_folder, parts, recipe
 
 from windtunnel.train.config import ScheduleConfig, TrainConfig
+from windtunnel.train.optimizers.config import OPTIMIZERS
 from windtunnel.train.runner import train_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
-def rows(pattern: str) -> dict[str, str]:
-    return dict(re.findall(pattern, PAGE, flags=re.MULTILINE))
+def rows(pattern: str, start: str = "# ", end: str = "\n\\Z") -> dict[str, str]:
+    """What the pattern finds between two headings."""
+    part = re.search(f"^{start}.*?(?={end})", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert part is not None
+    return dict(re.findall(pattern, part[0], flags=re.MULTILINE))
 
 
 def test_the_table_of_the_recipe_has_every_key_and_default() -> None:
-    written = rows(r"^\| `(\w+)` \| ([^|]*) \| [^|]* \|$")
-    shapes = {"cosine", "linear", "wsd", "flat"}
-    table = {name: value for name, value in written.items() if name not in shapes}
+    table = rows(r"^\| `(\w+)` \| ([^|]*) \| [^|]* \|$", "## The recipe", "### ")
     assert list(table) == list(TrainConfig.model_fields)
     config = TrainConfig()
     for name, text in table.items():
@@ -27,6 +29,11 @@ def test_the_table_of_the_recipe_has_every_key_and_default() -> None:
         value = getattr(value, "type", list(value) if isinstance(value, tuple) else value)
         # YAML 1.1 reads 1e-08 as text
         assert float(text) == value if name == "eps" else yaml.safe_load(text) == value, name
+
+
+def test_the_table_of_optimizers_has_every_type() -> None:
+    table = rows(r"^\| `(\w+)` \| ([^|]*) \| [^|]* \|$", "### Optimizers", "### ")
+    assert set(table) == set(OPTIMIZERS.names())
 
 
 def test_the_table_of_schedules_has_every_type_and_floor() -> None:

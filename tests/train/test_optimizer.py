@@ -5,21 +5,27 @@ import torch
 from standins import TinyModel, recipe
 from torch import nn
 
-from windtunnel.train.optimizer import build_optimizer, group_names
+from windtunnel.train.groups import parameter_groups
+from windtunnel.train.optimizers.together import build_optimizer
 from windtunnel.train.precision import MasterWeights, ModuleWeights, training_weights
 
 
 def test_only_matrices_decay() -> None:
-    decayed, rest = group_names(dict(TinyModel().named_parameters()))
-    assert decayed == ["mix.weight"]
-    assert sorted(rest) == ["embedding.weight", "gate", "mix.bias", "norm.bias", "norm.weight"]
+    decayed, rest = parameter_groups(
+        recipe(), {name: p.shape for name, p in TinyModel().named_parameters()}
+    )
+    assert decayed.names == ("mix.weight",)
+    assert sorted(rest.names) == [
+        "embedding.weight", "gate", "mix.bias", "norm.bias", "norm.weight",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "name", ["layers.0.mixer_join.norm.scale", "position.weight", "x.bias_hh", "TokenEmbedding.w"]
 )
 def test_a_matrix_with_a_telling_name_does_not_decay(name: str) -> None:
-    assert group_names({name: torch.ones(2, 2)}) == ([], [name])
+    (group,) = parameter_groups(recipe(), {name: (2, 2)})
+    assert group.treatment.weight_decay == 0.0
 
 
 def test_the_optimizer_has_every_parameter_once_with_its_decay() -> None:

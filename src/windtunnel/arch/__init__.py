@@ -1,7 +1,7 @@
 """Architectures as data: spec, resolve, build, cost, diff, presets."""
 
 from windtunnel.arch.build import build, example_inputs
-from windtunnel.arch.cost import ArchCost, PartCost, cost, layer_cost, train_memory
+from windtunnel.arch.cost import ArchCost, PartCost, TrainMemory, cost, layer_cost, train_memory
 from windtunnel.arch.diff import Difference, diff
 from windtunnel.arch.effect import without_effect
 from windtunnel.arch.encoder_decoder import EncoderDecoder
@@ -22,6 +22,7 @@ __all__ = [
     "Model",
     "ModelState",
     "PartCost",
+    "TrainMemory",
     "build",
     "cost",
     "diff",

@@ -31,7 +31,10 @@ def build(
         model = kind(architecture)
     if torch.device(device).type == "meta":
         return model.to(dtype)
+    tagged = [n for n, p in model.named_parameters() if getattr(p, "secondary_optimizer", False)]
     model = model.to(dtype).to_empty(device=device)
+    for name in tagged:  # what a part asks for, which a new tensor does not know
+        model.get_parameter(name).secondary_optimizer = True  # type: ignore[attr-defined]
     if architecture.embedding.tie:
         model.head.weight = model.embedding.weight
     initialize(model, seed)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
 
 from windtunnel.arch.model import encoder_scope, scope_of
 from windtunnel.arch.spec import Architecture, Encoder, LayerConfig
-from windtunnel.nn.component import Scope, filled
+from windtunnel.nn.component import Scope
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.embedding import EmbeddingConfig
 
@@ -73,26 +72,14 @@ class TrainMemory:
 
 def layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None = None) -> Cost:
     """The cost of one layer: mixer, cross-attention to a memory of ``s`` tokens (``t`` unless
-    told), feed-forward, norms, residuals and dropout. Shared parameters, a position's among them,
-    count where they are owned; with a mixture of depths its capacity is taken as the part of tokens
-    that are read."""
+    told), feed-forward, norms, residuals and dropout. Shared parameters count where they are
+    owned; with a mixture of depths its capacity is taken as the part of tokens that are read."""
     if layer.depth is None:
         total = _whole_layer_cost(layer, scope, t, s)
     else:
         inner = _whole_layer_cost(layer, scope, layer.depth.read(t), t if s is None else s)
         total = layer.depth.thinned(inner) + layer.depth.cost(scope)
-    if layer.share_with is not None:
-        return replace(total, params=0)
-    if layer.position_with is not None:
-        return replace(total, params=total.params - _position_params(layer, scope, t))
-    return total
-
-
-def _position_params(layer: LayerConfig, scope: Scope, t: Num) -> Num:
-    """The parameters of the mixer's position, which another layer owns."""
-    mixer: Any = layer.mixer
-    inside = scope.inside(filled(mixer.num_heads), filled(mixer.head_dim))
-    return mixer.position.cost(inside, t).params
+    return total if layer.share_with is None else replace(total, params=0)
 
 
 def _whole_layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None) -> Cost:
@@ -194,9 +181,15 @@ def _groups(layers: tuple[LayerConfig, ...]) -> Iterator[tuple[int, int, LayerCo
 
 
 def train_memory(
-    architecture: Architecture, *, seq_len: int, batch_size: int, precision: str = "float32"
+    architecture: Architecture,
+    *,
+    seq_len: int,
+    batch_size: int,
+    precision: str = "float32",
+    optimizer_values: Num | None = None,
 ) -> TrainMemory:
-    """Predicted peak bytes of training with AdamW, ``batch_size`` sequences at a time.
+    """Predicted peak bytes of training, ``batch_size`` sequences at a time. ``optimizer_values``:
+    numbers that the optimizer keeps; AdamW's two moments unless told.
 
     In bfloat16 weights and activations take 2 bytes, gradients are gathered in float32, and float32
     master weights join the optimizer's moments. Logits are kept in the compute precision, once in
@@ -206,10 +199,11 @@ def train_memory(
     width = 2 if precision == "bfloat16" else 4
     tokens = seq_len * batch_size
     master = 1 if precision == "bfloat16" else 0
+    kept = total.params * _ADAM_VALUES if optimizer_values is None else optimizer_values
     return TrainMemory(
         weights=total.params * width,
         gradients=total.params * 4,
-        optimizer=total.params * 4 * (_ADAM_VALUES + master),
+        optimizer=4 * (kept + total.params * master),
         activations=total.activation_values * tokens * width,
         logits=_logits(architecture, seq_len) * tokens * (width + 2 * 4 + 2 * master),
     )

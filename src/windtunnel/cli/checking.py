@@ -6,9 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from windtunnel.arch import Architecture, PartCost, cost, resolve, train_memory, without_effect
+from windtunnel.arch import Architecture, PartCost, cost, resolve, without_effect
 from windtunnel.nn.cost import Cost
 from windtunnel.report.cost_table import cost_json, cost_view
+from windtunnel.train.groups import without_effect as idle_settings
+from windtunnel.train.planned import groups_json, planned_groups, run_memory
 from windtunnel.train.run_config import LoadedRun, vocab_size_of
 from windtunnel.train.schedule import preview
 
@@ -24,18 +26,15 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     length = seq_len or train.seq_len
     width = 2 if train.precision == "bfloat16" else 4
     counted = cost(architecture, length)
-    memory = train_memory(
-        architecture,
-        seq_len=length,
-        batch_size=train.micro_batch_size or train.batch_size,
-        precision=train.precision,
-    )
+    planned = planned_groups(architecture, train)
+    memory = run_memory(architecture, train, seq_len=length, planned=planned)
     parts = [
         _row(name, part.cost, width, _kind(architecture, part.name))
         for part in counted.parts
         for name in _names(part)
     ]
     warnings = [f"arch.{path}: {why}" for path, why in without_effect(config.arch)]
+    warnings += [f"train.{path}: {why}" for path, why in idle_settings(train)]
     if config.arch.vocab_size == "auto" and vocabulary is None:
         warnings.append(
             f"the vocabulary is known once the text is read; counted with {_UNKNOWN_VOCABULARY}"
@@ -50,6 +49,7 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
         "train_flops": int(counted.train_flops_per_token) * train.tokens,
         "parts": parts,
         "memory": memory.terms(),
+        "groups": groups_json(*planned),
         "warnings": warnings,
     }
     return cost_json(tree)
@@ -86,6 +86,16 @@ def _kind(architecture: Architecture, name: str) -> str:
     return layer.mixer.type + ("" if layer.mlp.type == "none" else f" + {layer.mlp.type}")
 
 
+def _group_line(group: dict[str, Any]) -> str:
+    """What moves a group of parameters, and how many they are."""
+    how = group["optimizer"] or "frozen"
+    if group["optimizer"]:
+        how += f", decay {group['weight_decay']:g}"
+        how += "" if group["lr"] == 1 else f", lr × {group['lr']:g}"
+    tensors = group["tensors"]
+    return f"{how}: {group['params']:,} parameters in {tensors} tensor{'s' if tensors > 1 else ''}"
+
+
 def print_check(result: dict[str, Any], loaded: LoadedRun) -> None:
     """The tables, the schedule and the warnings, for the terminal."""
     console = Console()
@@ -97,6 +107,8 @@ def print_check(result: dict[str, Any], loaded: LoadedRun) -> None:
         f"{flops:.3g} FLOPs",
         highlight=False,
     )
+    for group in result["groups"]:
+        console.print(_group_line(group), highlight=False, markup=False)
     console.print(preview(train), highlight=False)
     for warning in result["warnings"]:
         console.print(f"warning: {warning}", highlight=False, markup=False)

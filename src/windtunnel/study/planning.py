@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from windtunnel.arch import Architecture, diff, train_memory
+from windtunnel.arch import Architecture, diff
 from windtunnel.config import digest
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.study.budget import Match
 from windtunnel.study.matching import Candidate, Speeds, match_arm, own_amount
 from windtunnel.study.plan import Arm, Estimate, Metric, Plan, PlannedRun
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.planned import run_memory
 from windtunnel.train.run_config import LoadedRun, RunConfig
 
 PROCESS_BYTES = 450 * 2**20
@@ -257,13 +258,7 @@ def _arm(arm: Candidate, source: str, speed: float | None, first: Mapping[str, A
 
 
 def _memory(architecture: Architecture, train: TrainConfig) -> int:
-    model = train_memory(
-        architecture,
-        seq_len=train.seq_len,
-        batch_size=train.micro_batch_size or train.batch_size,
-        precision=train.precision,
-    )
-    return int(model.total) + PROCESS_BYTES
+    return int(run_memory(architecture, train).total) + PROCESS_BYTES
 
 
 def _tree(config: RunConfig) -> dict[str, Any]:

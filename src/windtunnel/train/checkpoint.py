@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 from windtunnel.errors import CheckpointError, RunError
 from windtunnel.runs import strict_json, sync_folder, write_atomic
+from windtunnel.train.average import result_weights
 from windtunnel.train.loop import Progress, TrainState
+from windtunnel.train.optimizers.together import parts_of, use_average
 from windtunnel.train.tensors import read_shapes, read_tensors, write_tensors
 
 FORMAT = 1
@@ -59,12 +61,7 @@ class _Damaged(Exception):
 
 
 def save_checkpoint(
-    folder: Path,
-    state: TrainState,
-    *,
-    keep: int,
-    keep_every: int | None = None,
-    validation_loss: float | None = None,
+    folder: Path, state: TrainState, *, keep: int, validation_loss: float | None = None
 ) -> Path:
     """Write a checkpoint of the present state, then delete those not to be kept.
 
@@ -72,7 +69,6 @@ def save_checkpoint(
         folder: the run's ``checkpoints`` folder.
         keep: the newest ones to keep, this one included; the one with the lowest validation loss
             is kept besides.
-        keep_every: those of steps that are multiples of it are kept for good.
         validation_loss: in nats a token, where it was measured at this very step.
 
     Raises:
@@ -83,7 +79,8 @@ def save_checkpoint(
     draft = folder / f"{DRAFT}{final.name}-{os.getpid()}"
     try:
         draft.mkdir()
-        _write(draft, state, validation_loss)
+        with result_weights(state):
+            _write(draft, state, validation_loss)
         _replace(draft, final)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
@@ -91,7 +88,7 @@ def save_checkpoint(
         kept = [checkpoint.step for checkpoint in list_checkpoints(folder)]
         before = f"that of step {kept[-1]} stands" if kept else "there is none before"
         raise RunError(f"{final}: cannot write the checkpoint: {why}; {before}") from error
-    _retain(folder, keep, keep_every)
+    _retain(folder, keep)
     return final
 
 
@@ -110,7 +107,7 @@ def load_newest(folder: Path, state: TrainState, warn: Warn) -> int | None:
     checkpoint = _newest_whole(folder, warn, damaged)
     if checkpoint is None:
         return None
-    _restore(checkpoint, state)
+    _restore(checkpoint, state, warn)
     for path in damaged:
         aside = folder / f"{DAMAGED}{path.name}"
         shutil.rmtree(aside, ignore_errors=True)
@@ -159,7 +156,8 @@ def _write(draft: Path, state: TrainState, validation_loss: float | None) -> Non
         "format": FORMAT,
         "progress": asdict(state.progress),
         "optimizer": {
-            "type": type(state.optimizer).__name__,
+            "type": " and ".join(type(part).__name__ for part in parts_of(state.optimizer)),
+            "moves": _moves(state),
             "settings": [
                 {name: value for name, value in group.items() if name != "params"}
                 for group in state.optimizer.param_groups
@@ -194,12 +192,11 @@ def _replace(draft: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _retain(folder: Path, keep: int, keep_every: int | None) -> None:
+def _retain(folder: Path, keep: int) -> None:
     checkpoints = list_checkpoints(folder)
     best = _best(folder)
     for checkpoint in checkpoints[:-keep]:
-        for_good = keep_every is not None and checkpoint.step % keep_every == 0
-        if not for_good and (best is None or checkpoint.step != best.step):
+        if best is None or checkpoint.step != best.step:
             # Renamed first: a death while files are deleted must not leave half a checkpoint.
             gone = folder / f"{DRAFT}{checkpoint.path.name}-gone"
             checkpoint.path.rename(gone)
@@ -254,19 +251,17 @@ def _verify(checkpoint: Checkpoint) -> None:
             raise _Damaged(f"{path}: the checksum is wrong")
 
 
-def _restore(checkpoint: Checkpoint, state: TrainState) -> None:
+def _restore(checkpoint: Checkpoint, state: TrainState, warn: Warn) -> None:
     document = json.loads((checkpoint.path / STATE).read_bytes())
-    kind = document["optimizer"]["type"]
-    if kind != type(state.optimizer).__name__:
-        raise CheckpointError(
-            f"{checkpoint.path}: was made with the optimizer {kind}, "
-            f"this run has {type(state.optimizer).__name__}"
-        )
     model = _model_tensors(state.model, state.weights.parameters)
     _copy_into(model, checkpoint.path / MODEL)
-    state.weights.publish()
+    saved = document["optimizer"]
     tensors = read_tensors(checkpoint.path / OPTIMIZER)
-    _restore_optimizer(state, tensors, document["optimizer"]["scalars"])
+    clean = _restore_optimizer(state, {**tensors, **saved["scalars"]}, _moved_by(saved))
+    if clean:
+        warn(f"{checkpoint.path}: was made with the optimizer {saved['type']}: {clean}")
+    use_average(state.optimizer, on=False)
+    state.weights.publish()
     state.progress = Progress(**document["progress"])
 
 
@@ -308,17 +303,47 @@ def _optimizer_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, scalars
 
 
-def _restore_optimizer(
-    state: TrainState, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
-) -> None:
+def _moves(state: TrainState) -> dict[str, list[str]]:
+    """The parameters that each kind of optimizer moves."""
     names = {id(parameter): name for name, parameter in state.weights.parameters.items()}
-    order = [names[id(p)] for group in state.optimizer.param_groups for p in group["params"]]
-    places = {name: index for index, name in enumerate(order)}
-    values: dict[int, dict[str, Any]] = {}
-    for place, value in {**tensors, **scalars}.items():
+    moves: dict[str, list[str]] = {}
+    for part in parts_of(state.optimizer):
+        moved = [names[id(p)] for group in part.param_groups for p in group["params"]]
+        moves.setdefault(type(part).__name__, []).extend(moved)
+    return moves
+
+
+def _moved_by(saved: Mapping[str, Any]) -> Callable[[str], str]:
+    """The kind of optimizer that moved a parameter when the checkpoint was made."""
+    kinds = {name: kind for kind, names in saved.get("moves", {}).items() for name in names}
+    return lambda name: kinds.get(name, saved["type"])
+
+
+def _restore_optimizer(
+    state: TrainState, saved: Mapping[str, Any], moved_by: Callable[[str], str]
+) -> str | None:
+    """Give each parameter's values back to the optimizer that moves it, if it is of the same kind.
+
+    What is moved by another kind now starts clean: then a text that says so, else None.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for place, value in saved.items():
         key, _, name = place.partition("/")
-        if name not in places:
+        if name not in state.weights.parameters:
             raise CheckpointError(f"the optimizer's {key} of {name}: no such parameter")
-        values.setdefault(places[name], {})[key] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": values, "param_groups": groups})
+        values.setdefault(name, {})[key] = value
+    names = {id(parameter): name for name, parameter in state.weights.parameters.items()}
+    clean, kinds = 0, []
+    for part in parts_of(state.optimizer):
+        order = [names[id(p)] for group in part.param_groups for p in group["params"]]
+        kind = type(part).__name__
+        same = {name for name in order if moved_by(name) == kind}
+        clean += len(order) - len(same)
+        kinds.append(kind)
+        kept = {i: values[n] for i, n in enumerate(order) if n in same and n in values}
+        groups = part.state_dict()["param_groups"]
+        part.load_state_dict({"state": kept, "param_groups": groups})
+    if not clean:
+        return None
+    total = len(state.weights.parameters)
+    return f"{' and '.join(kinds)} starts clean for {clean} of {total} parameters"

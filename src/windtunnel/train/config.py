@@ -8,7 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from windtunnel.config import Choice, Config
+from windtunnel.train.group_config import GroupConfig
 from windtunnel.train.objectives.config import AutoConfig, ObjectiveConfig
+from windtunnel.train.optimizers.config import AdamWConfig, OptimizerConfig
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 RATIO_DEFAULT = 0.1
@@ -75,7 +77,9 @@ class TrainConfig(Config):
     'linear'
     """
 
-    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"objective", "keep_every"})
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
+        {"objective", "optimizer", "secondary_optimizer", "groups"}
+    )
 
     objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
     """What is learned: next_token, masked_token or seq2seq; auto: what suits the architecture."""
@@ -92,8 +96,14 @@ class TrainConfig(Config):
     """The highest learning rate."""
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
     """The learning rate over the steps."""
+    optimizer: Annotated[OptimizerConfig, Choice("optimizer")] = AdamWConfig()
+    """What moves the weights."""
+    secondary_optimizer: Annotated[OptimizerConfig, Choice("optimizer")] | None = None
+    """What moves the parameters that ask for it, and the groups that name it. None: as the rest."""
+    groups: tuple[GroupConfig, ...] = ()
+    """Rules for parameters by name: learning rate, decay, frozen, optimizer."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    """AdamW: of matrices, times the learning rate; not of norms, biases, vectors, embeddings."""
+    """Of matrices, times the learning rate; not of norms, biases, vectors, embeddings."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """AdamW: how long the averages of the gradient and of its square remember."""
     eps: Positive = 1e-8
@@ -110,8 +120,6 @@ class TrainConfig(Config):
     """Steps between checkpoints; there is one at the end and one on an interrupt besides."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """Checkpoints to keep: the newest ones; that of the best validation loss is kept besides."""
-    keep_every: int | None = Field(default=None, gt=0)
-    """Checkpoints of steps that are multiples of this are kept for good. None: none are."""
     log_every: int = Field(default=10, gt=0)
     """Steps between `step` events; the first and the last step are logged besides."""
     precision: Literal["float32", "bfloat16"] = "float32"

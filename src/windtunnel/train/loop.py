@@ -21,7 +21,7 @@ from windtunnel.train.batch import BatchSource, TokenBatch, count_targets, moved
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.objectives.make import objective_of
 from windtunnel.train.objectives.objective import Objective
-from windtunnel.train.optimizer import build_optimizer
+from windtunnel.train.optimizers.together import build_optimizer, freeze, tagged_names
 from windtunnel.train.precision import Weights, gradients, training_weights
 from windtunnel.train.schedule import lr_at
 
@@ -116,12 +116,15 @@ def create_train_state(
     """The state before the first step. Moves the model to the config's device and precision.
 
     Raises:
-        UsageError: this machine has no such device, or the objective does not fit the model.
+        UsageError: this machine has no such device, the objective does not fit the model, or a
+            rule of ``train.groups`` matches none of its parameters.
     """
     device = resolve_device(config.device)
     model.to(device)
+    tagged = tagged_names(model)
+    freeze(config, model)
     weights = training_weights(model, config)
-    optimizer = build_optimizer(config, weights.parameters)
+    optimizer = build_optimizer(config, weights.parameters, tagged)
     objective = objective_of(config.objective, model)
     return TrainState(
         config, model, weights, optimizer, batches, objective, device, flops_per_token
@@ -201,7 +204,7 @@ def _update(state: TrainState, found: list[Tensor], grad_norm: float, lr: float)
     if clip is not None and grad_norm > clip:
         torch._foreach_mul_(found, clip / grad_norm)
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]
     state.optimizer.step()
     state.weights.publish()
     if has_updates(state.model):

@@ -8,13 +8,23 @@ from pathlib import Path
 
 from pydantic import Field
 
-from windtunnel.arch import ArchSpec, diff, expand_preset, resolve, settled, try_resolve
+from windtunnel.arch import (
+    Architecture,
+    ArchSpec,
+    build,
+    diff,
+    expand_preset,
+    resolve,
+    settled,
+    try_resolve,
+)
 from windtunnel.arch.plugins import load_entry_points, load_plugins
 from windtunnel.config import Config, Document, annotated_yaml, decode, load_document, parse_path
 from windtunnel.config import Path as ConfigPath
 from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Config
 from windtunnel.errors import ConfigError, Problem
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.groups import rule_problems
 from windtunnel.train.objectives.config import chosen
 from windtunnel.train.objectives.make import misfit
 
@@ -123,12 +133,24 @@ def vocab_size_of(config: RunConfig) -> int | None:
     return None if known is None else known + extra_ids(config)
 
 
+def _rule_misfits(
+    config: RunConfig, architecture: Architecture | None
+) -> list[tuple[ConfigPath, str]]:
+    """Rules for parameters that the architecture does not have."""
+    if architecture is None or not config.train.groups:
+        return []
+    names = [name for name, _ in build(architecture, device="meta").named_parameters()]
+    return [
+        (("train", *parse_path(path)), text) for path, text in rule_problems(config.train, names)
+    ]
+
+
 def _misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
     """What the parts' own types cannot see."""
     vocabulary = vocab_size_of(config)
     arch = config.arch
     placeholder = vocabulary if vocabulary is not None else 256
-    _, problems = try_resolve(arch, placeholder if arch.vocab_size == "auto" else vocabulary)
+    resolved, problems = try_resolve(arch, placeholder if arch.vocab_size == "auto" else vocabulary)
     found: list[tuple[ConfigPath, str]] = [(("arch", *path), text) for path, text in problems]
     if arch.embedding.position.type == "learned" and config.train.seq_len > arch.max_seq_len:
         found.append(
@@ -138,6 +160,7 @@ def _misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
                 f"arch.max_seq_len = {arch.max_seq_len}",
             )
         )
+    found += _rule_misfits(config, resolved)
     reason = misfit(chosen(config.train.objective, arch.type), arch)
     if reason is not None:
         found.append((("train", "objective"), reason))

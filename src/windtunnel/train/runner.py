@@ -13,6 +13,7 @@ from torch import nn
 
 from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import Event, EventLog, RunFolder, code_digest, environment, git_state
+from windtunnel.train.average import result_weights
 from windtunnel.train.batch import BatchSource, TokenBatch, TokenLengths
 from windtunnel.train.checkpoint import load_newest, save_checkpoint
 from windtunnel.train.config import TrainConfig
@@ -62,22 +63,21 @@ def train_run(
     same bits as if it had never stopped; so does the record, but for times and memory.
 
     Raises:
-        Interrupted: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint; its exit code is 130, or 75
-            where the same command should be started again.
+        Interrupted: on SIGINT or SIGTERM, after a checkpoint; its exit code is 130 or 143.
         UsageError: the run has ended already, has begun and ``resume`` is not set, or its config
             has changed since.
         RunError: another process writes the run, a file cannot be written, or memory is too small.
         CheckpointError: no checkpoint is whole.
         DataError: there is nothing to train or evaluate on.
     """
-    with folder.lock() as lock, _threads(parts.train.threads):
+    with folder.lock(), _threads(parts.train.threads):
         if folder.read_record() is not None:
             raise UsageError(f"{folder.path}: this run has ended; its record is final")
         began = _start_of(folder)
         if began is not None and not resume:
             raise UsageError(f"{folder.path}: this run has begun; resume it")
         warnings = [] if began is None else check_same_run(began["identity"], parts.identity)
-        with folder.open_events(lock) as log, StopRequest() as stop:
+        with folder.open_events() as log, StopRequest() as stop:
             session = _Session.create(parts, folder, log, stop, on_event, on_step)
             try:
                 return session.run(warnings, begun=began is not None)
@@ -201,9 +201,10 @@ class _Session:
         due = step % self.parts.train.eval_every == 0 or self._over
         if not due or step in self.evaluations:
             return
-        found = evaluate(
-            self.state.model, self.parts.valid, self.parts.tokenizer, self.state.objective
-        )
+        with result_weights(self.state):
+            found = evaluate(
+                self.state.model, self.parts.valid, self.parts.tokenizer, self.state.objective
+            )
         values = {
             **self._totals(),
             "loss": found.loss,
@@ -233,7 +234,6 @@ class _Session:
             self.folder.checkpoints,
             self.state,
             keep=self.parts.train.keep_checkpoints,
-            keep_every=self.parts.train.keep_every,
             validation_loss=_finite(evaluated.get("loss")),
         )
         self.saved_step = progress.step
@@ -265,7 +265,7 @@ class _Session:
         progress, parts = self.state.progress, self.parts
         peak, measure = peak_memory(self.state.device)
         known = [e for e in self.evaluations.values() if _finite(e["loss"]) is not None]
-        with evaluation_mode(self.state.model):
+        with result_weights(self.state), evaluation_mode(self.state.model):
             samples = parts.samples(self.state.model) if parts.samples is not None else ()
         return {
             "key": self.folder.key,

@@ -1,1 +1,0 @@
-"""Ways in and out: other programs' weights, and trackers of experiments."""

@@ -1,0 +1,146 @@
+"""Which parameters move together: by which optimizer, how fast, with which decay; or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from windtunnel.config import nearest
+from windtunnel.errors import UsageError
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.group_config import GroupConfig
+from windtunnel.train.optimizers.config import OptimizerConfig, Shape, is_matrix
+
+Tagged = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """How a parameter is moved; those with equal ones are one group."""
+
+    optimizer: OptimizerConfig
+    lr: float
+    """A factor of the learning rate."""
+    weight_decay: float
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that are treated alike."""
+
+    treatment: Treatment
+    names: tuple[str, ...]
+
+
+def parameter_groups(
+    config: TrainConfig, shapes: Mapping[str, Shape], tagged: Iterable[str] = ()
+) -> list[Group]:
+    """Every parameter in exactly one group; those that decay first, as they stand in the model.
+
+    Args:
+        config: the recipe.
+        shapes: of each parameter, by name; a tied one stands once.
+        tagged: those whose module asks for the secondary optimizer (``secondary_optimizer = True``
+            on the parameter); without ``train.secondary_optimizer`` they are as any other.
+
+    Raises:
+        UsageError: a rule matches nothing, asks for a secondary optimizer that is not there, or
+            all parameters are frozen.
+    """
+    problems = rule_problems(config, shapes)
+    if problems:
+        raise UsageError("; ".join(f"train.{path}: {text}" for path, text in problems))
+    wanted = frozenset(tagged)
+    treated = {name: _treatment(config, name, shapes[name], name in wanted) for name in shapes}
+    order = [n for n in shapes if is_matrix(n, shapes[n])]
+    order += [n for n in shapes if not is_matrix(n, shapes[n])]
+    members: list[tuple[Treatment, list[str]]] = []
+    for name in order:
+        for treatment, names in members:
+            if treatment == treated[name]:
+                names.append(name)
+                break
+        else:
+            members.append((treated[name], [name]))
+    groups = [Group(treatment, tuple(names)) for treatment, names in members]
+    listed = sorted(name for group in groups for name in group.names)
+    assert listed == sorted(shapes), "a parameter is in no group, or in two"
+    if shapes and all(group.treatment.frozen for group in groups):
+        raise UsageError("train.groups: every parameter is frozen; nothing is left to train")
+    return groups
+
+
+def rule_problems(config: TrainConfig, names: Iterable[str]) -> list[tuple[str, str]]:
+    """Rules that cannot be followed for a model of those parameters: (path, why)."""
+    known, found = list(names), []
+    for index, rule in enumerate(config.groups):
+        path = f"groups[{index}]"
+        if not any(rule.matches(name) for name in known):
+            found.append((f"{path}.match", _unmatched(rule, known)))
+        if rule.optimizer == "secondary" and config.secondary_optimizer is None:
+            text = "secondary, but there is no train.secondary_optimizer"
+            found.append((f"{path}.optimizer", text))
+    return found
+
+
+def _unmatched(rule: GroupConfig, names: list[str]) -> str:
+    bare = (rule.expression or rule.match).replace("\\", "").strip("*.^$")
+    near = nearest(bare, names)
+    if near is None:
+        stems = {".".join(n.split(".")[:depth]) for n in names for depth in (1, 2, 3, 4)}
+        near = nearest(bare, sorted(stems - {""}))
+    shown = ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")
+    hint = f"; the nearest is {near!r}" if near else ""
+    return f"no parameter matches {rule.match!r}{hint} (there are {shown})"
+
+
+def _treatment(config: TrainConfig, name: str, shape: Shape, tagged: bool) -> Treatment:
+    values: dict[str, Any] = {}
+    for rule in config.groups:
+        if rule.matches(name):
+            keys = ("lr", "weight_decay", "freeze", "optimizer")
+            values |= {key: getattr(rule, key) for key in keys if getattr(rule, key) is not None}
+    secondary = config.secondary_optimizer
+    optimizer = values.get("optimizer") or (secondary if tagged else None) or config.optimizer
+    if optimizer == "secondary":
+        optimizer = secondary
+    while not optimizer.takes(name, shape):
+        optimizer = optimizer.remainder()
+    decay = values.get("weight_decay")
+    if decay is None:
+        decay = optimizer.base_decay(config.weight_decay) if is_matrix(name, shape) else 0.0
+    frozen = bool(values.get("freeze"))
+    if frozen:
+        return Treatment(config.optimizer, 0.0, 0.0, frozen=True)
+    return Treatment(optimizer, values.get("lr", 1.0), decay, frozen=False)
+
+
+def optimizer_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> int:
+    """Numbers that the optimizers of all groups keep."""
+    return sum(
+        group.treatment.optimizer.state_values(shapes[name])
+        for group in groups
+        if not group.treatment.frozen
+        for name in group.names
+    )
+
+
+def without_effect(config: TrainConfig) -> list[tuple[str, str]]:
+    """Settings of the optimizer that change nothing: (path, why)."""
+    fields, found = type(config).model_fields, []
+    used = [config.optimizer, config.secondary_optimizer, *(r.optimizer for r in config.groups)]
+    used += [getattr(one, "rest", None) for one in used]
+    takers = [one for one in used if getattr(one, "type", None) in ("adam", "adamw")]
+    for name in ("betas", "eps"):
+        changed = getattr(config, name) != fields[name].default
+        if changed and not any(getattr(one, name) is None for one in takers):
+            found.append((name, f"is not read by {config.optimizer.type}; see train.optimizer"))
+    if config.optimizer.type == "adam" and config.weight_decay != fields["weight_decay"].default:
+        found.append(("weight_decay", "adam has no decoupled decay; adamw has, and optimizer.l2"))
+    if config.optimizer.type == "schedule_free_adamw" and config.schedule.type != "flat":
+        found.append(("schedule", "schedule_free_adamw is meant for a flat one"))
+    if config.secondary_optimizer is not None and config.optimizer == config.secondary_optimizer:
+        found.append(("secondary_optimizer", "is the same as train.optimizer"))
+    return found
