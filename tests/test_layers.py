@@ -21,6 +21,7 @@ LAYERS = (
     "train",
     "factory",
     "study",
+    "interop",
     "report",
     "cli",
 )

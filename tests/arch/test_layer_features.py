@@ -16,6 +16,7 @@ from windtunnel.arch import (
     Model,
     build,
     cost,
+    fold,
     layer_cost,
     resolve,
     scope_of,
@@ -152,6 +153,59 @@ def test_every_layer_that_shares_adds_to_the_gradient() -> None:
     assert grads[0] is not None
     assert grads[1] is not None
     torch.testing.assert_close(shared, grads[0] + grads[1])
+
+
+BUCKETS = {**ATTENTION, "scale": 1.0, "position": {"type": "relative", "buckets": 8}}
+
+
+def test_layers_may_use_the_learned_position_of_the_first() -> None:
+    shared = built({"mixer": BUCKETS, "repeat": 3, "share_position": True})
+    assert [layer.position_with for layer in shared.architecture.layers] == [None, 0, 0]
+    tables = [name for name, _ in shared.named_parameters() if "position" in name]
+    assert tables == ["layers.0.mixer.position.weight"]
+    with torch.no_grad():
+        shared.get_parameter(tables[0]).normal_(generator=torch.Generator().manual_seed(2))
+    check_whole_model(shared)
+
+    apart = built({"mixer": BUCKETS, "repeat": 3})
+    apart.load_state_dict(shared.state_dict())
+    torch.testing.assert_close(apart(tokens()), shared(tokens()))
+    for model in (shared, apart):
+        model(tokens()).square().sum().backward()
+    grads = [apart.get_parameter(f"layers.{i}.mixer.position.weight").grad for i in range(3)]
+    summed = sum(grad for grad in grads if grad is not None)
+    torch.testing.assert_close(shared.get_parameter(tables[0]).grad, summed)
+    torch.testing.assert_close(fold(shared)(tokens()), shared(tokens()))
+
+
+def test_a_hybrid_names_the_layer_whose_position_is_used() -> None:
+    group = {"mixer": BUCKETS, "share": 2, "repeat": 4, "share_position": True}
+    model = built({"mixer": "lstm"}, group, {"mixer": BUCKETS, "mlp": "none", "position_with": 3})
+    assert [layer.position_with for layer in model.architecture.layers] == [
+        None, None, None, 1, 1, 1,
+    ]  # fmt: skip
+    check_whole_model(model)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"mixer": "lstm", "position_with": 0}, "no learned position"),
+        ({"mixer": ATTENTION, "repeat": 2, "share_position": True}, "no learned position"),
+        ({"mixer": BUCKETS, "position_with": 1}, "no layer 1 before"),
+        ({"mixer": {**BUCKETS, "num_heads": 4}, "position_with": 0}, "or for other heads"),
+    ],
+)
+def test_a_position_that_cannot_be_shared_is_named(layer: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        architecture({"mixer": BUCKETS}, layer)
+    assert "arch.layers[1]." in str(caught.value)
+
+
+def test_a_position_shared_by_one_layer_alone_is_told() -> None:
+    values = {"d_model": 16, "layers": ({"mixer": BUCKETS, "share_position": True},)}
+    found = [path for path, _ in without_effect(ArchSpec.model_validate(values))]
+    assert found == ["layers[0].share_position"]
 
 
 # mixture of depths

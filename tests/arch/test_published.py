@@ -57,14 +57,9 @@ ROUNDED: dict[str, tuple[float, float, str]] = {
 
 
 def bert(d: int) -> int:
-    """A bias of the head more; the pooler, two segments and the norm of the embeddings less."""
-    return 30_522 - (d * d + d) - 2 * d - 2 * d
-
-
-def t5(num_layers: int, num_heads: int) -> int:
-    """Each layer has a number for each distance; T5 has 32 buckets once in a stack."""
-    own = 2 * 128 + 1 + 128 + 1
-    return num_layers * num_heads * own - 2 * 32 * num_heads
+    """The head of masked tokens, a linear map with its norm and the biases of the logits, more; the
+    pooler, a linear map as large, less."""
+    return (d * d + d) + 2 * d + 30_522 - (d * d + d)
 
 
 DIFFERENCES: dict[str, int] = {
@@ -72,8 +67,6 @@ DIFFERENCES: dict[str, int] = {
     "olmo2-7b": 32 * 2 * (128 - 4096),  # queries and keys are normed a head at a time
     "bert-base": bert(768),
     "bert-large": bert(1024),
-    "t5-small": t5(6, 8),
-    "t5-base": t5(12, 12),
 }
 """What a preset leaves out or adds, to the last parameter; its own first line says so."""
 

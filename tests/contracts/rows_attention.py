@@ -17,6 +17,7 @@ _HEADS = {"num_heads": 4}
 _WINDOW = {"num_heads": 4, "window": 3}
 _PAIRS = {"num_heads": 2}
 _RELATIVE = {"type": "relative", "max_distance": 4}
+_BUCKETS = {"type": "relative", "max_distance": 7, "buckets": 8}
 _MULTIPLIED = {"type": "relative", "max_distance": 3, "mode": "multiply"}
 
 VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
@@ -43,6 +44,8 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"num_heads": 2, "window": 2, "dilation": 3, "stride": 4, "global_tokens": 3},
         {"num_heads": 4, "num_kv_heads": 2, "position": _RELATIVE},
         {"num_heads": 2, "position": _RELATIVE, "window": 3, "dropout": 0.1},
+        {"num_heads": 4, "num_kv_heads": 2, "position": _BUCKETS, "scale": 1.0, "head_dim": 6},
+        {"num_heads": 2, "position": _BUCKETS | {"mode": "multiply"}, "window": 5},
         {"num_heads": 4, "num_kv_heads": 2, "position": _MULTIPLIED, "softcap": 3.0},
         {"num_heads": 2, "position": _MULTIPLIED, "window": 3},
         {"num_heads": 4, "num_kv_heads": 2, "k_norm": "layernorm", "v_norm": "rmsnorm"},
@@ -91,7 +94,7 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"d_hidden": 24, "num_heads": 2, "norm": "layernorm", "activation": "silu"},
         {"norm": "none", "activation": "relu2"},
     ],
-    ("position", "relative"): [{}, _RELATIVE, _MULTIPLIED],
+    ("position", "relative"): [{}, _RELATIVE, _MULTIPLIED, _BUCKETS],
 }
 
 BIDIRECTIONAL: list[tuple[str, str, dict[str, Any]]] = [
@@ -101,6 +104,7 @@ BIDIRECTIONAL: list[tuple[str, str, dict[str, Any]]] = [
     ("mixer", "attention", {"num_heads": 2, "window": 2, "dilation": 2, "global_tokens": 1}),
     ("mixer", "attention", {"num_heads": 2, "window": 2, "stride": 3}),
     ("mixer", "attention", {"num_heads": 2, "position": _RELATIVE}),
+    ("mixer", "attention", {"num_heads": 2, "position": _BUCKETS, "scale": 1.0, "head_dim": 6}),
     ("mixer", "differential_attention", {"num_heads": 2, "num_kv_heads": 1}),
     ("mixer", "memory", {"num_slots": 5}),
     ("mixer", "latent_attention", {"num_heads": 2, "q_rank": 6}),
@@ -109,6 +113,7 @@ BIDIRECTIONAL: list[tuple[str, str, dict[str, Any]]] = [
     ("mixer", "long_conv", {"filter_width": 8}),
     ("mixer", "token_mlp", {"num_heads": 2}),
     ("position", "relative", _RELATIVE),
+    ("position", "relative", _BUCKETS),
 ]
 
 _SOFTMAX: dict[str, Knob] = {
@@ -185,7 +190,11 @@ KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
         "norm": ({}, "layernorm"),
         "bias": ({}, True),
     },
-    ("position", "relative"): {"mode": ({}, "multiply"), "max_distance": ({}, 4)},
+    ("position", "relative"): {
+        "mode": ({}, "multiply"),
+        "max_distance": ({}, 4),
+        "buckets": ({"max_distance": 4}, 4),
+    },
 }
 
 
@@ -245,9 +254,22 @@ def _sees(case: Any, p: int, past: int) -> bool:
 
 def _distance_number(case: Any, config: Any, w: Weights, head: int, p: int, past: int) -> Tensor:
     m = config.max_distance
+    if config.buckets is not None:
+        side = config.buckets // (1 if case.scope.causal else 2)
+        n = max(p - past, 0) if case.scope.causal else abs(p - past)
+        after = 0 if case.scope.causal or past <= p else side
+        return w["weight"][head, after + _bucket(n, side, m)]
     if case.scope.causal:
         return w["weight"][head, min(max(p - past, 0), m)]
     return w["weight"][head, max(-m, min(p - past, m)) + m]
+
+
+def _bucket(n: int, side: int, max_distance: int) -> int:
+    single = side // 2
+    if n < single:
+        return n
+    wide = math.log(n / single) / math.log(max_distance / single)
+    return min(single + int(wide * (side - single)), side - 1)
 
 
 def _logit(case: Any, w: Weights, q: Tensor, k: Tensor, head: int, p: int, past: int) -> Tensor:

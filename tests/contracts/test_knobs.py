@@ -15,7 +15,7 @@ from windtunnel.nn.component import REGISTRIES, Scope, Span, build_component
 from windtunnel.nn.contracts import place
 from windtunnel.nn.contracts.case import run
 from windtunnel.nn.embedding import Embedding, EmbeddingConfig
-from windtunnel.nn.head import Head, HeadConfig
+from windtunnel.nn.head import Head, HeadConfig, HeadTransform, HeadTransformConfig
 from windtunnel.nn.initialize import initialize
 
 Knob = tuple[dict[str, Any], Any]
@@ -68,18 +68,36 @@ KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
         "dropout": ({}, 0.5),
         "init_std": ({}, 0.5),
         "position": ({}, "sinusoidal"),
+        "token_types": ({}, 2),
+        "norm": ({}, "layernorm"),
         "unified": ({"tie": False}, {"factor": 2.0}),
     },
     ("", "head"): {
         "norm": ({}, "layernorm"),
+        "transform": ({}, {}),
+        "scale": ({}, "rsqrt"),
         "bias": ({}, True),
         "softcap": ({}, 0.1),
         "init_std": ({}, 0.5),
         "num_classes": (_CLASSES, 4),
         "pooling": (_CLASSES, "last"),
     },
+    ("", "transform"): {
+        "activation": ({}, "relu"),
+        "norm": ({}, "rmsnorm"),
+        "bias": ({}, False),
+    },
 }
-_ENDS: dict[str, type[Config]] = {"embedding": EmbeddingConfig, "head": HeadConfig}
+_ENDS: dict[str, type[Config]] = {
+    "embedding": EmbeddingConfig,
+    "head": HeadConfig,
+    "transform": HeadTransformConfig,
+}
+_MODULES: dict[str, Any] = {
+    "embedding": Embedding,
+    "head": Head,
+    "transform": HeadTransform,
+}
 
 
 def _config(kind: str, name: str, values: dict[str, Any]) -> Any:
@@ -104,15 +122,15 @@ def _effect(kind: str, name: str, values: dict[str, Any]) -> tuple[Any, ...]:
             y = run(module.train(), x, span)
         beside = torch.as_tensor(auxiliary.total()).tolist(), _updated(module)
     else:
-        module = (Embedding if name == "embedding" else Head)(config, scope)
+        module = _MODULES[name](config, scope)
         initialize(module, 0)
         torch.manual_seed(1)
-        tokens = torch.randint(30, (2, 9))
-        y = (
-            module(tokens, span)
-            if name == "embedding"
-            else module(module.pooled(module.normed(torch.randn(5, 9, 16))))
-        )
+        if name == "embedding":
+            y = module(torch.randint(30, (2, 9)), span)
+        elif name == "head":
+            y = module(module.pooled(module.normed(torch.randn(5, 9, 16))))
+        else:
+            y = module(torch.randn(5, 16))
     weights = {n: p.tolist() for n, p in module.named_parameters()}
     return weights, config.cost(scope, 100), y.tolist(), beside
 

@@ -16,6 +16,7 @@ from windtunnel.nn.mixers.attention import Attention
 from windtunnel.nn.mixers.latent_attention import LatentAttention
 from windtunnel.nn.ops.attention import visible
 from windtunnel.nn.ops.long_convolution import long_convolution
+from windtunnel.nn.positions.relative import RelativeConfig, bucket_starts
 
 SCOPE = Scope(d_model=16)
 NEW: dict[str, dict[str, Any]] = {
@@ -467,3 +468,37 @@ def test_outputs_and_gradients_are_finite_at_any_scale(name: str, scale: float) 
 def test_sizes_that_do_not_fit_are_refused(name: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _build(name, **values)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 20), (64, 500), (4, 3)])
+def test_buckets_of_distances_grow_and_end_at_the_last(
+    buckets: int, max_distance: int, causal: bool
+) -> None:
+    side = buckets if causal else buckets // 2
+    starts = bucket_starts(side, max_distance)
+    assert len(starts) == side - 1
+    assert list(starts) == sorted(starts)
+    single = side // 2
+    assert starts[: single - 1] == tuple(range(1, single))
+    assert starts[-1] <= max_distance
+
+
+def test_the_buckets_of_t5_are_those_that_it_publishes() -> None:
+    # Raffel et al. 2020, section 2.1: 32 numbers, up to a distance of 128.
+    assert bucket_starts(16, 128) == (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91)
+
+
+@pytest.mark.parametrize(
+    ("values", "causal", "message"),
+    [
+        ({"buckets": 5}, False, "an even number"),
+        ({"buckets": 2}, False, "≥ 4"),
+        ({"buckets": 16, "max_distance": 8}, True, "not more than the 8 distances"),
+    ],
+)
+def test_buckets_that_do_not_fit_are_refused(
+    values: dict[str, Any], causal: bool, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RelativeConfig(**values).resolve(Scope(d_model=8, causal=causal))

@@ -124,3 +124,79 @@ def test_logits_at_the_start_have_the_same_spread_at_every_width(d_model: int, t
         head.weight = embedding.weight
     logits = head(head.normed(torch.randn(20, d_model)))
     assert logits.std().item() == pytest.approx(0.32, rel=0.1)
+
+
+def test_an_embedding_may_add_kinds_and_norm_the_sum() -> None:
+    norm = {"type": "layernorm", "eps": 1e-3}
+    module = _embedding(position="learned", token_types=3, norm=norm, dropout=0.5)
+    tokens = torch.tensor([[3, 1, 3], [0, 0, 49]])
+    kinds = module.get_parameter("token_types")
+    summed = module.weight[tokens] + module.get_parameter("position.weight")[:3]
+    types = torch.tensor([[0, 0, 2], [1, 2, 0]])
+    told = torch.nn.functional.layer_norm(summed + kinds[types], (32,), eps=1e-3)
+    untold = torch.nn.functional.layer_norm(summed + kinds[0], (32,), eps=1e-3)
+    torch.testing.assert_close(module(tokens, Span.of(3), types), told)
+    torch.testing.assert_close(module(tokens, Span.of(3)), untold)
+    assert module.config.stream_std(32) == 1.0
+    assert module.config.cost(SCOPE, 7).params == sum(p.numel() for p in module.parameters())
+
+
+def test_kinds_of_tokens_need_vectors() -> None:
+    with pytest.raises(UsageError, match=r"embedding\.token_types is not set"):
+        _embedding()(torch.zeros(1, 2).long(), Span.of(2), torch.zeros(1, 2).long())
+
+
+TRANSFORMED: list[dict[str, Any]] = [
+    {"transform": {"activation": "gelu", "norm": {"type": "layernorm", "eps": 1e-3}}, "bias": True},
+    {"transform": {"activation": "relu", "norm": "none", "bias": False}, "scale": "rsqrt"},
+    {"scale": 0.25, "bias": True, "softcap": 0.5},
+]
+
+
+@pytest.mark.parametrize("values", TRANSFORMED)
+@pytest.mark.parametrize("scope", [SCOPE, TIED])
+def test_a_head_may_have_a_layer_of_its_own_and_a_scale(
+    scope: Scope, values: dict[str, Any]
+) -> None:
+    head = _head(scope, norm="none", **values)
+    if scope.tie:
+        head.weight = _embedding(TIED).weight
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    x = torch.randn(2, 3, 32)
+    hidden = x
+    if "transform" in values:
+        linear = hidden @ head.get_parameter("transform.linear.weight").T
+        if values["transform"].get("bias", True):
+            linear = linear + head.get_parameter("transform.linear.bias")
+            weight, bias = (head.get_parameter(f"transform.norm.{n}") for n in ("weight", "bias"))
+            active = linear * 0.5 * (1 + torch.erf(linear / math.sqrt(2)))
+            hidden = torch.nn.functional.layer_norm(active, (32,), weight, bias, 1e-3)
+        else:
+            hidden = linear.relu()
+    scale = {"rsqrt": 32**-0.5, None: 1.0}.get(values.get("scale"), 0.25)
+    expected = scale * hidden @ head.get_parameter("weight").T
+    if values.get("bias"):
+        expected = expected + head.get_parameter("bias")
+    if "softcap" in values:
+        expected = 0.5 * torch.tanh(expected / 0.5)
+    torch.testing.assert_close(head(head.normed(x)), expected)
+    cost = head.config.cost(scope, 7)
+    tied = head.get_parameter("weight").numel() if scope.tie else 0
+    assert cost.params == sum(p.numel() for p in head.parameters()) - tied
+    layer = 2 * 32 * 32 * ("transform" in values)
+    assert cost.forward_flops == cost.decode_flops == 2 * 32 * 50 + layer
+
+
+def test_a_scaled_untied_head_begins_with_the_usual_spread() -> None:
+    head = _head(Scope(d_model=64, vocab_size=500), scale="rsqrt", transform={})
+    logits = head(head.normed(torch.randn(20, 64)))
+    assert logits.std().item() == pytest.approx(0.32, rel=0.1)
+
+
+@pytest.mark.parametrize("values", [{"scale": 0.5}, {"transform": {}}])
+def test_without_logits_there_is_nothing_to_scale(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(values))} has no effect"):
+        HeadConfig(type="none", **values)

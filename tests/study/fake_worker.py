@@ -43,7 +43,7 @@ def main(path: Path, steps: int, trouble: str) -> int:
             if step == steps // 2 and trouble in ("kill", "kill-once") and not begin:
                 os.kill(os.getpid(), signal.SIGKILL)
             if stopped:
-                return 143
+                return 75
         status = "diverged" if trouble == "diverge" else "finished"
         record = {"key": run.key, "name": run.name, "status": status, "steps": steps}
         run.write_record({**record, "final": {"loss": 4.0}})

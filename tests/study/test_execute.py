@@ -162,7 +162,7 @@ def test_a_signal_stops_every_worker_gently_and_the_study_goes_on_later(
 
     with pytest.raises(StudyInterrupted) as caught:
         run_all(jobs, tmp_path, {"a": "slow", "b": "slow"}, on_progress=stop)
-    assert caught.value.exit_code == 143
+    assert caught.value.exit_code == 75
     assert [job.run.status for job in jobs] == ["interrupted", "interrupted"]
     reached = [job.run.summary().step for job in jobs]
     outcomes = run_all(jobs, tmp_path)

@@ -11,6 +11,7 @@ import pytest
 from standins import final_weights, new_folder, parts, recipe
 
 from windtunnel.runs import RunFolder
+from windtunnel.train.interrupts import REQUEUE_EXIT
 from windtunnel.train.runner import train_run
 
 VICTIM = Path(__file__).with_name("victim.py")
@@ -37,14 +38,14 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     straight = new_folder(tmp_path / "straight")
     record = train_run(parts(recipe(steps=60)), straight)
     path = tmp_path / "killed"
-    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL]
     for number, signum in enumerate(signals):
         process = start(path, 0.02)
-        wait_for_step(path, 8 + 16 * number + moments.randrange(8), process)
+        wait_for_step(path, 8 + 12 * number + moments.randrange(6), process)
         time.sleep(moments.random() * 0.05)
         process.send_signal(signum)
         _, errors = process.communicate(timeout=PATIENCE_SECONDS)
-        expected = -signal.SIGKILL if signum == signal.SIGKILL else 143
+        expected = -signal.SIGKILL if signum == signal.SIGKILL else REQUEUE_EXIT
         assert process.returncode == expected, errors.decode()
         assert RunFolder.open(path).status == "interrupted"
     folder = RunFolder.open(path)

@@ -104,7 +104,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     for step in steps:
         with pytest.raises(Interrupted, match=f"after step {step} of 40") as caught:
             train_run(parts(), folder, resume=True, on_step=stop_at(step))
-        assert caught.value.exit_code == 143
+        assert caught.value.exit_code == 75
         assert folder.status == "interrupted"
         assert folder.read_record() is None
     record = train_run(parts(), folder, resume=True)

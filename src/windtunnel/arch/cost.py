@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 from windtunnel.arch.model import encoder_scope, scope_of
 from windtunnel.arch.spec import Architecture, Encoder, LayerConfig
-from windtunnel.nn.component import Scope
+from windtunnel.nn.component import Scope, filled
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.embedding import EmbeddingConfig
 
@@ -72,14 +73,26 @@ class TrainMemory:
 
 def layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None = None) -> Cost:
     """The cost of one layer: mixer, cross-attention to a memory of ``s`` tokens (``t`` unless
-    told), feed-forward, norms, residuals and dropout. Shared parameters count where they are
-    owned; with a mixture of depths its capacity is taken as the part of tokens that are read."""
+    told), feed-forward, norms, residuals and dropout. Shared parameters, a position's among them,
+    count where they are owned; with a mixture of depths its capacity is taken as the part of tokens
+    that are read."""
     if layer.depth is None:
         total = _whole_layer_cost(layer, scope, t, s)
     else:
         inner = _whole_layer_cost(layer, scope, layer.depth.read(t), t if s is None else s)
         total = layer.depth.thinned(inner) + layer.depth.cost(scope)
-    return total if layer.share_with is None else replace(total, params=0)
+    if layer.share_with is not None:
+        return replace(total, params=0)
+    if layer.position_with is not None:
+        return replace(total, params=total.params - _position_params(layer, scope, t))
+    return total
+
+
+def _position_params(layer: LayerConfig, scope: Scope, t: Num) -> Num:
+    """The parameters of the mixer's position, which another layer owns."""
+    mixer: Any = layer.mixer
+    inside = scope.inside(filled(mixer.num_heads), filled(mixer.head_dim))
+    return mixer.position.cost(inside, t).params
 
 
 def _whole_layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None) -> Cost:

@@ -34,7 +34,7 @@ def _untied(at: str, embedding: EmbeddingConfig) -> Iterator[tuple[str, str]]:
 
 
 def _tableless(at: str, embedding: EmbeddingConfig) -> Iterator[tuple[str, str]]:
-    for name in ("scale", "init_std", "unified"):
+    for name in ("scale", "init_std", "token_types", "unified"):
         if name in embedding.model_fields_set and getattr(embedding, name):
             yield f"{at}.{name}", "has no effect: the input comes as vectors"
 
@@ -46,6 +46,8 @@ def _of_layer(at: str, layer: LayerSpec, max_seq_len: int) -> Iterator[tuple[str
         yield f"{at}.parallel", "has no effect: there is no feed-forward"
     if layer.shared_norm and layer.placement == "none":
         yield f"{at}.shared_norm", "has no effect: placement is none"
+    if layer.share_position and layer.repeat == 1:
+        yield f"{at}.share_position", "has no effect: the layer is not repeated"
     window = getattr(layer.mixer, "window", None)
     if window is not None and window >= max_seq_len:
         yield (

@@ -149,11 +149,14 @@ class Layer(nn.Module):
 
 
 def build_layers(layers: Iterable[LayerConfig], scope: Scope) -> nn.ModuleList:
-    """A stack of layers; ``scope`` is that of any of them. Those that share are one module."""
+    """A stack of layers; ``scope`` is that of any of them. Those that share are one module, and
+    so are the positions of mixers that share theirs."""
     stack: list[Layer] = []
     for index, layer in enumerate(layers):
         owner = layer.share_with
         stack.append(Layer(layer, scope.at(index)) if owner is None else stack[owner])
+        if owner is None and layer.position_with is not None:
+            stack[index].mixer.position = stack[layer.position_with].mixer.position
     return nn.ModuleList(stack)
 
 
@@ -191,9 +194,11 @@ class Model(nn.Module):
         real: Tensor | None = None,
         memory: Tensor | None = None,
         memory_real: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
-        """Logits (b, t, V) of the token after each; ``real`` (b, t) is False at pads."""
-        return self.logits(self.hidden(tokens, real, memory, memory_real), real)
+        """Logits (b, t, V) of the token after each; ``real`` (b, t) is False at pads, ``types``
+        (b, t) the kind of each token where ``embedding.token_types`` is set (0 unless told)."""
+        return self.logits(self.hidden(tokens, real, memory, memory_real, types), real)
 
     def hidden(
         self,
@@ -201,11 +206,12 @@ class Model(nn.Module):
         real: Tensor | None = None,
         memory: Tensor | None = None,
         memory_real: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
         """What the head reads, after its norm: b t -> b t d."""
         kv = self.project(memory, memory_real)
         span = span_of(tokens, real)
-        x = self.embedding(tokens, span)
+        x = self.embedding(tokens, span, types)
         for index, layer in enumerate(self.layers):
             x = layer(x, span) if kv is None else layer(x, span, kv[index])
         normed: Tensor = self.head.normed(x)
@@ -252,7 +258,11 @@ class Model(nn.Module):
         return ModelState(seen, states, memory=self.project(memory, memory_real))
 
     def extend(
-        self, tokens: Tensor, state: ModelState, real: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: ModelState,
+        real: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> tuple[Tensor, ModelState]:
         """Logits of the next tokens (b, t) and the state after; ``state`` is left as it was.
 
@@ -261,15 +271,19 @@ class Model(nn.Module):
         """
         if self.architecture.head.type == "classification":
             raise UsageError("a classification head reads whole sequences, not chunks")
-        hidden, state = self.extend_hidden(tokens, state, real)
+        hidden, state = self.extend_hidden(tokens, state, real, types)
         return self.logits(hidden), state
 
     def extend_hidden(
-        self, tokens: Tensor, state: ModelState, real: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: ModelState,
+        real: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> tuple[Tensor, ModelState]:
         """As :meth:`extend`, but what the head reads."""
         span, seen, offset = self._next_span(tokens, state, real)
-        x = self.embedding(tokens, span)
+        x = self.embedding(tokens, span, types)
         memory = state.memory or (None,) * len(self.layers)
         states: list[State] = []
         for module, before, kv in zip(self.layers, state.layers, memory, strict=True):

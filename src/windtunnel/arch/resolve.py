@@ -148,7 +148,11 @@ class _Attempts:
                 final = _layer(layer, parts, cross)
                 if layer.share_with is not None:
                     final = self._shared((*path, group), final, layer.share_with, layers)
-                layers += _unrolled(final, len(layers), layer.repeat, layer.share)
+                if layer.position_with is not None:
+                    final = self._positioned((*path, group), final, layer.position_with, layers)
+                if layer.share_position and not _learned(final):
+                    self.problems.append(((*path, group, "share_position"), _NO_POSITION))
+                layers += _unrolled(final, len(layers), layer)
         return tuple(layers)
 
     def _shared(
@@ -166,6 +170,35 @@ class _Attempts:
             text = f"layer {owner} is configured otherwise, so its parameters cannot be shared"
             self.problems.append(((*path, "share_with"), text))
         return layer.replace(share_with=owner)
+
+    def _positioned(
+        self, path: Path, layer: LayerConfig, index: int, before: list[LayerConfig]
+    ) -> LayerConfig:
+        """The layer, using the learned position of the layer that owns that of layer ``index``."""
+        place = (*path, "position_with")
+        if index >= len(before):
+            if not self.problems:  # else layers may be missing
+                self.problems.append((place, f"there is no layer {index} before this one"))
+            return layer
+        owner = index if before[index].position_with is None else before[index].position_with
+        if not _learned(layer):
+            self.problems.append((place, _NO_POSITION))
+        elif _positions(before[index]) != _positions(layer):
+            text = f"the position of layer {index} is configured otherwise, or for other heads"
+            self.problems.append((place, text))
+        return layer.replace(position_with=owner)
+
+
+_NO_POSITION = "has no effect: the mixer has no learned position"
+
+
+def _positions(layer: LayerConfig) -> tuple[Any, ...]:
+    """What decides the shape and the use of a mixer's position."""
+    return tuple(getattr(layer.mixer, key, None) for key in ("position", "num_heads", "head_dim"))
+
+
+def _learned(layer: LayerConfig) -> bool:
+    return bool(getattr(getattr(layer.mixer, "position", None), "learned", False))
 
 
 def _cross(layer: LayerSpec, mixer: ComponentConfig | None) -> CrossAttentionConfig:
@@ -224,14 +257,16 @@ def _layer(
     return LayerConfig(**(written | parts | {"cross": cross}))
 
 
-def _unrolled(layer: LayerConfig, first: int, repeat: int, share: int) -> list[LayerConfig]:
-    """``repeat`` layers from index ``first`` on, of which ``share`` in a row use the same
-    parameters."""
-    if share == 1:
-        return [layer] * repeat
-    layers: list[LayerConfig] = []
-    for owner in range(first, first + repeat, share):
-        layers += [layer, *[layer.replace(share_with=owner)] * (share - 1)]
+def _unrolled(layer: LayerConfig, first: int, group: LayerSpec) -> list[LayerConfig]:
+    """The layers of a group from index ``first`` on: those that share follow their owner, and all
+    of them use the first one's position where the group says so."""
+    later = layer.replace(position_with=first) if group.share_position else layer
+    share, layers = group.share, list[LayerConfig]()
+    for owner in range(first, first + group.repeat, share):
+        own = layer if owner == first else later
+        layers.append(own)
+        if share > 1:
+            layers += [own.replace(share_with=owner)] * (share - 1)
     return layers
 
 

@@ -35,7 +35,7 @@ class LayerConfig(Config):
     """
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"cross", "parallel", "shared_norm", "share_with", "depth"}
+        {"cross", "parallel", "shared_norm", "share_with", "position_with", "depth"}
     )
 
     norm: Annotated[ComponentConfig, Choice("norm")] = Field(
@@ -68,6 +68,9 @@ class LayerConfig(Config):
     share_with: int | None = Field(None, ge=0)
     """Index in the unrolled stack, from 0, of an earlier layer whose parameters this one uses; it
     must be configured alike. Each layer has its own state."""
+    position_with: int | None = Field(None, ge=0)
+    """Index in the unrolled stack, from 0, of an earlier layer whose learned position this one's
+    mixer uses (T5's layers all use that of the first)."""
     depth: DepthConfig | None = None
     """Mixture of depths: a router of its own sends some tokens around the layer."""
 
@@ -94,13 +97,25 @@ class LayerConfig(Config):
 class LayerSpec(LayerConfig):
     """One layer, repeated."""
 
-    unwritten_defaults: ClassVar[frozenset[str]] = LayerConfig.unwritten_defaults | {"share"}
+    unwritten_defaults: ClassVar[frozenset[str]] = LayerConfig.unwritten_defaults | {
+        "share",
+        "share_position",
+    }
 
     repeat: int = Field(1, ge=1, le=100_000)
     """How many such layers follow each other."""
     share: int = Field(1, ge=1)
     """How many of them in a row use the same parameters (ALBERT, arXiv 1909.11942: all); a divisor
     of repeat."""
+
+    share_position: bool = False
+    """Whether the mixers of all of them use the learned position of the first (T5)."""
+
+    @model_validator(mode="after")
+    def _one_position(self) -> Self:
+        if self.share_position and self.position_with is not None:
+            raise ValueError("share_position has no effect beside position_with")
+        return self
 
     @model_validator(mode="after")
     def _whole_shares(self) -> Self:

@@ -20,13 +20,20 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run, to the same bits.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", metavar="NAME", help="Also tell a tracker: tensorboard, wandb or "
+                     "trackio; may be repeated."),
+    ] = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Train one run. Ctrl-C saves and stops; --resume continues."""
     from windtunnel.cli.training import train_verb
 
-    record = train_verb(file, edits or [], out=out, resume=resume, runs=runs_folder(runs))
+    record = train_verb(
+        file, edits or [], out=out, resume=resume, runs=runs_folder(runs), track=track or []
+    )
     if as_json:
         print_json(record)
     if record["status"] != "finished":

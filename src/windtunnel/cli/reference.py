@@ -11,8 +11,9 @@ _INTRODUCTION = """\
 # The command line
 
 `windtunnel VERB --help` prints the same. Exit codes: 0 done, 1 a failure, 2 a mistake in what was
-asked (nothing was written), 130 and 143 interrupted (a checkpoint was saved). With `--json`,
-standard output holds one JSON document and nothing else; progress goes to standard error.
+asked (nothing was written), 130 interrupted, 75 asked to make room; after the last two a checkpoint
+was saved, and the same command goes on. With `--json`, standard output holds one JSON document and
+nothing else; progress goes to standard error.
 
 Made by `python -m windtunnel.cli.reference`; a test keeps it equal to the program.
 """

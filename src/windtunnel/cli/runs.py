@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,3 +68,32 @@ def show(
         ]
         typer.echo("  ".join([f"  step {values['step']:>7}", *cells]))
     typer.echo("\n" + shown["config"].rstrip())
+
+
+@app.command()
+def track(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, name, or the start of its key.")
+    ],
+    to: Annotated[
+        list[str],
+        typer.Option(
+            "--to", metavar="NAME", help="tensorboard, wandb or trackio; may be repeated."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where files go [trackers/NAME in the run]."),
+    ] = None,
+    project: Annotated[
+        str, typer.Option("--project", help="What W&B and Trackio group runs by.")
+    ] = "windtunnel",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the run has stopped.")
+    ] = False,
+    runs: RunsFolder = None,
+) -> None:
+    """Hand a run's numbers to a tracker, now or as they come."""
+    from windtunnel.cli.tracking import track_verb
+
+    track_verb(runs_folder(runs), run, to, out=out, project=project, follow=follow)

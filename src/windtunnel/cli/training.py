@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
+from windtunnel.cli.tracking import check_names, tracked
 from windtunnel.errors import UsageError
 from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.runs import Event, RunFolder, RunStore
@@ -16,9 +18,16 @@ from windtunnel.train.run_config import load_run
 
 
 def train_verb(
-    file: Path, edits: list[str], *, out: Path | None, resume: bool, runs: Path
+    file: Path,
+    edits: list[str],
+    *,
+    out: Path | None,
+    resume: bool,
+    runs: Path,
+    track: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains (or continues) the run of a file, with progress on standard error; its record."""
+    check_names(track)
     loaded = load_run(file, edits)
     ready = ready_run(loaded, dataset=prepare_with_progress(loaded.config.data))
     folder, begun = _folder(ready, out, resume, runs)
@@ -27,10 +36,14 @@ def train_verb(
         note(f"{folder.path}: this run has ended ({record['status']}); nothing to do")
         return record
     note(f"{'continuing' if begun else 'training'} {ready.name} in {folder.path}")
-    with open_progress() as display:
-        record = run_in_folder(
-            folder, ready=ready, resume=begun, on_event=_Follow(display, ready).event
-        )
+    with open_progress() as display, tracked(folder, track, display.say) as tell:
+        shown = _Follow(display, ready)
+
+        def on_event(event: Event) -> None:
+            shown.event(event)
+            tell(event)
+
+        record = run_in_folder(folder, ready=ready, resume=begun, on_event=on_event)
     _say_how_it_ended(record, folder)
     return record
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from windtunnel.config import Choice, Config, Ratio
 from windtunnel.nn.component import REGISTRIES
 from windtunnel.nn.embedding import EmbeddingConfig
-from windtunnel.nn.head import HeadConfig
+from windtunnel.nn.head import HeadConfig, HeadTransformConfig
 from windtunnel.nn.unified_embedding import UnifiedConfig
 
 _INTRODUCTION = """\
@@ -53,6 +53,7 @@ def _ends() -> list[tuple[str, type[Config]]]:
         ("embedding", EmbeddingConfig),
         ("embedding.unified", UnifiedConfig),
         ("head", HeadConfig),
+        ("head.transform", HeadTransformConfig),
     ]
 
 
@@ -91,8 +92,13 @@ def _values(field: FieldInfo) -> str:
         if isinstance(mark, Choice):
             return ", ".join(sorted(mark.names()))
     kind: Any = field.annotation
-    if get_origin(kind) is not Literal:
-        kind = next((part for part in get_args(kind) if part is not NoneType), kind)
+    if get_origin(kind) in (Union, UnionType):
+        kinds = [part for part in get_args(kind) if part is not NoneType]
+        return ", ".join(_of_kind(part, field.metadata) for part in kinds)
+    return _of_kind(kind, field.metadata)
+
+
+def _of_kind(kind: Any, metadata: list[Any]) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(str(value) for value in get_args(kind))
     if isinstance(kind, type) and issubclass(kind, Config):
@@ -100,7 +106,10 @@ def _values(field: FieldInfo) -> str:
     if kind == Ratio:
         return "number, fraction > 0"
     names = {int: "integer", float: "number", bool: "true, false"}
-    return " ".join([names[kind], *_bounds(field.metadata)])
+    if get_origin(kind) is Annotated:
+        kind, mark = get_args(kind)
+        metadata = mark.metadata
+    return " ".join([names[kind], *_bounds(metadata)])
 
 
 def _bounds(metadata: list[Any]) -> Iterator[str]:

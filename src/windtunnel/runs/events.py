@@ -45,14 +45,23 @@ class Event:
 class EventLog:
     """The writing end of an events file; one process at a time (see ``RunLock``).
 
+    ``guard`` is asked before each write and each flush, and raises where nothing may be written.
+
     Raises:
         RunError: the file cannot be opened or written (a full disk, say). A line that was only
             partly written is taken back.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
         self.path = path
         self._clock = clock
+        self._guard = guard or (lambda: None)
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
@@ -62,6 +71,7 @@ class EventLog:
     def append(self, kind: str, **values: Any) -> Event:
         """Append one event, in one write; numbers that are not finite become null."""
         assert not any(name in values for name in RESERVED), "kind and time are the log's own"
+        self._guard()
         event = Event(kind, self._clock(), values)
         line = event.to_line().encode()
         size = os.fstat(self._handle).st_size
@@ -76,6 +86,7 @@ class EventLog:
 
     def sync(self) -> None:
         """Flush to the disk: what was appended survives a power cut too."""
+        self._guard()
         try:
             os.fsync(self._handle)
         except OSError as error:

@@ -6,6 +6,7 @@
     checkpoints/    written by the trainer
     record.json     written once, when the run ends as finished or diverged; it is final
     run.lock        held by the process that writes the run
+    claims/         which process of which machine may write
 
 The status is never stored: a record says how the run ended; without one, a held lock means running,
 a free one means that the run failed (its last event says so) or was interrupted.
@@ -132,11 +133,12 @@ class RunFolder:
 
     def lock(self) -> RunLock:
         """The right to write this run: ``with folder.lock(): …``."""
-        return RunLock(self.path / "run.lock")
+        return RunLock(self.path / "run.lock", claims=self.path / "claims")
 
-    def open_events(self) -> EventLog:
-        """The writing end of the events; take the lock first."""
-        return EventLog(self.path / "events.jsonl")
+    def open_events(self, lock: RunLock | None = None) -> EventLog:
+        """The writing end of the events; take the lock first, and give it here, so that a process
+        that another machine took for dead writes no more."""
+        return EventLog(self.path / "events.jsonl", guard=None if lock is None else lock.check)
 
     def read_events(self) -> list[Event]:
         """The events that stand, oldest first."""

@@ -1,4 +1,7 @@
-"""One writer a run: a lock that the system frees when its process dies, however it dies."""
+"""One writer a run: a lock that the system frees when its process dies, however it dies.
+
+On file systems that several machines share, a :class:`~windtunnel.runs.claim.Claim` joins it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from windtunnel.errors import RunError
+from windtunnel.runs.claim import Claim
 
 ATTEMPTS = 20
 PAUSE_SECONDS = 0.01
@@ -21,13 +25,19 @@ class RunLock:
     ``flock`` belongs to the open file: asking from the same process does not free it (as it would
     with POSIX record locks).
 
+    Args:
+        path: the lock file, made if need be.
+        claims: a folder of claims, where other machines may write too.
+
     Raises:
         RunError: another process holds it; the message names that process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, claims: Path | None = None) -> None:
         self.path = path
         self._handle: int | None = None
+        self._claims = claims
+        self._claim: Claim | None = None
 
     def acquire(self) -> None:
         assert self._handle is None, "the lock is held already"
@@ -51,8 +61,26 @@ class RunLock:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         self._handle = handle
+        if self._claims is not None:
+            try:
+                self._claim = Claim.take(self._claims)
+            except RunError:
+                self.release()
+                raise
+
+    def check(self) -> None:
+        """Nothing, while no other machine has taken over; to be asked before each write.
+
+        Raises:
+            RunError: another process has.
+        """
+        if self._claim is not None:
+            self._claim.check()
 
     def release(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 from windtunnel.errors import RunError, StudyError
 from windtunnel.runs import RunFolder, RunSummary
-from windtunnel.train.interrupts import StopRequest
+from windtunnel.train.interrupts import REQUEUE_EXIT, StopRequest, exit_code_of
 
 ATTEMPTS = 3
 GRACE_SECONDS = 60.0
@@ -89,7 +89,7 @@ class StudyInterrupted(StudyError):
 
     def __init__(self, signum: int) -> None:
         super().__init__("stopped; the same command goes on from here")
-        self.exit_code = 128 + signum
+        self.exit_code = exit_code_of(signum)
 
 
 def execute(
@@ -121,7 +121,7 @@ def execute(
         on_notice: told, in words, of deaths and takeovers.
 
     Raises:
-        StudyInterrupted: on SIGINT or SIGTERM, after all workers have stopped.
+        StudyInterrupted: on SIGINT, SIGTERM or SIGUSR1, after all workers have stopped.
     """
     executor = _Executor(jobs, command, workers, log, memory_bytes, attempts, on_notice)
     with StopRequest() as stop, executor.stopping(grace_seconds):
@@ -388,6 +388,8 @@ def _how(code: int) -> str:
     names = {s.value: s.name for s in signal.Signals}
     if code < 0:
         return f"its worker was killed by {names.get(-code, f'signal {-code}')}"
+    if code == REQUEUE_EXIT:
+        return "its worker was asked to stop"
     if code - 128 in names:
         return f"its worker was stopped by {names[code - 128]}"
     return f"its worker gave up with exit code {code}"

@@ -1,6 +1,6 @@
 """A worker process: ``python -m windtunnel.study.worker RUN`` trains a folder's run to its end.
 
-It goes on from the newest checkpoint. Exit codes: 0 when there is a record, 130 or 143 after a
+It goes on from the newest checkpoint. Exit codes: 0 when there is a record, 130 or 75 after a
 signal (the run has saved), 1 for a failure, 2 for a config that cannot run.
 """
 

@@ -61,7 +61,12 @@ class _Damaged(Exception):
 
 
 def save_checkpoint(
-    folder: Path, state: TrainState, *, keep: int, validation_loss: float | None = None
+    folder: Path,
+    state: TrainState,
+    *,
+    keep: int,
+    keep_every: int | None = None,
+    validation_loss: float | None = None,
 ) -> Path:
     """Write a checkpoint of the present state, then delete those not to be kept.
 
@@ -69,6 +74,7 @@ def save_checkpoint(
         folder: the run's ``checkpoints`` folder.
         keep: the newest ones to keep, this one included; the one with the lowest validation loss
             is kept besides.
+        keep_every: those of steps that are multiples of it are kept for good.
         validation_loss: in nats a token, where it was measured at this very step.
 
     Raises:
@@ -88,7 +94,7 @@ def save_checkpoint(
         kept = [checkpoint.step for checkpoint in list_checkpoints(folder)]
         before = f"that of step {kept[-1]} stands" if kept else "there is none before"
         raise RunError(f"{final}: cannot write the checkpoint: {why}; {before}") from error
-    _retain(folder, keep)
+    _retain(folder, keep, keep_every)
     return final
 
 
@@ -192,11 +198,12 @@ def _replace(draft: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _retain(folder: Path, keep: int) -> None:
+def _retain(folder: Path, keep: int, keep_every: int | None) -> None:
     checkpoints = list_checkpoints(folder)
     best = _best(folder)
     for checkpoint in checkpoints[:-keep]:
-        if best is None or checkpoint.step != best.step:
+        for_good = keep_every is not None and checkpoint.step % keep_every == 0
+        if not for_good and (best is None or checkpoint.step != best.step):
             # Renamed first: a death while files are deleted must not leave half a checkpoint.
             gone = folder / f"{DRAFT}{checkpoint.path.name}-gone"
             checkpoint.path.rename(gone)

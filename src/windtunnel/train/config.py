@@ -78,7 +78,7 @@ class TrainConfig(Config):
     """
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"objective", "optimizer", "secondary_optimizer", "groups"}
+        {"objective", "keep_every", "optimizer", "secondary_optimizer", "groups"}
     )
 
     objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
@@ -120,6 +120,8 @@ class TrainConfig(Config):
     """Steps between checkpoints; there is one at the end and one on an interrupt besides."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """Checkpoints to keep: the newest ones; that of the best validation loss is kept besides."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Checkpoints of steps that are multiples of this are kept for good. None: none are."""
     log_every: int = Field(default=10, gt=0)
     """Steps between `step` events; the first and the last step are logged besides."""
     precision: Literal["float32", "bfloat16"] = "float32"

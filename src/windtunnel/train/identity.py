@@ -9,7 +9,7 @@ from windtunnel.errors import UsageError
 from windtunnel.train.config import TrainConfig
 
 WITHOUT_EFFECT = frozenset(
-    {"eval_every", "checkpoint_every", "keep_checkpoints", "log_every", "device"}
+    {"eval_every", "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}
 )
 """Settings that change no weight and no measured loss; the device's type stands by itself."""
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGINT and SIGTERM set a flag that is looked at between steps."""
+"""Being asked to stop: SIGINT, SIGTERM and SIGUSR1 set a flag that is looked at between steps."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ from typing import Any, Self
 
 from windtunnel.errors import RunError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+REQUEUE_EXIT = 75
+"""Start the same command again: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+
+def exit_code_of(signum: int) -> int:
+    """Ctrl-C: 130, as shells have it. What a scheduler sends (SIGTERM, or SIGUSR1 ahead of a time
+    limit): :data:`REQUEUE_EXIT`."""
+    return 128 + signum if signum == signal.SIGINT else REQUEUE_EXIT
 
 
 class Interrupted(RunError):
-    """The run stopped on a signal, after a checkpoint; the exit code is 128 + the signal."""
+    """The run stopped on a signal, after a checkpoint; see :func:`exit_code_of`."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
-        self.exit_code = 128 + signum
+        self.exit_code = exit_code_of(signum)
 
 
 class StopRequest:
-    """While it is entered, a first SIGINT or SIGTERM is only noted in ``signum``.
+    """While it is entered, a first such signal is only noted in ``signum``.
 
     A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread signals cannot be
     caught, so there nothing changes.

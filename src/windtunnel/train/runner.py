@@ -63,21 +63,22 @@ def train_run(
     same bits as if it had never stopped; so does the record, but for times and memory.
 
     Raises:
-        Interrupted: on SIGINT or SIGTERM, after a checkpoint; its exit code is 130 or 143.
+        Interrupted: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint; its exit code is 130, or 75
+            where the same command should be started again.
         UsageError: the run has ended already, has begun and ``resume`` is not set, or its config
             has changed since.
         RunError: another process writes the run, a file cannot be written, or memory is too small.
         CheckpointError: no checkpoint is whole.
         DataError: there is nothing to train or evaluate on.
     """
-    with folder.lock(), _threads(parts.train.threads):
+    with folder.lock() as lock, _threads(parts.train.threads):
         if folder.read_record() is not None:
             raise UsageError(f"{folder.path}: this run has ended; its record is final")
         began = _start_of(folder)
         if began is not None and not resume:
             raise UsageError(f"{folder.path}: this run has begun; resume it")
         warnings = [] if began is None else check_same_run(began["identity"], parts.identity)
-        with folder.open_events() as log, StopRequest() as stop:
+        with folder.open_events(lock) as log, StopRequest() as stop:
             session = _Session.create(parts, folder, log, stop, on_event, on_step)
             try:
                 return session.run(warnings, begun=began is not None)
@@ -234,6 +235,7 @@ class _Session:
             self.folder.checkpoints,
             self.state,
             keep=self.parts.train.keep_checkpoints,
+            keep_every=self.parts.train.keep_every,
             validation_loss=_finite(evaluated.get("loss")),
         )
         self.saved_step = progress.step

@@ -1,0 +1,75 @@
+"""Telling trackers of events: as they happen, or from a run's file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from windtunnel.interop.trackers.names import named
+from windtunnel.interop.trackers.tracker import Tracker
+from windtunnel.runs import Event, RunFolder
+
+Warn = Callable[[str], None]
+
+
+class Following:
+    """Tells several trackers of a run's events; one that fails is told once to ``warn``, and asked
+    no more."""
+
+    def __init__(self, trackers: dict[str, Tracker], warn: Warn) -> None:
+        self._trackers = dict(trackers)
+        self._warn = warn
+
+    def event(self, event: Event) -> None:
+        """Hands on the event's numbers, and the end."""
+        values = named(event)
+        if values and event.step is not None:
+            step, moment = event.step, event.time
+            self._each(lambda tracker: tracker.log(values, step=step, time=moment))
+
+    def close(self, status: str) -> None:
+        """Tells the trackers that nothing more comes."""
+        self._each(lambda tracker: tracker.close(status))
+        self._trackers.clear()
+
+    def _each(self, act: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                act(tracker)
+            # Whatever a tracker raises (no network, a full disk) must not end a run.
+            except Exception as error:
+                del self._trackers[name]
+                self._warn(f"the tracker {name} failed and is left alone: {error}")
+
+
+def track_run(
+    run: RunFolder,
+    trackers: dict[str, Tracker],
+    *,
+    warn: Warn,
+    follow: bool = False,
+    poll_seconds: float = 1.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Hands a run's standing events to trackers; how many.
+
+    With ``follow`` it goes on until the run is not running any more.
+
+    Raises:
+        RunError: the run's files cannot be read.
+    """
+    following, done = Following(trackers, warn), 0
+    while True:
+        status = run.status  # before the events: what is written until it ends is seen
+        done = _hand_on(run.read_events(), done, following)
+        if not follow or status != "running":
+            break
+        sleep(poll_seconds)
+    following.close(status)
+    return done
+
+
+def _hand_on(events: Sequence[Event], done: int, following: Following) -> int:
+    for event in events[done:]:
+        following.event(event)
+    return len(events)

@@ -1,0 +1,125 @@
+"""Claims on a run that several machines can reach: numbered, kept alive, and fenced.
+
+A file lock tells the processes of one machine apart; on a shared file system it may tell nothing,
+and a machine that stood still for an hour still believes that it holds it. So whoever writes a run
+also makes a claim: the file ``claims/00000007``, made only if it does not exist, touched every few
+seconds. A claim that was not touched for a while may be taken over by making the next number. The
+earlier owner looks before each write whether its claim is still the newest, and stops if it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from windtunnel.errors import RunError
+
+LEASE_SECONDS = 120.0
+"""How long a claim stands without a sign of life."""
+_BEAT_SECONDS = LEASE_SECONDS / 8
+_LET_GO = 1.0
+"""The time of last life of a claim that is not wanted any more: long ago."""
+
+
+class Claim:
+    """The right to write a run, for as long as no other process has made a newer claim."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stopped = threading.Event()
+        threading.Thread(target=self._beat, name="claim", daemon=True).start()
+
+    @classmethod
+    def take(cls, folder: Path, *, lease_seconds: float = LEASE_SECONDS) -> Claim:
+        """The next claim in ``folder``, which is made if need be.
+
+        A claim of this very machine counts as let go: the file lock has told already that its
+        process is gone.
+
+        Raises:
+            RunError: a process of another machine showed a sign of life within the lease, or was
+                faster; or the folder cannot be written.
+        """
+        try:
+            folder.mkdir(exist_ok=True)
+            newest = max(_numbers(folder), default=0)
+            if newest:
+                _refuse_alive(folder, newest, lease_seconds)
+            path = _path(folder, newest + 1)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            with os.fdopen(handle, "w") as file:
+                json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
+            for number in _numbers(folder):
+                if number < newest:  # the one before stays, so that its owner sees two
+                    _path(folder, number).unlink(missing_ok=True)
+        except FileExistsError as error:
+            raise RunError(f"{folder.parent}: another process has just claimed this run") from error
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be claimed: {error.strerror}") from error
+        return cls(path)
+
+    def check(self) -> None:
+        """Nothing, while this is the newest claim.
+
+        Raises:
+            RunError: another process has taken the run over; nothing more may be written.
+        """
+        following = _path(self.path.parent, int(self.path.name) + 1)
+        if following.exists() or not self.path.exists():
+            raise RunError(
+                f"{self.path.parent.parent}: another process has taken this run over, since this "
+                "one showed no sign of life; nothing more is written here"
+            )
+
+    def release(self) -> None:
+        """Lets the run go: the next claim need not wait for the lease to end."""
+        self._stopped.set()
+        _touch(self.path, _LET_GO)
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(_BEAT_SECONDS):
+            _touch(self.path, None)
+
+
+def _refuse_alive(folder: Path, number: int, lease_seconds: float) -> None:
+    path = _path(folder, number)
+    try:
+        owner = json.loads(path.read_bytes())
+        host, process = str(owner["host"]), owner["process"]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        host, process = "unknown", "unknown"  # its owner died while it wrote, or still writes
+    touched = path.stat().st_mtime
+    age = _now(folder) - touched
+    if host == socket.gethostname() or touched == _LET_GO or age > lease_seconds:
+        return
+    raise RunError(
+        f"{folder.parent}: process {process} of {host} writes this run (a sign of life "
+        f"{max(0.0, age):.0f} s ago); wait for it, or {lease_seconds:.0f} s after it has died"
+    )
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the machine that holds the files, which dates the claims."""
+    with tempfile.NamedTemporaryFile(prefix=".clock-", dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _numbers(folder: Path) -> list[int]:
+    return [int(entry.name) for entry in os.scandir(folder) if entry.name.isdigit()]
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number:08d}"
+
+
+def _touch(path: Path, moment: float | None) -> None:
+    """Sets the time of last life; a claim that is gone has been taken over."""
+    with suppress(OSError):  # the next write finds out, and says so
+        os.utime(path, None if moment is None else (moment, moment))

@@ -1,0 +1,97 @@
+"""Claims tell writers of several machines apart, and fence off those that were taken for dead."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from windtunnel.errors import RunError
+from windtunnel.runs import EventLog, RunFolder
+from windtunnel.runs.claim import LEASE_SECONDS, Claim
+
+
+def claimed_by(folder: Path, number: int, host: str, *, age: float) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{number:08d}"
+    path.write_text(json.dumps({"host": host, "process": 17}))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_claims_are_numbered_and_the_earlier_owner_is_fenced(tmp_path: Path) -> None:
+    first = Claim.take(tmp_path / "claims")
+    first.check()
+    second = Claim.take(tmp_path / "claims")  # the same machine: the file lock has decided
+    assert int(second.path.name) == int(first.path.name) + 1
+    second.check()
+    with pytest.raises(RunError, match="has taken this run over"):
+        first.check()
+    third = Claim.take(tmp_path / "claims")
+    assert not first.path.exists(), "old claims do not pile up"
+    for claim in (first, second):
+        with pytest.raises(RunError, match="has taken this run over"):
+            claim.check()
+    third.check()
+    for claim in (first, second, third):
+        claim.release()
+
+
+def test_an_owner_that_was_fenced_stays_so_after_the_taker_has_let_go(tmp_path: Path) -> None:
+    first = Claim.take(tmp_path)
+    Claim.take(tmp_path).release()
+    with pytest.raises(RunError, match="has taken this run over"):
+        first.check()
+    first.release()
+    third = Claim.take(tmp_path)
+    third.check()
+    third.release()
+
+
+def test_another_machine_that_lives_is_not_disturbed(tmp_path: Path) -> None:
+    path = claimed_by(tmp_path, 3, "elsewhere", age=LEASE_SECONDS / 2)
+    with pytest.raises(RunError, match="process 17 of elsewhere writes this run"):
+        Claim.take(tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name]
+
+
+def test_a_lease_that_is_over_is_taken(tmp_path: Path) -> None:
+    claimed_by(tmp_path, 3, "elsewhere", age=LEASE_SECONDS + 5)
+    claim = Claim.take(tmp_path)
+    assert int(claim.path.name) == 4
+    assert json.loads(claim.path.read_text())["host"] == socket.gethostname()
+    claim.release()
+
+
+def test_what_was_let_go_elsewhere_is_free_at_once(tmp_path: Path) -> None:
+    claimed_by(tmp_path, 1, "elsewhere", age=0)
+    os.utime(tmp_path / "00000001", (1.0, 1.0))
+    Claim.take(tmp_path).release()
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"host": 3}', "[]"])
+def test_a_claim_that_cannot_be_read_counts_as_alive(content: str, tmp_path: Path) -> None:
+    claimed_by(tmp_path, 1, "elsewhere", age=0).write_text(content)
+    with pytest.raises(RunError, match="process unknown of unknown"):
+        Claim.take(tmp_path)
+
+
+def test_a_writer_that_was_taken_over_writes_no_event_more(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", key="k" * 64, name="n", config={})
+    with folder.lock() as lock, folder.open_events(lock) as log:
+        log.append("start", step=0)
+        claimed_by(folder.path / "claims", 2, "elsewhere", age=0)
+        with pytest.raises(RunError, match="taken this run over"):
+            log.append("step", step=1)
+        with pytest.raises(RunError, match="taken this run over"):
+            log.sync()
+    assert [event.kind for event in folder.read_events()] == ["start"]
+    with pytest.raises(RunError, match="of elsewhere writes this run"):
+        folder.lock().acquire()
+
+
+def test_a_log_without_a_guard_writes(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "events.jsonl") as log:
+        assert log.append("start").kind == "start"
