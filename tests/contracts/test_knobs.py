@@ -12,8 +12,8 @@ from rows import gathered
 from windtunnel.config import Config
 from windtunnel.nn.auxiliary import collect_auxiliary
 from windtunnel.nn.component import REGISTRIES, Scope, Span, build_component
-from windtunnel.nn.contracts import place
-from windtunnel.nn.contracts.case import run
+from windtunnel.nn.contracts import Case, place
+from windtunnel.nn.contracts.case import build, make_input, run
 from windtunnel.nn.embedding import Embedding, EmbeddingConfig
 from windtunnel.nn.head import Head, HeadConfig, HeadTransform, HeadTransformConfig
 from windtunnel.nn.initialize import initialize
@@ -117,10 +117,12 @@ def _effect(kind: str, name: str, values: dict[str, Any]) -> tuple[Any, ...]:
     if kind:
         module = build_component(kind, config, scope)
         initialize(module, 0)
-        x = torch.randn(2, 9, *((3, 8) if kind == "position" else (16,)))
+        case = Case(kind, config, scope)
+        x = make_input(case, 2, 9, dtype=torch.float32)
         with collect_auxiliary() as auxiliary:
             y = run(module.train(), x, span)
-        beside = torch.as_tensor(auxiliary.total()).tolist(), _updated(module)
+        moved = run(build(case), x.double(), span)  # what does not show at the init
+        beside = torch.as_tensor(auxiliary.total()).tolist(), _updated(module), moved.tolist()
     else:
         module = _MODULES[name](config, scope)
         initialize(module, 0)

@@ -12,6 +12,7 @@ from windtunnel.arch.spec import Architecture, Encoder, LayerConfig
 from windtunnel.nn.component import Scope, filled
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.embedding import EmbeddingConfig
+from windtunnel.nn.streams import streams_of
 
 _ADAM_VALUES = 2  # first and second moment
 
@@ -103,10 +104,14 @@ def _whole_layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None) -
         branches.append(layer.mlp.cost(scope, t))
     total = Cost()
     norms = {"pre": 1, "post": 1, "sandwich": 2, "out": 1, "none": 0}[layer.placement]
+    norm = layer.norm.cost(scope, t)
+    if layer.placement == "post":  # which norms each stream
+        kept = norm.activation_values * (streams_of(layer.residual) or 1)
+        norm = replace(norm, activation_values=kept)
     for body in branches:
         total += body + layer.residual.cost(scope, t)
         if layer.norm.type != "none":
-            total += layer.norm.cost(scope, t) * norms
+            total += norm * norms
         if layer.dropout:
             total += Cost(activation_values=scope.d_model)
     if layer.shared_norm and layer.mlp.type != "none" and layer.placement in ("pre", "sandwich"):

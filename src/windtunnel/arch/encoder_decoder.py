@@ -10,6 +10,7 @@ from windtunnel.arch.model import Model, build_layers, encoder_scope, span_of
 from windtunnel.arch.spec import Architecture
 from windtunnel.nn.component import Norm, build_component
 from windtunnel.nn.embedding import Embedding, InputPositions
+from windtunnel.nn.streams import gathered, spread
 
 
 class SourceEncoder(nn.Module):
@@ -20,6 +21,7 @@ class SourceEncoder(nn.Module):
         config = architecture.encoder
         assert config is not None, "an architecture without an encoder was built as one with it"
         scope = encoder_scope(architecture)
+        self.streams = config.streams
         self.embedding: Any = None
         if config.embedding is not None:
             embedding = Embedding if architecture.input == "tokens" else InputPositions
@@ -30,10 +32,11 @@ class SourceEncoder(nn.Module):
     def forward(self, source: Tensor, real: Tensor | None, shared: nn.Module) -> Tensor:
         """The memory (b, s, d); ``shared`` embeds the source where there is no own embedding."""
         span = span_of(source, real)
-        x = (shared if self.embedding is None else self.embedding)(source, span)
+        embedding = shared if self.embedding is None else self.embedding
+        x = spread(embedding(source, span), self.streams)
         for layer in self.layers:
             x = layer(x, span)
-        memory: Tensor = self.norm(x)
+        memory: Tensor = self.norm(gathered(x, self.streams))
         return memory
 
 

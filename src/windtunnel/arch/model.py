@@ -26,6 +26,7 @@ from windtunnel.nn.cross_attention import CrossAttention, MemoryKV
 from windtunnel.nn.depth import DepthRouter, DepthState
 from windtunnel.nn.embedding import Embedding, InputPositions
 from windtunnel.nn.head import Head
+from windtunnel.nn.streams import Links, StreamsResidual, gathered, spread
 from windtunnel.nn.unit_weights import UnitSphere
 
 Memory = tuple[MemoryKV | None, ...]
@@ -57,17 +58,21 @@ class Join(nn.Module):
         self.residual: Residual[Any] = build_component("residual", layer.residual, scope)
         self.dropout = nn.Dropout(layer.dropout) if layer.dropout else None
 
-    def enter(self, x: Tensor) -> Tensor:
-        """What the body reads."""
-        return x if self.norm is None else self.norm(x)
+    def enter(self, x: Tensor) -> tuple[Tensor, Links | None]:
+        """What the body reads, and where there are several streams how it is linked to them."""
+        links = None
+        if isinstance(self.residual, StreamsResidual):
+            links = self.residual.links(x)
+            x = self.residual.read(x, links)
+        return (x if self.norm is None else self.norm(x)), links
 
-    def leave(self, x: Tensor, y: Tensor) -> Tensor:
+    def leave(self, x: Tensor, y: Tensor, links: Links | None) -> Tensor:
         """The stream after the body's output ``y`` joined it."""
         if self.out_norm is not None:
             y = self.out_norm(y)
         if self.dropout is not None:
             y = self.dropout(y)
-        joined: Tensor = self.residual(x, y)
+        joined: Tensor = self.residual(x, y) if links is None else self.residual(x, y, links)
         return joined if self.post_norm is None else self.post_norm(joined)
 
 
@@ -84,16 +89,17 @@ class Layer(nn.Module):
 
     def __init__(self, layer: LayerConfig, scope: Scope) -> None:
         super().__init__()
+        joins = layer.joins(scope)
         self.mixer: Mixer[Any] = build_component("mixer", layer.mixer, scope)
-        self.mixer_join = Join(layer, scope)
+        self.mixer_join = Join(layer, next(joins))
         self.cross: CrossAttention | None = None
         if layer.cross is not None:
             self.cross = CrossAttention(layer.cross, scope)
-            self.cross_join = Join(layer, scope)
+            self.cross_join = Join(layer, next(joins))
         self.mlp: MLP[Any] | None = None
         if layer.mlp.type != "none":
             self.mlp = build_component("mlp", layer.mlp, scope)
-            self.mlp_join = Join(layer, scope, reads=not layer.shared_norm)
+            self.mlp_join = Join(layer, next(joins), reads=not layer.shared_norm)
         self.parallel, self.shared_norm = layer.parallel, layer.shared_norm
         self.depth = None if layer.depth is None else DepthRouter(layer.depth, scope)
 
@@ -117,35 +123,37 @@ class Layer(nn.Module):
         return some.joined(x, y), DepthState(inner, some.seen)
 
     def _whole(self, x: Tensor, span: Span, memory: MemoryKV | None) -> Tensor:
-        entered = self.mixer_join.enter(x)
-        return self._go_on(x, entered, self.mixer(entered, span), span, memory)
+        entered, links = self.mixer_join.enter(x)
+        mixed = self.mixer_join.leave(x, self.mixer(entered, span), links)
+        return self._go_on(x, entered, mixed, span, memory)
 
     def _next(
         self, x: Tensor, state: State, span: Span, memory: MemoryKV | None
     ) -> tuple[Tensor, State]:
-        entered = self.mixer_join.enter(x)
+        entered, links = self.mixer_join.enter(x)
         y, state = self.mixer.extend(entered, state, span)
-        return self._go_on(x, entered, y, span, memory), state
+        return self._go_on(x, entered, self.mixer_join.leave(x, y, links), span, memory), state
 
     def _go_on(
-        self, x: Tensor, entered: Tensor, y: Tensor, span: Span, memory: MemoryKV | None
+        self, x: Tensor, entered: Tensor, mixed: Tensor, span: Span, memory: MemoryKV | None
     ) -> Tensor:
-        """What follows the mixer, which read ``entered`` of the stream and gave ``y``."""
-        mixed = self._read(self.mixer_join.leave(x, y), memory)
+        """What follows the mixer, which read ``entered`` of the stream and left ``mixed``."""
+        mixed, links = self._read(mixed, memory), None
         if self.mlp is None:
             return mixed
         if not self.shared_norm:
-            entered = self.mlp_join.enter(x if self.parallel else mixed)
+            entered, links = self.mlp_join.enter(x if self.parallel else mixed)
         if not span.padded:
-            return self.mlp_join.leave(mixed, self.mlp(entered))
+            return self.mlp_join.leave(mixed, self.mlp(entered), links)
         with counting(span.real):
-            return self.mlp_join.leave(mixed, self.mlp(entered))
+            return self.mlp_join.leave(mixed, self.mlp(entered), links)
 
     def _read(self, x: Tensor, memory: MemoryKV | None) -> Tensor:
         if self.cross is None:
             return x
         assert memory is not None, "a layer with cross-attention got no memory"
-        return self.cross_join.leave(x, self.cross(self.cross_join.enter(x), memory))
+        entered, links = self.cross_join.enter(x)
+        return self.cross_join.leave(x, self.cross(entered, memory), links)
 
 
 def build_layers(layers: Iterable[LayerConfig], scope: Scope) -> nn.ModuleList:
@@ -171,6 +179,7 @@ class Model(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
+        self.streams = architecture.streams
         scope = scope_of(architecture)
         embedding = Embedding if architecture.input == "tokens" else InputPositions
         self.embedding: Any = embedding(architecture.embedding, scope)
@@ -211,10 +220,10 @@ class Model(nn.Module):
         """What the head reads, after its norm: b t -> b t d."""
         kv = self.project(memory, memory_real)
         span = span_of(tokens, real)
-        x = self.embedding(tokens, span, types)
+        x = spread(self.embedding(tokens, span, types), self.streams)
         for index, layer in enumerate(self.layers):
             x = layer(x, span) if kv is None else layer(x, span, kv[index])
-        normed: Tensor = self.head.normed(x)
+        normed: Tensor = self.head.normed(gathered(x, self.streams))
         return normed
 
     def logits(self, hidden: Tensor, real: Tensor | None = None) -> Tensor:
@@ -283,13 +292,14 @@ class Model(nn.Module):
     ) -> tuple[Tensor, ModelState]:
         """As :meth:`extend`, but what the head reads."""
         span, seen, offset = self._next_span(tokens, state, real)
-        x = self.embedding(tokens, span, types)
+        x = spread(self.embedding(tokens, span, types), self.streams)
         memory = state.memory or (None,) * len(self.layers)
         states: list[State] = []
         for module, before, kv in zip(self.layers, state.layers, memory, strict=True):
             x, after = _layer(module).extend(x, before, span, kv)
             states.append(after)
-        return self.head.normed(x), ModelState(seen, tuple(states), offset, state.memory)
+        hidden = self.head.normed(gathered(x, self.streams))
+        return hidden, ModelState(seen, tuple(states), offset, state.memory)
 
     def _next_span(
         self, tokens: Tensor, state: ModelState, real: Tensor | None

@@ -20,6 +20,7 @@ from windtunnel.nn.component import ComponentConfig, Scope
 from windtunnel.nn.cross_attention import CrossAttentionConfig
 from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig
+from windtunnel.nn.streams import streams_of
 
 R = TypeVar("R", ComponentConfig, CrossAttentionConfig, EmbeddingConfig, HeadConfig)
 _PARTS = ("norm", "mixer", "mlp", "residual")
@@ -153,7 +154,19 @@ class _Attempts:
                 if layer.share_position and not _learned(final):
                     self.problems.append(((*path, group, "share_position"), _NO_POSITION))
                 layers += _unrolled(final, len(layers), layer)
+        self._as_wide(path, groups)
         return tuple(layers)
+
+    def _as_wide(self, path: Path, groups: Layers) -> None:
+        """All layers of a stack have as many streams as its first."""
+        first = streams_of(groups[0].residual)
+        for group, layer in enumerate(groups):
+            if streams_of(layer.residual) != first:
+                text = (
+                    f"{_streams(streams_of(layer.residual))}, but {_streams(first)} in the first "
+                    "layer: all layers of a stack have as many"
+                )
+                self.problems.append(((*path, group, "residual"), text))
 
     def _shared(
         self, path: Path, layer: LayerConfig, index: int, before: list[LayerConfig]
@@ -199,6 +212,10 @@ def _positions(layer: LayerConfig) -> tuple[Any, ...]:
 
 def _learned(layer: LayerConfig) -> bool:
     return bool(getattr(getattr(layer.mixer, "position", None), "learned", False))
+
+
+def _streams(count: int | None) -> str:
+    return "a single stream" if count is None else f"{count} streams"
 
 
 def _cross(layer: LayerSpec, mixer: ComponentConfig | None) -> CrossAttentionConfig:

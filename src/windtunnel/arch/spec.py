@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from windtunnel.config import Choice, Config, digest
-from windtunnel.nn.component import ComponentConfig
+from windtunnel.nn.component import ComponentConfig, Scope
 from windtunnel.nn.cross_attention import CrossAttentionConfig
 from windtunnel.nn.depth import DepthConfig
 from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
+from windtunnel.nn.streams import common_streams, streams_of
 
 Placement = Literal["pre", "post", "sandwich", "out", "none"]
 Topology = Literal["decoder", "encoder", "encoder_decoder"]
@@ -80,7 +83,18 @@ class LayerConfig(Config):
             raise ValueError("parallel: placement post would norm between the branches")
         if self.shared_norm and not self.parallel:
             raise ValueError("shared_norm has no effect unless parallel is true")
+        if streams_of(self.residual) is not None:
+            if self.shared_norm:
+                raise ValueError("shared_norm: each branch reads a mix of the streams of its own")
+            if self.depth is not None:
+                raise ValueError("depth: a token of several streams cannot go around a layer")
         return self
+
+    def joins(self, scope: Scope) -> Iterator[Scope]:
+        """Where the residual of each branch stands, in their order; ``scope`` is the layer's."""
+        branches = 1 + (self.cross is not None) + (self.mlp.type != "none")
+        for index in range(branches):
+            yield replace(scope, branch=scope.layer * branches + index)
 
     @model_validator(mode="before")
     @classmethod
@@ -167,6 +181,11 @@ class Encoder(Config):
     embedding: EmbeddingConfig | None
     vocab_size: int | None
 
+    @property
+    def streams(self) -> int | None:
+        """How many vectors wide its residual stream is; None where it is a single one."""
+        return common_streams(layer.residual for layer in self.layers)
+
     def to_spec(self) -> EncoderSpec:
         """What would be written to get this encoder."""
         values = {name: getattr(self, name) for name in Encoder.model_fields}
@@ -251,6 +270,11 @@ class Architecture(_Common):
     def reads_memory(self) -> bool:
         """Whether some layer has cross-attention."""
         return any(layer.cross is not None for layer in self.layers)
+
+    @property
+    def streams(self) -> int | None:
+        """How many vectors wide the residual stream is; None where it is a single one."""
+        return common_streams(layer.residual for layer in self.layers)
 
     def digest(self) -> str:
         """What identifies it: all but the name."""

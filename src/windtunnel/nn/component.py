@@ -34,6 +34,8 @@ class Scope:
     """Standard deviation of the stream where it enters the stack, at the start."""
     num_heads: int = 1
     """For parts inside a mixer: how many heads of width ``d_model`` stand side by side."""
+    branch: int = 0
+    """For residuals: index in the stack, from 0, of the branch that is joined."""
 
     def at(self, layer: int) -> Scope:
         """The same place in another layer."""

@@ -20,6 +20,7 @@ from windtunnel.nn.component import (
     build_component,
 )
 from windtunnel.nn.initialize import initialize, keyed_generator
+from windtunnel.nn.streams import StreamsResidual, streams_of
 
 _TOLERANCE = 1e-9
 
@@ -70,16 +71,22 @@ def build(case: Case, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> A
 def make_input(
     case: Case, batch: int = 2, t: int = 11, *, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Gaussian input: b t d, or for positions b t h k."""
-    d = case.scope.d_model
-    shape = (batch, t, case.scope.num_heads, d) if case.kind == "position" else (batch, t, d)
+    """Gaussian input: b t d, for positions b t h k, for a residual of several streams b t n d."""
+    streams = streams_of(case.config)
+    inside = () if streams is None else (streams,)
+    if case.kind == "position":
+        inside = (case.scope.num_heads,)
+    shape = (batch, t, *inside, case.scope.d_model)
     return torch.randn(shape, generator=keyed_generator(seed, "input"), dtype=torch.float64).to(
         dtype
     )
 
 
 def run(module: nn.Module, x: Tensor, span: Span) -> Tensor:
-    """The module's output for ``x``, whatever its kind; a residual's branch is ``x`` turned."""
+    """The module's output for ``x``, whatever its kind; a residual's branch turns what it reads."""
+    if isinstance(module, StreamsResidual):
+        links = module.links(x)
+        return tensor(module(x, module.read(x, links).flip(-1), links))
     if isinstance(module, Residual):
         return tensor(module(x, x.flip(-1)))
     if isinstance(module, Position):
