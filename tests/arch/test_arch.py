@@ -234,6 +234,11 @@ def test_a_norm_that_stands_nowhere_is_told() -> None:
     assert [path for path, _ in without_effect(spec)] == ["layers[0].norm"]
 
 
+def test_a_shared_norm_that_is_nowhere_is_told() -> None:
+    spec = spec_of("d_model: 64\nlayers: [{parallel: true, shared_norm: true, placement: out}]")
+    assert [path for path, _ in without_effect(spec)] == ["layers[0].shared_norm"]
+
+
 layers = st.fixed_dictionaries(
     {
         "norm": st.sampled_from(["layernorm", "rmsnorm", "scalenorm", "cosine", "none"]),

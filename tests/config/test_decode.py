@@ -31,7 +31,8 @@ offer("test_shape", Shapes())
 
 
 class Part(Config):
-    shape: Annotated[Config, Choice("test_shape")] = Plain()
+    shape: Annotated[Config, Choice("test_shape", "plain")] = Plain()
+    other: Annotated[Config, Choice("test_shape")] = Plain()
     mode: Literal["pre", "post"] = "pre"
 
 
@@ -131,3 +132,24 @@ def test_a_list_of_wrong_entries_is_not_called_too_short_besides() -> None:
     assert len(caught.value.problems) == 1
     with pytest.raises(ConfigError, match="needs at least 1, not 0"):
         decode(parse_document("parts: []", "f.yaml"), Listed)
+
+
+def test_a_part_without_a_type_is_of_its_default_type() -> None:
+    document = parse_document("lr: 1\nparts: [{shape: {size: 3}}, {}]", "f.yaml")
+    edited = decode(document.edit("parts[1].shape.size=4"), Whole)
+    assert [part.shape for part in edited.parts] == [Plain(size=3), Plain(size=4)]
+    (unknown,) = problems("lr: 1\nparts: [{shape: {ratio: 3}}]")
+    assert "unknown key of 'plain', the type where none is written" in unknown
+    (missing,) = problems("lr: 1\nparts: [{other: {size: 3}}]")
+    assert "`type` is missing" in missing
+
+
+def test_a_list_of_the_wrong_length_says_how_many_it_needs() -> None:
+    class Pair(Config):
+        betas: tuple[float, float] = (0.9, 0.95)
+
+    for text, message in (("[0.9]", "needs 2 values, not 1"), ("[]", "needs 2 values, not 0"),
+                          ("[1, 2, 3]", "takes at most 2, not 3")):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            decode(parse_document(f"betas: {text}", "f.yaml"), Pair)
+        assert [str(p) for p in caught.value.problems] == [f"f.yaml:1:8: betas: {message}"]

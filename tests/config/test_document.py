@@ -59,6 +59,19 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
     assert type(parse_value(text)) is type(value)
 
 
+def test_what_is_written_wins_over_what_is_merged() -> None:
+    text = "a: &a {x: 1, y: {z: 2}}\nb: {<<: *a, x: 3}\nc:\n  y: 4\n  <<: [{x: 5}, *a]\n"
+    document = parse_document(text, "f.yaml")
+    assert document.tree["b"] == {"x": 3, "y": {"z": 2}}
+    assert document.tree["c"] == {"x": 5, "y": 4}
+    assert document.place(("b", "x")) == "f.yaml:2:16"
+    assert document.place(("b", "y", "z")) == "f.yaml:1:21"
+    with pytest.raises(ConfigError, match="written twice"):
+        parse_document("a: &a {x: 1}\nb: {<<: *a, x: 2, x: 3}", "f.yaml")
+    with pytest.raises(ConfigError, match="<< takes a mapping"):
+        parse_document("b: {<<: 3}", "f.yaml")
+
+
 def test_every_value_knows_its_place() -> None:
     document = parse_document("a: 1\nb:\n  - x: 2\n  - 3\n", "f.yaml")
     assert document.place(("a",)) == "f.yaml:1:4"

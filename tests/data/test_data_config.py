@@ -75,7 +75,7 @@ def test_validation_is_a_share_or_files(written: object, meant: object) -> None:
     [
         ("source: shakespear", "did you mean 'shakespeare'?"),
         ("source: 3", "expected a name or a mapping"),
-        ("source: {paths: a.txt}", "`type` is missing"),
+        ("source: {path: a.txt}", "`type` is missing, and 'path' is no key of 'files'"),
         ("source: {type: files}", "source.paths: is required"),
         ("source: {type: files, paths: []}", "source.paths"),
         ("source: {type: files, paths: a.txt, feild: x}", "did you mean 'field'?"),

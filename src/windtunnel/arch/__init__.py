@@ -1,5 +1,6 @@
 """Architectures as data: spec, resolve, build, cost, diff, presets."""
 
+from windtunnel.arch.block import parse_block, short_form
 from windtunnel.arch.build import build, example_inputs
 from windtunnel.arch.cost import ArchCost, PartCost, TrainMemory, cost, layer_cost, train_memory
 from windtunnel.arch.diff import Difference, diff
@@ -30,11 +31,13 @@ __all__ = [
     "expand_preset",
     "fold",
     "layer_cost",
+    "parse_block",
     "preset_document",
     "preset_names",
     "resolve",
     "scope_of",
     "settled",
+    "short_form",
     "train_memory",
     "try_resolve",
     "without_effect",

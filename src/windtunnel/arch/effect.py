@@ -44,8 +44,8 @@ def _of_layer(at: str, layer: LayerSpec, max_seq_len: int) -> Iterator[tuple[str
         yield f"{at}.norm", "has no effect: placement is none"
     if layer.parallel and layer.mlp.type == "none":
         yield f"{at}.parallel", "has no effect: there is no feed-forward"
-    if layer.shared_norm and layer.placement == "none":
-        yield f"{at}.shared_norm", "has no effect: placement is none"
+    if layer.shared_norm and layer.placement in ("none", "out"):
+        yield f"{at}.shared_norm", f"has no effect: placement is {layer.placement}"
     if layer.share_position and layer.repeat == 1:
         yield f"{at}.share_position", "has no effect: the layer is not repeated"
     window = getattr(layer.mixer, "window", None)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from windtunnel.arch.block import written_out
 from windtunnel.config import Choice, Config, digest
 from windtunnel.nn.component import ComponentConfig, Scope
 from windtunnel.nn.cross_attention import CrossAttentionConfig
@@ -41,24 +42,24 @@ class LayerConfig(Config):
         {"cross", "parallel", "shared_norm", "share_with", "position_with", "depth"}
     )
 
-    norm: Annotated[ComponentConfig, Choice("norm")] = Field(
+    norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = Field(
         default_factory=lambda: Choice("norm").validate("rmsnorm")
     )
     """The norm of both branches."""
     placement: Placement = "pre"
     """Where the norms stand. May also be written inside `norm`."""
-    mixer: Annotated[ComponentConfig, Choice("mixer")] = Field(
+    mixer: Annotated[ComponentConfig, Choice("mixer", "attention")] = Field(
         default_factory=lambda: Choice("mixer").validate("attention")
     )
     """What mixes along time."""
     cross: Annotated[CrossAttentionConfig | None, BeforeValidator(_named)] = None
     """Cross-attention to a memory. The decoder of an encoder_decoder has it in every layer; in a
     plain decoder, where it is given, the memory is handed in beside the tokens."""
-    mlp: Annotated[ComponentConfig, Choice("mlp")] = Field(
+    mlp: Annotated[ComponentConfig, Choice("mlp", "glu")] = Field(
         default_factory=lambda: Choice("mlp").validate("glu")
     )
     """What mixes along width; `none` leaves the branch out."""
-    residual: Annotated[ComponentConfig, Choice("residual")] = Field(
+    residual: Annotated[ComponentConfig, Choice("residual", "add")] = Field(
         default_factory=lambda: Choice("residual").validate("add")
     )
     """How a branch's output joins the stream."""
@@ -131,6 +132,11 @@ class LayerSpec(LayerConfig):
             raise ValueError("share_position has no effect beside position_with")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _written_out(cls, value: Any) -> Any:
+        return written_out(value)
+
     @model_validator(mode="after")
     def _whole_shares(self) -> Self:
         if self.repeat % self.share:
@@ -148,7 +154,7 @@ class EncoderSpec(Config):
 
     layers: Layers = Field(min_length=1)
     """The stack, bottom first."""
-    norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig()
+    norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = RMSNormConfig()
     """The norm of what the decoder reads."""
     causal: bool = False
     """Whether a source token sees the past alone, so that a source can be read as it comes."""

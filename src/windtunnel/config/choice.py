@@ -34,17 +34,20 @@ def offer(kind: str, options: Options) -> None:
 class Choice:
     """Marks a field as a component of ``kind``; its allowed types are looked up when it is read.
 
-    Used as ``Annotated[MixerConfig, Choice("mixer")]``.
+    Used as ``Annotated[MixerConfig, Choice("mixer", "attention")]``: a mapping without ``type`` is
+    then an attention's. That is the type of the field's own default; where that has no keys
+    (``none``), no default type is given, and ``type`` must be written.
     """
 
     kind: str
+    default: str | None = None
 
     def names(self) -> tuple[str, ...]:
         return tuple(_OPTIONS[self.kind].names())
 
     def config_class(self, value: Any) -> type[BaseModel] | None:
         """The config class that a written value asks for, or None."""
-        name = value.get("type") if isinstance(value, dict) else value
+        name = value.get("type", self.default) if isinstance(value, dict) else value
         return _OPTIONS[self.kind].config_class(name) if isinstance(name, str) else None
 
     def validate(self, value: Any) -> Any:
@@ -59,6 +62,8 @@ class Choice:
                 {"shown": repr(value)},
             )  # fmt: skip
         if isinstance(value, dict) and "type" not in value:
+            if self.default is not None:
+                return self.validate({"type": self.default, **value})
             raise PydanticCustomError(
                 "component", "`type` is missing{hint}", {"hint": suggestion("", self.names())}
             )

@@ -75,6 +75,8 @@ def _attempt(document: Document, cls: type[M]) -> tuple[M | None, _Found, set[Pa
         for detail in details:
             if detail["type"] == "too_short" and _fails_below(details, detail["loc"]):
                 continue  # pydantic counts only the entries that were right
+            if detail["type"] == "missing" and _misses_next(details, detail["loc"]):
+                continue  # the last value that a list lacks says how many it needs
             path, at_key = _trim(document, tuple(detail["loc"]), detail["type"])
             message = _message(detail, document, cls, path)
             messages = found.setdefault((path, at_key), [])
@@ -86,6 +88,13 @@ def _attempt(document: Document, cls: type[M]) -> tuple[M | None, _Found, set[Pa
 
 def _fails_below(details: Sequence[Any], loc: tuple[Any, ...]) -> bool:
     return any(len(d["loc"]) > len(loc) and d["loc"][: len(loc)] == loc for d in details)
+
+
+def _misses_next(details: Sequence[Any], loc: tuple[Any, ...]) -> bool:
+    if not isinstance(loc[-1], int):
+        return False
+    following = (*loc[:-1], loc[-1] + 1)
+    return any(d["type"] == "missing" and d["loc"] == following for d in details)
 
 
 def _sorted(document: Document, found: _Found) -> list[Problem]:
@@ -130,9 +139,17 @@ def _message(detail: Any, document: Document, cls: type[BaseModel], path: Path) 
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "extra_forbidden":
         owner = config_class_at(cls, document.tree, path[:-1])
-        return "unknown key" + suggestion(path[-1], owner.model_fields if owner else ())
+        fields = owner.model_fields if owner else {}
+        written = document.get(path[:-1])
+        assumed = "type" in fields and isinstance(written, dict) and "type" not in written
+        told = f" of {fields['type'].default!r}, the type where none is written" if assumed else ""
+        return f"unknown key{told}{suggestion(path[-1], fields)}"
     if kind == "too_short":
         return f"needs at least {context['min_length']}, not {context['actual_length']}"
+    if kind == "too_long":
+        return f"takes at most {context['max_length']}, not {context['actual_length']}"
+    if kind == "missing" and isinstance(value, tuple):
+        return f"needs {detail['loc'][-1] + 1} values, not {len(value)}"
     if kind == "missing":
         return "is required"
     if kind == "literal_error":

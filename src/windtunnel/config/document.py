@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -49,6 +49,8 @@ class Document:
     origins: Mapping[Path, str] = field(default_factory=dict)
     key_places: Mapping[Path, str] = field(default_factory=dict)
     source: str = ""
+    quoted: frozenset[Path] = frozenset()
+    """The texts that stand in quotes: their first character is one column further on."""
 
     def place(self, path: Path, *, key: bool = False) -> str:
         """Where the value (or key) at ``path`` was written: its own place, or its parent's."""
@@ -89,7 +91,7 @@ class Document:
                 del origins[known]
             origins[concrete] = origin
         keys = {p: place for p, place in self.key_places.items() if p in origins}
-        return Document(tree, origins, keys, self.source)
+        return Document(tree, origins, keys, self.source, self.quoted)
 
     def moved(self, other: Document, targets: Sequence[tuple[Path, Path]]) -> Document:
         """The document where each second path has the places that ``other`` knows at the first."""
@@ -99,7 +101,7 @@ class Document:
             for known, kept in ((other.origins, origins), (other.key_places, key_places)):
                 below = {p: o for p, o in known.items() if p[:size] == source}
                 kept.update({(*target, *p[size:]): o for p, o in below.items()})
-        return Document(self.tree, origins, key_places, self.source)
+        return replace(self, origins=origins, key_places=key_places)
 
     def without(self, paths: set[Path]) -> Document:
         """The document with the values at these paths left out."""
@@ -108,7 +110,7 @@ class Document:
             parent = Document(tree).get(path[:-1]) if path else None
             if isinstance(parent, dict) and path[-1] in parent:
                 del parent[path[-1]]
-        return Document(tree, self.origins, self.key_places, self.source)
+        return replace(self, tree=tree)
 
 
 def _matches(tree: dict[str, Any], path: Path, origin: str) -> list[Path]:
@@ -185,6 +187,7 @@ class _Builder:
         self.origins: dict[Path, str] = {}
         self.key_places: dict[Path, str] = {}
         self.problems: list[Problem] = []
+        self.quoted: set[Path] = set()
         self._nodes = 0
         self._open: set[int] = set()
         self._places = places
@@ -205,6 +208,8 @@ class _Builder:
                 return self._mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return tuple(self.build(n, (*path, i)) for i, n in enumerate(node.value))
+            if getattr(node, "style", None) in ("'", '"'):
+                self.quoted.add(path)
             return self._scalar(node, path)
         finally:
             self._open.discard(id(node))
@@ -232,26 +237,50 @@ class _Builder:
         return text
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        result: dict[str, Any] = {}
+        merges: list[tuple[yaml.Node, yaml.Node]] = []
+        written: list[tuple[yaml.Node, yaml.Node]] = []
         for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:str" and key_node.value == "<<":
-                merged = self.build(value_node, path)
-                if isinstance(merged, dict):
-                    result = merged | result
-                continue
+            merged = key_node.tag == "tag:yaml.org,2002:str" and key_node.value == "<<"
+            (merges if merged else written).append((key_node, value_node))
+        result: dict[str, Any] = {}
+        for _, value_node in merges:
+            result = self._merged(value_node, path) | result
+        seen: dict[str, str] = {}
+        for key_node, value_node in written:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
                 message = "a key must be a name"
                 self.problems.append(Problem(format_path(path), message, self._place(key_node)))
                 continue
             here = (*path, key)
-            if here in self.key_places:
-                message = f"written twice (first at {self.key_places[here]})"
+            if key in seen:
+                message = f"written twice (first at {seen[key]})"
                 self.problems.append(Problem(format_path(here), message, self._place(key_node)))
                 continue
-            self.key_places[here] = self._place(key_node)
+            self._forget(here)
+            seen[key] = self.key_places[here] = self._place(key_node)
             result[key] = self.build(value_node, here)
         return result
+
+    def _merged(self, node: yaml.Node, path: Path) -> dict[str, Any]:
+        """What ``<<: *name`` or ``<<: [*one, *two]`` brings in; the first one wins."""
+        found: dict[str, Any] = {}
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for one in reversed(nodes):
+            value = self.build(one, path) if isinstance(one, yaml.MappingNode) else None
+            if value is None:
+                message = "<< takes a mapping, or a list of mappings"
+                self.problems.append(Problem(format_path(path), message, self._place(one)))
+            else:
+                found |= value
+        return found
+
+    def _forget(self, path: Path) -> None:
+        """Leaves out the places of a merged value that is written anew."""
+        if path in self.origins:
+            for places in (self.origins, self.key_places):
+                for below in [p for p in places if p[: len(path)] == path]:
+                    del places[below]
 
 
 def parse_document(text: str, source: str = "config") -> Document:
@@ -275,7 +304,8 @@ def parse_document(text: str, source: str = "config") -> Document:
         raise ConfigError([Problem("", "expected a mapping such as `arch: …`", source)])
     if builder.problems:
         raise ConfigError(builder.problems)
-    return Document(tree, builder.origins, builder.key_places, source)
+    quoted = frozenset(builder.quoted)
+    return Document(tree, builder.origins, builder.key_places, source, quoted)
 
 
 def load_document(path: FilePath | str) -> Document:

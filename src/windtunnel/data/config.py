@@ -94,9 +94,13 @@ class Gpt2Config(Config):
 
 
 def _named(
-    kind: str, classes: Mapping[str, type[Config]], other: Callable[[str], Config | None]
+    kind: str,
+    classes: Mapping[str, type[Config]],
+    other: Callable[[str], Config | None],
+    default: str,
 ) -> Callable[[Any], Any]:
-    """A validator that makes the config of the written ``type``; ``other`` reads other strings."""
+    """A validator that makes the config of the written ``type``, in a mapping without one of
+    ``default``; ``other`` reads other strings."""
 
     def validate(value: Any) -> Any:
         if isinstance(value, str):
@@ -109,13 +113,14 @@ def _named(
             return value
         if not isinstance(value, dict):
             raise ValueError(f"expected a name or a mapping with `type`, not {value!r}")
-        if "type" not in value:
-            raise ValueError(f"`type` is missing{suggestion('', classes)}")
-        cls = classes.get(value["type"]) if isinstance(value["type"], str) else None
+        name = value.get("type", default)
+        cls = classes.get(name) if isinstance(name, str) else None
         if cls is None:
-            raise ValueError(
-                f"unknown {kind} {value['type']!r}{suggestion(value['type'], classes)}"
-            )
+            raise ValueError(f"unknown {kind} {name!r}{suggestion(name, classes)}")
+        foreign = sorted(value.keys() - cls.model_fields.keys())
+        if "type" not in value and foreign:
+            hint = f"`type` is missing, and {foreign[0]!r} is no key of {default!r}"
+            raise ValueError(hint + suggestion("", classes))
         return cls.model_validate(value)
 
     return validate
@@ -149,14 +154,14 @@ _TOKENIZERS: Mapping[str, type[Config]] = {
 SourceConfig = Annotated[
     ShakespeareSource | FilesSource,
     BeforeValidator(
-        _named("source", _SOURCES, _files),
+        _named("source", _SOURCES, _files, "files"),
         json_schema_input_type=str | ShakespeareSource | FilesSource,
     ),
 ]
 TokenizerConfig = Annotated[
     BytesConfig | CharsConfig | BpeConfig | Gpt2Config,
     BeforeValidator(
-        _named("tokenizer", _TOKENIZERS, lambda _: None),
+        _named("tokenizer", _TOKENIZERS, lambda _: None, "bpe"),
         json_schema_input_type=Literal["bytes", "chars", "bpe", "gpt2"]
         | BytesConfig
         | CharsConfig

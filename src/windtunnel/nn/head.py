@@ -53,7 +53,7 @@ class HeadConfig(Config):
 
     type: Literal["vocabulary", "classification", "none"] = "vocabulary"
     """What the logits are of; none: the model ends with the normed stream."""
-    norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig()
+    norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = RMSNormConfig()
     """The last norm of the stream."""
     transform: HeadTransformConfig | None = None
     """A layer of its own between the norm (and the pooling) and the weight; none when left out."""

@@ -94,7 +94,7 @@ def load_run_document(
     for edit in edits:
         if edit not in early:
             document = document.edit(edit)
-    config = decode(document, RunConfig, _misfits)
+    config = decode(document, RunConfig, lambda run: _misfits(run, document))
     return LoadedRun(config, document, digests, base)
 
 
@@ -145,13 +145,16 @@ def _rule_misfits(
     ]
 
 
-def _misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
+def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, str]]:
     """What the parts' own types cannot see."""
+    width = f"; d_model is written at {document.place(('arch', 'd_model'))}"
     vocabulary = vocab_size_of(config)
     arch = config.arch
     placeholder = vocabulary if vocabulary is not None else 256
     resolved, problems = try_resolve(arch, placeholder if arch.vocab_size == "auto" else vocabulary)
-    found: list[tuple[ConfigPath, str]] = [(("arch", *path), text) for path, text in problems]
+    found: list[tuple[ConfigPath, str]] = [
+        (("arch", *path), text + width * ("d_model" in text)) for path, text in problems
+    ]
     if arch.embedding.position.type == "learned" and config.train.seq_len > arch.max_seq_len:
         found.append(
             (

@@ -46,7 +46,7 @@ class DeltaRuleConfig(ComponentConfig):
     """Width of a head's values; head_dim when left out."""
     conv_size: int = Field(4, ge=1)
     """Tokens that the short convolutions see, the current one included."""
-    out_norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig()
+    out_norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = RMSNormConfig()
     """Norm of each head's output."""
     chunk_size: int = Field(64, ge=1)
     """The most tokens in a chunk of the parallel form: changes speed alone."""

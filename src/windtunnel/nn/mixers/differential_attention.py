@@ -27,7 +27,7 @@ class DifferentialAttentionConfig(SoftmaxConfig):
     maps: ClassVar[int] = 2
 
     type: Literal["differential_attention"] = "differential_attention"
-    norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig(eps=1e-5)
+    norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = RMSNormConfig(eps=1e-5)
     """Norm of what each head reads."""
     lambda_init: float | None = Field(None, ge=0, lt=1)
     """λ₀, what λ starts near; 0.8 − 0.6·exp(−0.3·layer), the first layer's 0, when left out."""

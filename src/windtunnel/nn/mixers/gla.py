@@ -49,7 +49,7 @@ class GLAConfig(ComponentConfig):
     """Rank of the map from the token to its forget gates."""
     temperature: float = Field(16.0, gt=0, allow_inf_nan=False)
     """τ: a forget gate is σ(·)^(1/τ), so near 1."""
-    norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig()
+    norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = RMSNormConfig()
     """The norm of each head's output; its weights, where it has any, are shared by the heads."""
     activation: Activation = "silu"
     """The elementwise function, on the output's gate."""

@@ -51,9 +51,9 @@ class LatentAttentionConfig(ComponentConfig):
     keys."""
     q_rank: int | None = Field(None, ge=1)
     """Width of a latent of queries; queries are projected at once when left out."""
-    norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig()
+    norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = RMSNormConfig()
     """Norm of the latents."""
-    position: Annotated[PositionConfig, Choice("position")] = RoPEConfig()
+    position: Annotated[PositionConfig, Choice("position", "rope")] = RoPEConfig()
     """How attention is told where its keys stand."""
     scale: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Factor of the logits; 1/√(head_dim + rope_dim) when left out."""

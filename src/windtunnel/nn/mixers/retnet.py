@@ -41,13 +41,13 @@ class RetNetConfig(TurnedHeadsConfig):
     """``out(gate · norm(Σ_{j ≤ i} γ^(i−j) (q_i·k_j) v_j))``, a decay γ for each head."""
 
     type: Literal["retnet"] = "retnet"
-    position: Annotated[PositionConfig, Choice("position")] = RoPEConfig()
+    position: Annotated[PositionConfig, Choice("position", "rope")] = RoPEConfig()
     """How queries and keys are turned: rope, or not at all."""
     value_dim: int | None = Field(None, ge=1)
     """Width of a head's values; twice head_dim when left out."""
     decay_exponent: float = Field(5.0, gt=0, allow_inf_nan=False)
     """Head i forgets 2^−(decay_exponent + i) of its state with each token, i = 0, 1, …"""
-    norm: Annotated[ComponentConfig, Choice("norm")] = LayerNormConfig(
+    norm: Annotated[ComponentConfig, Choice("norm", "layernorm")] = LayerNormConfig(
         affine=False, bias=False, eps=1e-6
     )
     """The norm of each head's output; its weights, where it has any, are shared by the heads."""

@@ -55,7 +55,7 @@ class RWKVConfig(ComponentConfig):
     """Rank of each map that says how much of the token before is mixed in."""
     decay_rank: int = Field(64, ge=1)
     """Rank of the map from the mixed token to the decays."""
-    norm: Annotated[ComponentConfig, Choice("norm")] = LayerNormConfig()
+    norm: Annotated[ComponentConfig, Choice("norm", "layernorm")] = LayerNormConfig()
     """The norm of each head's output; its weights, where it has any, are shared by the heads."""
     activation: Activation = "silu"
     """The elementwise function, on the gate."""

@@ -63,7 +63,7 @@ class SoftmaxConfig(ComponentConfig):
     """Heads of keys and values, a divisor of num_heads; as many as those when left out."""
     head_dim: int | None = Field(None, ge=1)
     """Width of a head; d_model / num_heads when left out."""
-    position: Annotated[PositionConfig, Choice("position")] = RoPEConfig()
+    position: Annotated[PositionConfig, Choice("position", "rope")] = RoPEConfig()
     """How attention is told where its keys stand."""
     window: int | None = Field(None, ge=1)
     """How many tokens a query sees, its own included; all when left out."""

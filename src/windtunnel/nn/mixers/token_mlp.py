@@ -41,7 +41,7 @@ class TokenMLPConfig(ComponentConfig):
     """Matrices, each for its share of the channels."""
     activation: Activation = "gelu"
     """The elementwise function of u and z."""
-    norm: Annotated[ComponentConfig, Choice("norm")] = RMSNormConfig()
+    norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = RMSNormConfig()
     """Norm of z."""
     bias: bool = False
     """Whether the linear maps have a bias."""

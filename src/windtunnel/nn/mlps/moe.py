@@ -38,7 +38,7 @@ class MoEConfig(ComponentConfig):
     """Experts to choose from."""
     top_k: int = Field(2, ge=1)
     """Experts that read each token."""
-    expert: Annotated[ComponentConfig, Choice("mlp")] = Field(
+    expert: Annotated[ComponentConfig, Choice("mlp", "glu")] = Field(
         default_factory=lambda: Choice("mlp").validate("glu")
     )
     """What each expert is."""
