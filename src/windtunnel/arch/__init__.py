@@ -1,6 +1,6 @@
 """Architectures as data: spec, resolve, build, cost, diff, presets."""
 
-from windtunnel.arch.block import parse_block, short_form
+from windtunnel.arch.block import parse_block
 from windtunnel.arch.build import build, example_inputs
 from windtunnel.arch.cost import ArchCost, PartCost, TrainMemory, cost, layer_cost, train_memory
 from windtunnel.arch.diff import Difference, diff
@@ -10,6 +10,7 @@ from windtunnel.arch.fold import fold
 from windtunnel.arch.model import Model, ModelState, scope_of
 from windtunnel.arch.presets import expand_preset, preset_document, preset_names
 from windtunnel.arch.resolve import resolve, settled, try_resolve
+from windtunnel.arch.short_form import short_form
 from windtunnel.arch.spec import Architecture, ArchSpec, LayerConfig, LayerSpec
 
 __all__ = [

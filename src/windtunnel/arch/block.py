@@ -15,13 +15,12 @@ writing the same mapping, nothing more: whatever has no place in the grammar sta
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from windtunnel.config import Choice, Config, Path, parse_value, suggestion
+from windtunnel.config import Choice, Path, parse_value, suggestion
 from windtunnel.errors import ConfigError
 
 KEYS = frozenset(
@@ -345,60 +344,3 @@ def written_out(value: Any) -> Any:
     if twice := sorted(KEYS & rest.keys()):
         raise ValueError(f"{twice[0]}: is decided by `block` already; write it there")
     return {**rest, **parse_block(value["block"]).layer}
-
-
-def short_form(layer: Any) -> str | None:
-    """The block of a layer (a LayerConfig), or None where the grammar cannot write it.
-
-    Keys that stand beside ``block:``, such as ``repeat`` and ``dropout``, are not looked at.
-
-    >>> from windtunnel.arch.spec import LayerSpec
-    >>> short_form(LayerSpec(block="norm > attention(num_heads=4) | glu > +"))
-    'rmsnorm > attention(num_heads=4) | glu > +'
-    """
-    placement, norm = layer.placement, layer.norm
-    if (placement == "none") != (norm.type == "none"):
-        return None
-    if layer.residual.type == "none" and (layer.cross is not None or layer.mlp.type != "none"):
-        return None
-    parts = [_written(layer.mixer)]
-    if layer.cross is not None:
-        parts.append(f"cross{_listed(layer.cross)}")
-    if layer.mlp.type != "none":
-        parts.append(_written(layer.mlp))
-    if layer.parallel and (layer.cross is not None or len(parts) != 2):
-        return None
-    if layer.shared_norm and placement not in ("pre", "sandwich"):
-        return None
-    stands = {"pre": "n p", "post": "p", "sandwich": "n p n", "out": "p n", "none": "p"}[placement]
-    join = "+" if layer.residual.type == "add" else _written(layer.residual)
-    ends = [] if layer.residual.type == "none" else [join]
-    ends += [_written(norm)] if placement == "post" else []
-    branches = [[_written(norm) if s == "n" else part for s in stands.split()] for part in parts]
-    if layer.shared_norm:
-        branches[1] = branches[1][1:]
-    if layer.parallel:
-        return " > ".join([" | ".join(" > ".join(b) for b in branches), *ends])
-    return " > ".join(step for branch in branches for step in [*branch, *ends])
-
-
-def _written(part: Any) -> str:
-    """A part as a step: its name, and what differs from its defaults."""
-    return f"{part.type}{_listed(part)}"
-
-
-def _listed(part: Any) -> str:
-    changed = {
-        name: value
-        for name, field in type(part).model_fields.items()
-        if name != "type"
-        and (value := getattr(part, name)) != field.get_default(call_default_factory=True)
-    }
-    texts = [f"{key}={_told(value)}" for key, value in changed.items()]
-    return f"({', '.join(texts)})" if texts else ""
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, Config):
-        return f"{value.type}{_listed(value) or '()'}"  # type: ignore[attr-defined]
-    return value if isinstance(value, str) else json.dumps(value)
