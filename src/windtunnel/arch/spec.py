@@ -52,7 +52,12 @@ class LayerConfig(Config):
         default_factory=lambda: Choice("mixer").validate("attention")
     )
     """What mixes along time."""
-    cross: Annotated[CrossAttentionConfig | None, BeforeValidator(_named)] = None
+    cross: Annotated[
+        CrossAttentionConfig | None,
+        BeforeValidator(
+            _named, json_schema_input_type=Literal["attention"] | CrossAttentionConfig | None
+        ),
+    ] = None
     """Cross-attention to a memory. The decoder of an encoder_decoder has it in every layer; in a
     plain decoder, where it is given, the memory is handed in beside the tokens."""
     mlp: Annotated[ComponentConfig, Choice("mlp", "glu")] = Field(
@@ -216,7 +221,13 @@ class _Common(Config):
     """Width of the residual stream."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """Token embedding: tied to the head or not, scaled or not, positions, dropout."""
-    head: Annotated[HeadConfig, BeforeValidator(_named)] = HeadConfig()
+    head: Annotated[
+        HeadConfig,
+        BeforeValidator(
+            _named,
+            json_schema_input_type=Literal["vocabulary", "classification", "none"] | HeadConfig,
+        ),
+    ] = HeadConfig()
     """What turns the stream into logits: of the vocabulary, of classes, or nothing."""
     unit_weights: bool = False
     """Whether every linear map is normalised along the side of the stream, and every row of the

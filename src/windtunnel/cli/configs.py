@@ -177,9 +177,9 @@ def presets(
 
 def schema() -> None:
     """Print the JSON schema of a run file, for completion and checks in an editor."""
-    from windtunnel.train.run_config import RunConfig
+    from windtunnel.train.run_schema import run_schema
 
-    print_json(RunConfig.model_json_schema())
+    print_json(run_schema())
 
 
 def add_to(app: typer.Typer) -> None:

@@ -63,5 +63,10 @@ def _parse_ratio(value: Any) -> Any:
     return value
 
 
-Ratio = Annotated[float, BeforeValidator(_parse_ratio), Field(gt=0, allow_inf_nan=False)]
+_Fraction = Annotated[str, Field(pattern=r"^\s*\d+\s*/\s*\d+\s*$")]
+Ratio = Annotated[
+    float,
+    BeforeValidator(_parse_ratio, json_schema_input_type=Annotated[float, Field(gt=0)] | _Fraction),
+    Field(gt=0, allow_inf_nan=False),
+]
 """A positive number that may be written as a fraction: ``8/3``."""

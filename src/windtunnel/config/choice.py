@@ -94,7 +94,9 @@ class Choice:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        by_name = {"type": "string", "enum": list(self.names())}
+        by_name: JsonSchemaValue = {"type": "string", "enum": list(self.names())}
+        if "none" in self.names():  # YAML's `null`, for those who write it so
+            by_name = {"type": ["string", "null"], "enum": [*self.names(), None]}
         if self.kind in _DESCRIBED.get():  # a part that holds a part of its own kind
             return {"anyOf": [by_name, {"type": "object", "required": ["type"]}]}
         token = _DESCRIBED.set(_DESCRIBED.get() | {self.kind})

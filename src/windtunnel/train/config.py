@@ -94,7 +94,13 @@ class TrainConfig(Config):
     The gradient is that of the whole batch. None: the batch in one piece."""
     lr: Positive = 1e-3
     """The highest learning rate."""
-    schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
+    schedule: Annotated[
+        ScheduleConfig,
+        BeforeValidator(
+            _named,
+            json_schema_input_type=Literal["cosine", "linear", "wsd", "flat"] | ScheduleConfig,
+        ),
+    ] = ScheduleConfig()
     """The learning rate over the steps."""
     optimizer: Annotated[OptimizerConfig, Choice("optimizer")] = AdamWConfig()
     """What moves the weights."""
