@@ -113,6 +113,6 @@ def test_it_takes_what_a_run_takes(text: str) -> None:
 
 @pytest.mark.parametrize("text", WRONG)
 def test_it_refuses_what_a_run_refuses(text: str) -> None:
-    with pytest.raises(Exception, match="f.yaml"):
+    with pytest.raises(Exception, match=r"f\.yaml"):
         load_run_document(parse_document(text, "f.yaml"))
     assert mistakes(parse_document(text))

@@ -102,7 +102,7 @@ class TrainConfig(Config):
         ),
     ] = ScheduleConfig()
     """The learning rate over the steps."""
-    optimizer: Annotated[OptimizerConfig, Choice("optimizer")] = AdamWConfig()
+    optimizer: Annotated[OptimizerConfig, Choice("optimizer", "adamw")] = AdamWConfig()
     """What moves the weights."""
     secondary_optimizer: Annotated[OptimizerConfig, Choice("optimizer")] | None = None
     """What moves the parameters that ask for it, and the groups that name it. None: as the rest."""
