@@ -68,13 +68,43 @@ def norm(config: Any, w: Weights, x: Tensor) -> Tensor:
 def rope(config: Any, x: Tensor, position: int) -> Tensor:
     k = len(x)
     r = config.rotary_dim or round((config.fraction or 1) * k)
+    grown = getattr(config.scaling, "attention_factor", None) or 1.0
+    x = torch.cat([x[:r] * grown, x[r:]])
     y = list(x)
     for i in range(r // 2):
-        angle = position / config.theta ** (2 * i / r)
+        angle = position * frequency(config, i, r)
         a, b = (i, i + r // 2) if config.style == "half" else (2 * i, 2 * i + 1)
         y[a] = x[a] * math.cos(angle) - x[b] * math.sin(angle)
         y[b] = x[a] * math.sin(angle) + x[b] * math.cos(angle)
     return torch.stack(y)
+
+
+def frequency(config: Any, i: int, r: int) -> float:
+    f, scaling = config.theta ** (-2 * i / r), config.scaling
+    if scaling is None:
+        return f
+    if scaling.type == "linear":
+        return f / scaling.factor
+    context = scaling.original_max_seq_len
+    if scaling.type == "llama3":
+        wave, low, high = 2 * math.pi / f, scaling.low_freq_factor, scaling.high_freq_factor
+        if wave < context / high:
+            return f
+        if wave > context / low:
+            return f / scaling.factor
+        smooth = (context / wave - low) / (high - low)
+        return (1 - smooth) * f / scaling.factor + smooth * f
+    first, last = (
+        r * math.log(context / (2 * math.pi * turns)) / (2 * math.log(config.theta))
+        for turns in (scaling.beta_fast, scaling.beta_slow)
+    )
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, r - 1)
+    if first == last:
+        last += 0.001
+    ramp = min(max((i - first) / (last - first), 0), 1)
+    return ramp * f / scaling.factor + (1 - ramp) * f
 
 
 def alibi_slopes(n: int) -> list[float]:

@@ -36,6 +36,8 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"num_heads": 2, "dropout": 0.3},
         {"num_heads": 2, "num_kv_heads": 1, "dropout": 0.2, "softcap": 3.0, "window": 4},
         {"num_heads": 2, "qk_norm": {"type": "layernorm"}, "scale": 0.9},
+        {"num_heads": 4, "num_kv_heads": 2, "qk_norm": "rmsnorm", "qk_norm_over": "all_heads"},
+        {"num_heads": 2, "k_norm": {"type": "scalenorm"}, "qk_norm_over": "all_heads"},
         {"num_heads": 2, "position": {"type": "rope", "fraction": 0.5, "style": "interleaved"}},
         {"num_heads": 2, "window": 3, "dilation": 2},
         {"num_heads": 2, "window": 2, "stride": 3, "position": "alibi"},
@@ -136,6 +138,7 @@ KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
     ("mixer", "attention"): {
         **_SOFTMAX,
         "k_norm": (_HEADS, "rmsnorm"),
+        "qk_norm_over": (_HEADS | {"qk_norm": "rmsnorm"}, "all_heads"),
         "v_norm": (_HEADS, "rmsnorm"),
         "learned_scale": (_HEADS, "head"),
         "value_residual": (_HEADS, "learned"),
@@ -230,9 +233,11 @@ def _heads(
 
     c, rows = case.resolved, []
     for token, p in zip(x, positions, strict=True):
-        heads = [
-            _norm(norm, w, f"{name}_norm", z) for z in _linear(w, name, token).split(c.head_dim)
-        ]
+        y = _linear(w, name, token)
+        if getattr(c, "qk_norm_over", "head") == "all_heads":
+            heads = list(_norm(norm, w, f"{name}_norm", y).split(c.head_dim))
+        else:
+            heads = [_norm(norm, w, f"{name}_norm", z) for z in y.split(c.head_dim)]
         if c.position.type == "rope":
             heads = [rope(c.position, head, p) for head in heads]
         rows.append(heads)

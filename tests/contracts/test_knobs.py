@@ -51,6 +51,7 @@ KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
         "fraction": ({}, 0.5),
         "rotary_dim": ({}, 4),
         "style": ({}, "interleaved"),
+        "scaling": ({}, {"type": "linear", "factor": 2.0}),
     },
     ("position", "alibi"): {},
     ("embedding_position", "none"): {},

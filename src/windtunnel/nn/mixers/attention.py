@@ -29,12 +29,14 @@ class AttentionConfig(SoftmaxConfig):
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
         {"dilation", "stride", "global_tokens"}
-        | {"k_norm", "v_norm", "learned_scale", "value_residual"}
+        | {"k_norm", "v_norm", "learned_scale", "value_residual", "qk_norm_over"}
     )
 
     type: Literal["attention"] = "attention"
     k_norm: Annotated[ComponentConfig, Choice("norm")] = NoNormConfig()
     """Norm of each head's keys alone, before the positions."""
+    qk_norm_over: Literal["head", "all_heads"] = "head"
+    """What qk_norm and k_norm norm at once: one head, or all heads side by side (OLMo 2)."""
     v_norm: Annotated[ComponentConfig, Choice("norm")] = NoNormConfig()
     """Norm of each head's values."""
     learned_scale: Literal["none", "layer", "head"] = "none"
@@ -47,6 +49,8 @@ class AttentionConfig(SoftmaxConfig):
     def _one_norm_of_keys(self) -> Self:
         if "none" not in (self.qk_norm.type, self.k_norm.type):
             raise ValueError("qk_norm norms the keys already; give qk_norm or k_norm")
+        if self.qk_norm_over != "head" and self.qk_norm.type == self.k_norm.type:
+            raise ValueError("qk_norm_over has no effect without a norm of queries or keys")
         return self
 
     def resolve(self, scope: Scope) -> Self:
@@ -60,12 +64,25 @@ class AttentionConfig(SoftmaxConfig):
         h, g, k = filled(self.num_heads), filled(self.num_kv_heads), filled(self.head_dim)
         inside = scope.inside(h, k)
         norms = self.k_norm.cost(inside, t) + self.v_norm.cost(inside, t)
+        wider = self._wider(scope, inside, t) if self.qk_norm_over == "all_heads" else Cost()
         scaled = self.learned_scale != "none"
         learned = self.value_residual == "learned"
-        return super().cost(scope, t) + Cost(
+        return super().cost(scope, t) + wider + Cost(
             params=norms.params + scaled * (h if self.learned_scale == "head" else 1) + 2 * learned,
             activation_values=g * norms.activation_values + scaled * h * k + learned * g * k,
         )
+
+    def _wider(self, scope: Scope, inside: Scope, t: Num) -> Cost:
+        """What norms over all heads have beyond those over one."""
+        h, g, k = filled(self.num_heads), filled(self.num_kv_heads), filled(self.head_dim)
+        total = Cost()
+        for norm, heads in ((self.qk_norm, h), (self.qk_norm, g), (self.k_norm, g)):
+            one, all_at_once = norm.cost(inside, t), norm.cost(scope.inside(1, heads * k), t)
+            total += Cost(
+                params=all_at_once.params - one.params,
+                activation_values=all_at_once.activation_values - heads * one.activation_values,
+            )
+        return total
 
 
 @register("mixer")
@@ -86,8 +103,13 @@ class Attention(SoftmaxAttention[AttentionConfig]):
     def __init__(self, config: AttentionConfig, scope: Scope) -> None:
         super().__init__(config, scope)
         inside = scope.inside(filled(config.num_heads), filled(config.head_dim))
-        if config.k_norm.type != "none":
-            self.k_norm = build_component("norm", config.k_norm, inside)
+        of_keys = config.qk_norm if config.k_norm.type == "none" else config.k_norm
+        h, g, k = filled(config.num_heads), filled(config.num_kv_heads), inside.d_model
+        if config.qk_norm_over == "all_heads":
+            self.q_norm = build_component("norm", config.qk_norm, scope.inside(1, h * k))
+            self.k_norm = build_component("norm", of_keys, scope.inside(1, g * k))
+        elif config.k_norm.type != "none":
+            self.k_norm = build_component("norm", of_keys, inside)
         self.v_norm: Norm[Any] = build_component("norm", config.v_norm, inside)
         self.layer = scope.layer
         numbers = {"none": 0, "layer": 1, "head": filled(config.num_heads)}[config.learned_scale]
@@ -97,6 +119,12 @@ class Attention(SoftmaxAttention[AttentionConfig]):
 
     def initializers(self) -> dict[str, Init]:
         return {"log_scale": constant(0.0), "value_mix": constant(0.5)}
+
+    def _normed(self, norm: Norm[Any], x: Tensor) -> Tensor:
+        if self.config.qk_norm_over == "head":
+            return super()._normed(norm, x)
+        normed: Tensor = norm(x.flatten(2))
+        return normed.view_as(x)
 
     def _queries(self, x: Tensor, span: Span) -> Tensor:
         q = super()._queries(x, span)

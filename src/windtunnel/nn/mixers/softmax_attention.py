@@ -281,12 +281,17 @@ class SoftmaxAttention(Mixer[S]):
     def _queries(self, x: Tensor, span: Span) -> Tensor:
         """b t d -> b t h k"""
         q = self.q(x).unflatten(2, (-1, filled(self.config.head_dim)))
-        return self.position.rotate(self.q_norm(q), span)
+        return self.position.rotate(self._normed(self.q_norm, q), span)
 
     def _keys(self, x: Tensor, span: Span) -> Tensor:
         """b t d -> b t g k"""
         k = self.k(x).unflatten(2, (-1, filled(self.config.head_dim)))
-        return self.position.rotate(self.k_norm(k), span)
+        return self.position.rotate(self._normed(self.k_norm, k), span)
+
+    def _normed(self, norm: Norm[Any], x: Tensor) -> Tensor:
+        """Queries or keys, b t h k, normed."""
+        normed: Tensor = norm(x)
+        return normed
 
     def _values(self, x: Tensor, span: Span) -> Tensor:
         """b t d -> b t g v"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from windtunnel.nn.component import Position, PositionConfig, Scope, Span, filled, register
 from windtunnel.nn.cost import Cost, Num
+from windtunnel.nn.positions.rope_scaling import RoPEScaling
 
 
 class RoPEConfig(PositionConfig):
@@ -17,6 +18,8 @@ class RoPEConfig(PositionConfig):
 
     So that their product depends on the distance of the two alone.
     """
+
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"scaling"})
 
     type: Literal["rope"] = "rope"
     theta: float = Field(10_000.0, gt=0, allow_inf_nan=False)
@@ -27,6 +30,9 @@ class RoPEConfig(PositionConfig):
     """The number of dimensions that is turned (r), in place of `fraction`."""
     style: Literal["half", "interleaved"] = "half"
     """Which dimensions turn together: i with i + r/2 (Llama, NeoX), or 2i with 2i + 1 (GPT-J)."""
+    scaling: RoPEScaling | None = None
+    """How the frequencies are changed for long sequences: {type: linear, factor: 4}, or the rules
+    of Llama 3 and of YaRN; not at all when left out."""
 
     def resolve(self, scope: Scope) -> Self:
         """The number of turned dimensions filled in."""
@@ -40,7 +46,8 @@ class RoPEConfig(PositionConfig):
             raise ValueError(
                 f"rope turns an even number of dimensions, from 2 to the head's {k}, not {r}"
             )
-        return self.replace(rotary_dim=r, fraction=None)
+        scaling = self.scaling and self.scaling.resolved()
+        return self.replace(rotary_dim=r, fraction=None, scaling=scaling)
 
     def cost(self, scope: Scope, t: Num) -> Cost:
         return Cost()
@@ -66,12 +73,18 @@ class RoPE(Position[RoPEConfig]):
 
     def _tables(self, span: Span, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of the angles, (1 or b, t, 1, r/2), in the dtype of ``like``."""
-        r = filled(self.config.rotary_dim)
-        key = ("rope", self.config.theta, r, like.dtype)
+        r, theta, scaling = filled(self.config.rotary_dim), self.config.theta, self.config.scaling
+        key = ("rope", theta, r, scaling, like.dtype)
         if key not in span.memo:
             # float64, as float32 angles are off by 1e-2 at position 10⁵ for the fastest wave
             places = torch.arange(0, r, 2, device=like.device, dtype=torch.float64)
-            angles = span.positions[..., None, None] * self.config.theta ** (-places / r)
-            span.memo[key] = (angles.cos().to(like.dtype), angles.sin().to(like.dtype))
+            frequencies = theta ** (-places / r)
+            if scaling is not None:
+                frequencies = scaling.scaled(frequencies, theta)
+            angles = span.positions[..., None, None] * frequencies
+            cos, sin = angles.cos(), angles.sin()
+            if scaling is not None and scaling.attention_factor is not None:
+                cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
+            span.memo[key] = (cos.to(like.dtype), sin.to(like.dtype))
         cos, sin = span.memo[key]
         return cos, sin

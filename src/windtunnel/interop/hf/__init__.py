@@ -1,0 +1,1 @@
+"""Hugging Face: weights of known families both ways, with equal logits."""
