@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from windtunnel import __version__
-from windtunnel.cli import compare, configs, data, models, runs
+from windtunnel.cli import compare, configs, data, interop, models, runs
 from windtunnel.errors import WindtunnelError
 
 app = typer.Typer(
@@ -46,6 +46,8 @@ def _common(
 for module in (configs, data, models, compare):
     module.add_to(app)
 app.add_typer(runs.app, name="runs")
+app.add_typer(interop.import_app, name="import")
+app.add_typer(interop.export_app, name="export")
 
 
 def main() -> None:

@@ -93,6 +93,15 @@ class Gpt2Config(Config):
     """The kind of tokenizer."""
 
 
+class HfConfig(Config):
+    """A tokenizer of Hugging Face: what its ``tokenizer.json`` says."""
+
+    type: Literal["hf"] = "hf"
+    """The kind of tokenizer."""
+    path: str = Field(min_length=1)
+    """A ``tokenizer.json``, or the folder that holds it."""
+
+
 def _named(
     kind: str,
     classes: Mapping[str, type[Config]],
@@ -149,6 +158,7 @@ _TOKENIZERS: Mapping[str, type[Config]] = {
     "chars": CharsConfig,
     "bpe": BpeConfig,
     "gpt2": Gpt2Config,
+    "hf": HfConfig,
 }
 
 SourceConfig = Annotated[
@@ -159,14 +169,15 @@ SourceConfig = Annotated[
     ),
 ]
 TokenizerConfig = Annotated[
-    BytesConfig | CharsConfig | BpeConfig | Gpt2Config,
+    BytesConfig | CharsConfig | BpeConfig | Gpt2Config | HfConfig,
     BeforeValidator(
         _named("tokenizer", _TOKENIZERS, lambda _: None, "bpe"),
         json_schema_input_type=Literal["bytes", "chars", "bpe", "gpt2"]
         | BytesConfig
         | CharsConfig
         | BpeConfig
-        | Gpt2Config,
+        | Gpt2Config
+        | HfConfig,
     ),
 ]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -186,7 +197,7 @@ class DataConfig(Config):
     source: SourceConfig = ShakespeareSource()
     """`shakespeare`, a path (file, folder or glob), or `{type: files, paths: [...]}`."""
     tokenizer: TokenizerConfig = BpeConfig()
-    """`bytes`, `chars`, `bpe` or `gpt2`, or a mapping with `type`."""
+    """`bytes`, `chars`, `bpe` or `gpt2`, or a mapping with `type`: {type: hf, path: FOLDER}."""
     validation: ValidationConfig = 0.1
     """The share of the text held out (of its bytes), or the path(s) of validation files."""
     seed: int = Field(default=0, ge=0)

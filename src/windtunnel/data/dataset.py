@@ -10,7 +10,7 @@ import tokenizers
 
 from windtunnel.config.digest import digest
 from windtunnel.data.cache import cache_errors, cache_folder, locked, new_folder
-from windtunnel.data.config import BpeConfig, DataConfig
+from windtunnel.data.config import BpeConfig, DataConfig, HfConfig
 from windtunnel.data.packing import FORMAT, Counts, Pack, TokenFile, open_pack, write_pack
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.sources import open_source
@@ -109,6 +109,8 @@ def prepare(
 def _key(data: DataConfig, corpus: Corpus) -> str:
     # Another release of the trainer could learn other merges from the same text.
     trainer = tokenizers.__version__ if isinstance(data.tokenizer, BpeConfig) else ""
+    if isinstance(data.tokenizer, HfConfig):  # the file may change
+        trainer = build_tokenizer(data.tokenizer, tuple).digest
     parts = corpus.identity() | {
         "format": FORMAT,
         "tokenizer": data.tokenizer.model_dump(mode="json"),

@@ -4,7 +4,8 @@
     config.yaml     the resolved config
     events.jsonl    what happened, append-only
     checkpoints/    written by the trainer
-    record.json     written once, when the run ends as finished or diverged; it is final
+    record.json     written once, when the run ends as finished or diverged, or was imported; it is
+                    final
     run.lock        held by the process that writes the run
     claims/         which process of which machine may write
 
@@ -29,8 +30,8 @@ from windtunnel.runs.durable import strict_json, sync_folder, write_atomic
 from windtunnel.runs.events import Event, EventLog, read_events, read_last_events
 from windtunnel.runs.lock import RunLock, is_locked
 
-Status = Literal["running", "finished", "diverged", "failed", "interrupted"]
-FINAL: tuple[Status, ...] = ("finished", "diverged")
+Status = Literal["running", "finished", "diverged", "failed", "interrupted", "imported"]
+FINAL: tuple[Status, ...] = ("finished", "diverged", "imported")
 IDENTITY = "run.json"
 RECORD = "record.json"
 

@@ -15,7 +15,7 @@ from windtunnel.runs.index import RunIndex
 log = logging.getLogger(__name__)
 
 INDEX = "index.sqlite"
-WORTH = ("finished", "diverged", "running", "interrupted", "failed")
+WORTH = ("finished", "diverged", "imported", "running", "interrupted", "failed")
 
 
 def run_key(parts: Mapping[str, Any]) -> str:

@@ -98,6 +98,36 @@ def save_checkpoint(
     return final
 
 
+def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write weights that were trained elsewhere as the checkpoint of step 0: there is no optimizer
+    to go on with, but :func:`load_weights` takes them.
+
+    Args:
+        folder: a ``checkpoints`` folder without checkpoints.
+        tensors: float32, by the names of :func:`kept_tensors`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    final = folder / f"{PREFIX}{0:08d}"
+    draft = folder / f"{DRAFT}{final.name}-{os.getpid()}"
+    draft.mkdir()
+    manifest = {
+        "format": FORMAT,
+        "step": 0,
+        "validation_loss": None,
+        "files": {MODEL: write_tensors(draft / MODEL, tensors)},
+    }
+    write_atomic(draft / MANIFEST, strict_json(manifest, indent=2) + "\n")
+    _replace(draft, final)
+    return final
+
+
+def kept_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model that a checkpoint keeps, by name; each tied one once."""
+    return _model_tensors(model, dict(model.named_parameters()))
+
+
 def load_newest(folder: Path, state: TrainState, warn: Warn) -> int | None:
     """Restore the newest whole checkpoint into the state; its step, or None where there is none.
 
@@ -143,7 +173,7 @@ def load_weights(folder: Path, model: nn.Module, warn: Warn, *, best: bool = Fal
         checkpoint = _newest_whole(folder, warn, [])
     if checkpoint is None:
         raise CheckpointError(f"{folder}: there is no checkpoint")
-    _copy_into(_model_tensors(model, dict(model.named_parameters())), checkpoint.path / MODEL)
+    _copy_into(kept_tensors(model), checkpoint.path / MODEL)
     return checkpoint.step
 
 

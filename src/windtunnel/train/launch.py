@@ -16,7 +16,7 @@ from torch import nn
 
 from windtunnel.arch import Architecture, Model, build, resolve
 from windtunnel.config import annotated_yaml
-from windtunnel.data.config import DataConfig, FilesSource
+from windtunnel.data.config import DataConfig, FilesSource, HfConfig
 from windtunnel.data.dataset import Dataset, prepare
 from windtunnel.data.loader import Batch, Batches, evaluation_batches
 from windtunnel.data.progress import Progress
@@ -99,7 +99,12 @@ def _absolute(data: DataConfig) -> DataConfig:
             return source
         return source.replace(paths=tuple(str(Path(p).absolute()) for p in source.paths))
 
-    return data.replace(source=files(data.source), validation=files(data.validation))
+    tokenizer = data.tokenizer
+    if isinstance(tokenizer, HfConfig):
+        tokenizer = tokenizer.replace(path=str(Path(tokenizer.path).absolute()))
+    return data.replace(
+        source=files(data.source), validation=files(data.validation), tokenizer=tokenizer
+    )
 
 
 def _check_sizes(dataset: Dataset, config: RunConfig) -> None:
@@ -255,6 +260,6 @@ def _plugins_then(folder: RunFolder) -> list[str]:
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     """The ids of each prompt; an empty one begins with the tokenizer's bos (or eos)."""
-    encoded = [tokenizer.encode(prompt) for prompt in prompts]
+    encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     start = tokenizer.bos if tokenizer.bos is not None else tokenizer.eos
     return [ids or ([] if start is None else [start]) for ids in encoded]

@@ -115,6 +115,10 @@ class Tokenizer(ABC):
         start = [] if self.bos is None else [self.bos]
         return start + ids + ([] if self.eos is None else [self.eos])
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text that is to be continued, with what must come before it."""
+        return self.encode(text)
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ids stand for; special tokens stand for none.
 

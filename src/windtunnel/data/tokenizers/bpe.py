@@ -66,7 +66,7 @@ class BpeTokenizer(Tokenizer):
             UsageError: the text has too few repeated pairs for so large a vocabulary.
         """
         learner = tokenizers.Tokenizer(tokenizers.models.BPE())
-        learner.pre_tokenizer = _pre_tokenizer()
+        learner.pre_tokenizer = pre_tokenizer()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size - len(SPECIALS),
             min_frequency=MIN_FREQUENCY,
@@ -123,7 +123,8 @@ def parts_of(text: str, characters: int = PART_CHARACTERS) -> Iterator[str]:
     yield text[start:]
 
 
-def _pre_tokenizer() -> Any:
+def pre_tokenizer() -> Any:
+    """What cuts text into words, and writes their bytes as signs, before merging."""
     parts = tokenizers.pre_tokenizers
     return parts.Sequence(
         [
@@ -153,14 +154,25 @@ def _merges(written: Iterable[Sequence[str]]) -> list[Merge]:
     return merges
 
 
+def _names(pieces: Sequence[bytes]) -> list[str]:
+    """Tokens written in byte signs."""
+    signs = byte_signs()
+    return ["".join(signs[byte] for byte in piece) for piece in pieces]
+
+
+def merge_names(tokenizer: BpeTokenizer) -> list[tuple[str, str]]:
+    """The merges as pairs of tokens written in byte signs."""
+    names = _names(tokenizer.pieces)
+    return [(names[left], names[right]) for left, right in tokenizer.merges]
+
+
 def _engine(pieces: Sequence[bytes], merges: Sequence[Merge]) -> Any:
     """The encoder; it knows no special tokens, so no text can become one."""
-    signs = byte_signs()
-    names = ["".join(signs[byte] for byte in piece) for piece in pieces]
+    names = _names(pieces)
     model = tokenizers.models.BPE(
         vocab={name: i for i, name in enumerate(names) if name},
         merges=[(names[left], names[right]) for left, right in merges],
     )
     engine = tokenizers.Tokenizer(model)
-    engine.pre_tokenizer = _pre_tokenizer()
+    engine.pre_tokenizer = pre_tokenizer()
     return engine

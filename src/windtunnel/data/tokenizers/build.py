@@ -6,17 +6,18 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from windtunnel.data.config import BpeConfig, BytesConfig, CharsConfig, Gpt2Config
+from windtunnel.data.config import BpeConfig, BytesConfig, CharsConfig, Gpt2Config, HfConfig
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.tokenizers.base import FILE, FORMAT, Tokenizer
 from windtunnel.data.tokenizers.bpe import BpeTokenizer
 from windtunnel.data.tokenizers.gpt2 import Gpt2Tokenizer
+from windtunnel.data.tokenizers.hf import HfTokenizer
 from windtunnel.data.tokenizers.plain import BytesTokenizer, CharsTokenizer
 from windtunnel.errors import DataError
 
 
 def build_tokenizer(
-    config: BytesConfig | CharsConfig | BpeConfig | Gpt2Config,
+    config: BytesConfig | CharsConfig | BpeConfig | Gpt2Config | HfConfig,
     train_texts: Callable[[], Iterable[str]],
     cache: Path | None = None,
     progress: Progress = silent,
@@ -26,6 +27,8 @@ def build_tokenizer(
         return BytesTokenizer(config.specials)
     if isinstance(config, Gpt2Config):
         return Gpt2Tokenizer.obtain(cache, progress)
+    if isinstance(config, HfConfig):
+        return _read(Path(config.path))
     progress("train tokenizer", 0, 1)
     tokenizer: Tokenizer
     if isinstance(config, CharsConfig):
@@ -34,6 +37,16 @@ def build_tokenizer(
         tokenizer = BpeTokenizer.train(train_texts(), config.vocab_size)
     progress("train tokenizer", 1, 1)
     return tokenizer
+
+
+def _read(path: Path) -> Tokenizer:
+    """The tokenizer of a ``tokenizer.json``, of Hugging Face or as saved here."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        ours = "digest" in json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    return load_tokenizer(folder) if ours else HfTokenizer.read(path)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -52,7 +65,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a saved tokenizer ({error})") from error
     classes: dict[str, type[Tokenizer]] = {
-        cls.kind: cls for cls in (BytesTokenizer, CharsTokenizer, BpeTokenizer, Gpt2Tokenizer)
+        cls.kind: cls
+        for cls in (BytesTokenizer, CharsTokenizer, BpeTokenizer, Gpt2Tokenizer, HfTokenizer)
     }
     if version != FORMAT or kind not in classes:
         raise DataError(

@@ -25,10 +25,11 @@ ACTIVATIONS = {
 """Their names of activations, and ours."""
 
 _WITHOUT_EFFECT = frozenset(
-    "transformers_version architectures output_hidden_states return_dict dtype torch_dtype "
-    "id2label label2id problem_type initializer_range use_cache pad_token_id bos_token_id "
-    "eos_token_id sep_token_id cls_token_id decoder_start_token_id _name_or_path model_type "
-    "output_attentions chunk_size_feed_forward classifier_dropout".split()
+    {"architectures", "dtype", "torch_dtype", "model_type", "transformers_version", "_name_or_path"}
+    | {"output_hidden_states", "output_attentions", "return_dict", "use_cache"}
+    | {"id2label", "label2id", "problem_type", "classifier_dropout", "initializer_range"}
+    | {"pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id"}
+    | {"decoder_start_token_id", "chunk_size_feed_forward"}
 )
 """Keys that change no logit."""
 _TRAINING_ONLY = ("dropout", "noise", "balance", "balance_rate")
@@ -150,7 +151,9 @@ class Family:
             notes += keys.notes
         return spec
 
-    def to_config(self, architecture: Architecture, notes: list[str] | None = None) -> dict[str, Any]:
+    def to_config(
+        self, architecture: Architecture, notes: list[str] | None = None
+    ) -> dict[str, Any]:
         """The values of the config that gives this architecture again.
 
         ``notes`` is told what acts in training alone and is left out.
@@ -184,7 +187,7 @@ def _compare(
             lost.append(str(no_counterpart(format_path(above), found.first, model_type)))
         elif leaf in _START_ONLY or any(path[:n] in other_kind for n in range(1, len(path))):
             continue
-        elif leaf in _TRAINING_ONLY:
+        elif leaf in _TRAINING_ONLY and "loss_free" not in (found.first, found.second):
             notes.append(f"{found.path} = {found.first} acts in training alone and is left out")
         else:
             there = "" if found.second is None else f" (it has {found.second})"

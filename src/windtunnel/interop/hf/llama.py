@@ -195,6 +195,8 @@ def _write_windows(dialect: Dialect, architecture: Architecture) -> dict[str, An
         return {}
     values: dict[str, Any] = {"sliding_window": widest}
     if dialect.windows == "layer_types":
+        if widest is None:
+            del values["sliding_window"]  # Gemma 2 wants one, used or not
         values["layer_types"] = [
             "full_attention" if window is None else "sliding_attention" for window in windows
         ]
@@ -233,9 +235,7 @@ def _mlp_tensors(names: Collection[str], ours: str, theirs: str) -> list[TensorM
     expert = 0
     while f"{ours}.experts.{expert}.down.weight" in names:
         for own, name in (("gate", "w1"), ("down", "w2"), ("up", "w3")):
-            maps += part(
-                names, f"{ours}.experts.{expert}.{own}", f"{moe}.experts.{expert}.{name}"
-            )
+            maps += part(names, f"{ours}.experts.{expert}.{own}", f"{moe}.experts.{expert}.{name}")
         expert += 1
     return maps
 

@@ -49,11 +49,11 @@ def joined_by_head(num_heads: int, parts: int = 3) -> Transform:
 
     def split(tensors: Tensors) -> Tensors:
         (whole,) = tensors
-        by_head = whole.unflatten(0, (num_heads, parts, -1))  # h·3·k … -> h 3 k …
+        by_head = whole.view(num_heads, parts, -1, *whole.shape[1:])  # h·3·k … -> h 3 k …
         return [by_head[:, part].flatten(0, 1) for part in range(parts)]
 
     def join(tensors: Tensors) -> Tensors:
-        by_head = torch.stack([x.unflatten(0, (num_heads, -1)) for x in tensors], 1)
+        by_head = torch.stack([x.reshape(num_heads, -1, *x.shape[1:]) for x in tensors], 1)
         return [by_head.flatten(0, 2)]
 
     return Transform(split, join)

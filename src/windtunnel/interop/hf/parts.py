@@ -101,9 +101,7 @@ def read_windows(keys: Keys, num_layers: int) -> list[int | None]:
     return [known[kind] for kind in kinds]
 
 
-def first_of(
-    architecture: Architecture, part: str, kind: type[T], model_type: str
-) -> T:
+def first_of(architecture: Architecture, part: str, kind: type[T], model_type: str) -> T:
     """The first layer's part of that kind, from which the rest of a config is read.
 
     Raises:

@@ -67,9 +67,15 @@ class AttentionConfig(SoftmaxConfig):
         wider = self._wider(scope, inside, t) if self.qk_norm_over == "all_heads" else Cost()
         scaled = self.learned_scale != "none"
         learned = self.value_residual == "learned"
-        return super().cost(scope, t) + wider + Cost(
-            params=norms.params + scaled * (h if self.learned_scale == "head" else 1) + 2 * learned,
-            activation_values=g * norms.activation_values + scaled * h * k + learned * g * k,
+        return (
+            super().cost(scope, t)
+            + wider
+            + Cost(
+                params=norms.params
+                + scaled * (h if self.learned_scale == "head" else 1)
+                + 2 * learned,
+                activation_values=g * norms.activation_values + scaled * h * k + learned * g * k,
+            )
         )
 
     def _wider(self, scope: Scope, inside: Scope, t: Num) -> Cost:

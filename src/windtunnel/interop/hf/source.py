@@ -1,0 +1,216 @@
+"""Where weights of Hugging Face come from: a folder, the local cache or hub, a GGUF file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from windtunnel.errors import DataError, UsageError
+from windtunnel.interop.hf.family import Family
+from windtunnel.train.tensors import read_tensors
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WANTED = ("*.json", "*.safetensors")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def transformers() -> Any:
+    """The library.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import transformers as library
+    except ImportError as error:
+        raise UsageError(
+            "this needs transformers; install it with: pip install 'windtunnel[hf]'"
+        ) from error
+    return library
+
+
+@contextmanager
+def model_folder(
+    source: str, *, gguf_file: str | None = None, download: bool = False
+) -> Iterator[Path]:
+    """The folder with ``config.json`` and weights, for as long as the block lasts.
+
+    ``source`` is a folder, a ``.gguf`` file or the name of a model; a name is looked up in the
+    local cache, and fetched with ``download`` alone.
+
+    Raises:
+        UsageError: there is no such folder, name or file.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        path, gguf_file = path.parent, path.name
+    folder = path if path.is_dir() else _from_hub(source, gguf_file, download)
+    if gguf_file is None:
+        yield folder
+        return
+    if not (folder / gguf_file).is_file():
+        raise UsageError(f"{folder}: has no file {gguf_file}")
+    with TemporaryDirectory(prefix="windtunnel-gguf-") as converted:
+        _convert_gguf(folder, gguf_file, Path(converted))
+        yield Path(converted)
+
+
+def _from_hub(name: str, gguf_file: str | None, download: bool) -> Path:
+    """The folder of a model in the hub's local cache."""
+    transformers()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UsageError(f"{name}: is no folder")
+    wanted = [*_WANTED, *([gguf_file] if gguf_file else [])]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=not download))
+    except HFValidationError as error:
+        raise UsageError(f"{name}: is neither a folder nor the name of a model") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if download:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{name}: cannot be fetched: {reason}") from error
+        raise UsageError(
+            f"{name}: is no folder, and no model of that name is in the local cache; "
+            "--download fetches it"
+        ) from error
+
+
+def _convert_gguf(folder: Path, gguf_file: str, out: Path) -> None:
+    """Writes config, float32 weights and tokenizer of a GGUF file, as transformers reads it."""
+    library = transformers()
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise UsageError("a GGUF file needs gguf; install it with: pip install gguf") from error
+    try:
+        model = library.AutoModelForCausalLM.from_pretrained(
+            str(folder), gguf_file=gguf_file, dtype=torch.float32, local_files_only=True
+        )
+        tokenizer = library.AutoTokenizer.from_pretrained(
+            str(folder), gguf_file=gguf_file, local_files_only=True
+        )
+    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"{folder / gguf_file}: transformers cannot read it: {reason}") from error
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(str(out))
+    tokenizer.save_pretrained(str(out))
+
+
+def read_config(folder: Path, notes: list[str]) -> dict[str, Any]:
+    """The model's config with every default of its class; ``notes`` is told of keys that
+    transformers itself passes over.
+
+    Raises:
+        UsageError: there is no config, or transformers refuses it.
+    """
+    library = transformers()
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder}: has no config.json")
+    try:
+        config = library.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"{folder / 'config.json'}: {reason}") from error
+    values: dict[str, Any] = config.to_dict()
+    if values.get("quantization_config"):
+        raise UsageError(f"{folder / 'config.json'}: quantization_config: weights that are not "
+                         "plain floating point cannot be read")  # fmt: skip
+    known = type(config)().to_dict().keys()
+    strange = sorted(values.keys() - known)
+    if strange:
+        names = ", ".join(strange)
+        notes.append(f"{names}: {type(config).__name__} does not know it, so it is passed over")
+    return {key: value for key, value in values.items() if key in known}
+
+
+def read_weights(folder: Path, family: Family) -> dict[str, Tensor]:
+    """Every weight in a folder's safetensors files, under the names of the family's whole model.
+
+    Raises:
+        UsageError: there are none, only pickles, a shard is missing, or they are no floats.
+        DataError: a file is damaged.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file, names in _files(folder).items():
+        try:
+            found = read_tensors(folder / file)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{folder / file}: is damaged ({error})") from error
+        if names is not None and set(names) != found.keys():
+            odd = ", ".join(sorted(set(names) ^ found.keys())[:3])
+            raise DataError(f"{folder / file}: does not hold what {INDEX} says: {odd}")
+        tensors |= found
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+            raise UsageError(f"{folder}: {name} is {tensor.dtype}, not plain floating point")
+    return _cleaned(tensors, family, folder)
+
+
+def _files(folder: Path) -> Mapping[str, list[str] | None]:
+    """The files with weights, each with the names that it must hold where they are known."""
+    if (folder / SINGLE).is_file():
+        return {SINGLE: None}
+    if (folder / INDEX).is_file():
+        try:
+            places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder / INDEX}: is damaged") from error
+        shards: dict[str, list[str]] = {}
+        for name, file in places.items():
+            shards.setdefault(str(file), []).append(name)
+        for file in shards:
+            if Path(file).name != file or not (folder / file).is_file():
+                raise UsageError(f"{folder}: {file}, named in {INDEX}, is missing")
+        return shards
+    pickles = [path.name for pattern in _PICKLES for path in sorted(folder.glob(pattern))]
+    if pickles:
+        raise UsageError(
+            f"{folder}: has {pickles[0]} but no {SINGLE}: a pickle can run code when it is opened, "
+            "so it is never read; save the model again as safetensors (save_pretrained does)"
+        )
+    raise UsageError(f"{folder}: has no {SINGLE}")
+
+
+def _cleaned(tensors: dict[str, Tensor], family: Family, folder: Path) -> dict[str, Tensor]:
+    """Without constants and the second copy of a tied head; a base model's names completed."""
+    patterns = [re.compile(pattern) for pattern in family.buffers]
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not any(pattern.fullmatch(name if "." in name else f".{name}") for pattern in patterns)
+    }
+    if not any(name.startswith(family.prefix) for name in kept):
+        copy = family.tied[0] if family.tied else None
+        kept = {name if name == copy else family.prefix + name: t for name, t in kept.items()}
+    return kept
+
+
+def without_tied(tensors: dict[str, Tensor], family: Family, folder: Path) -> dict[str, Tensor]:
+    """Without the second copy of a tied weight, which must be the same.
+
+    Raises:
+        UsageError: the config says that the head is tied, and the weights differ.
+    """
+    if family.tied is None or family.tied[0] not in tensors:
+        return tensors
+    copy, original = family.tied
+    if original in tensors and not torch.equal(tensors[copy], tensors[original]):
+        raise UsageError(
+            f"{folder}: tie_word_embeddings is true, but {copy} differs from {original}"
+        )
+    return {name: tensor for name, tensor in tensors.items() if name != copy}
