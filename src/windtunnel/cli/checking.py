@@ -11,10 +11,13 @@ from windtunnel.nn.cost import Cost
 from windtunnel.report.cost_table import cost_json, cost_view
 from windtunnel.train.groups import without_effect as idle_settings
 from windtunnel.train.planned import groups_json, planned_groups, run_memory
-from windtunnel.train.run_config import LoadedRun, vocab_size_of
+from windtunnel.train.run_config import (
+    UNKNOWN_VOCABULARY,
+    LoadedRun,
+    counted_vocab_size,
+    vocab_size_of,
+)
 from windtunnel.train.schedule import preview
-
-_UNKNOWN_VOCABULARY = 256
 
 
 def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     config = loaded.config
     train = config.train
     vocabulary = vocab_size_of(config)
-    architecture = resolve(config.arch, vocabulary or _UNKNOWN_VOCABULARY)
+    architecture = resolve(config.arch, counted_vocab_size(config))
     length = seq_len or train.seq_len
     width = 2 if train.precision == "bfloat16" else 4
     counted = cost(architecture, length)
@@ -37,7 +40,7 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     warnings += [f"train.{path}: {why}" for path, why in idle_settings(train)]
     if config.arch.vocab_size == "auto" and vocabulary is None:
         warnings.append(
-            f"the vocabulary is known once the text is read; counted with {_UNKNOWN_VOCABULARY}"
+            f"the vocabulary is known once the text is read; counted with {UNKNOWN_VOCABULARY}"
         )
     tree = {
         "name": architecture.name,

@@ -12,7 +12,7 @@ from windtunnel.report.trace_table import trace_view
 from windtunnel.trace.collapse import collapsed
 from windtunnel.trace.record import Trace
 from windtunnel.trace.tracing import trace_named
-from windtunnel.train.run_config import LoadedRun, vocab_size_of
+from windtunnel.train.run_config import LoadedRun, counted_vocab_size
 
 _SHORT = 64
 
@@ -22,7 +22,7 @@ def trace_run(
 ) -> Trace:
     """The trace of one forward in eval mode, with shapes in the letters of ``docs/shapes.md``."""
     config = loaded.config
-    architecture = resolve(config.arch, vocab_size_of(config) or 256)
+    architecture = resolve(config.arch, counted_vocab_size(config))
     model = build(architecture, config.train.seed).eval()
     length = seq_len or min(_SHORT, config.train.seq_len)
 

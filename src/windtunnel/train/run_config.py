@@ -29,6 +29,7 @@ from windtunnel.train.objectives.config import chosen
 from windtunnel.train.objectives.make import misfit
 
 GPT2_VOCABULARY = 50_257
+UNKNOWN_VOCABULARY = 256
 
 
 class RunConfig(Config):
@@ -145,12 +146,20 @@ def _rule_misfits(
     ]
 
 
+def counted_vocab_size(config: RunConfig) -> int | None:
+    """What to count and trace with before the text is read: where the architecture asks for the
+    tokenizer's vocabulary and that is unknown, :data:`UNKNOWN_VOCABULARY`."""
+    known = vocab_size_of(config)
+    unknown = known is None and config.arch.vocab_size == "auto"
+    return UNKNOWN_VOCABULARY if unknown else known
+
+
 def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, str]]:
     """What the parts' own types cannot see."""
     width = f"; d_model is written at {document.place(('arch', 'd_model'))}"
     vocabulary = vocab_size_of(config)
     arch = config.arch
-    placeholder = vocabulary if vocabulary is not None else 256
+    placeholder = vocabulary if vocabulary is not None else UNKNOWN_VOCABULARY
     resolved, problems = try_resolve(arch, placeholder if arch.vocab_size == "auto" else vocabulary)
     found: list[tuple[ConfigPath, str]] = [
         (("arch", *path), text + width * ("d_model" in text)) for path, text in problems
