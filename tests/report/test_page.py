@@ -235,5 +235,5 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"cannot write the report .*No such file"):
+    with pytest.raises(StudyError, match=r"cannot write the page .*No such file"):
         write_html(tmp_path / "absent" / "report.html", report(curves={}))

@@ -49,13 +49,13 @@ def render_html(report: StudyReport) -> str:
         "samples": sections.samples_section(report, names),
         "environment": sections.environment_section(report),
     }
-    scripts = [_asset("page.js")]
+    scripts = [asset("page.js")]
     if curves:
-        scripts.insert(0, _plotly())
+        scripts.insert(0, plotly_script())
     body = _header(report, study, [name for name, part in parts.items() if part])
     body += f"<main>{''.join(parts.values())}</main>"
     body += "<footer>Made by <b>windtunnel</b>. Everything on this page is in this file.</footer>"
-    return _document(report.title, body, _data(report, names), scripts)
+    return document(report.title, body, _data(report, names), scripts)
 
 
 def write_html(path: Path, report: StudyReport) -> None:
@@ -63,7 +63,12 @@ def write_html(path: Path, report: StudyReport) -> None:
 
     Raises StudyError when it cannot be written; a file that was there then stays as it was.
     """
-    content = render_html(report).encode()
+    write_page(path, render_html(report))
+
+
+def write_page(path: Path, text: str) -> None:
+    """As :func:`write_html`, for any page's text."""
+    content = text.encode()
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -78,10 +83,11 @@ def write_html(path: Path, report: StudyReport) -> None:
         if temporary is not None:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-        raise StudyError(f"cannot write the report {path}: {error.strerror}") from error
+        raise StudyError(f"cannot write the page {path}: {error.strerror}") from error
 
 
-def _document(title: str, body: str, data: str, scripts: list[str]) -> str:
+def document(title: str, body: str, data: str, scripts: list[str]) -> str:
+    """A page of that body, with JSON for its scripts, which are all that may run in it."""
     digests = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     policy = (
         f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; "
@@ -93,7 +99,7 @@ def _document(title: str, body: str, data: str, scripts: list[str]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_asset('page.css')}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{asset('page.css')}</style>\n</head>\n"
         f'<body>\n{body}\n<script type="application/json" id="data">{data}</script>\n'
         f"{loaded}\n</body>\n</html>\n"
     )
@@ -103,11 +109,13 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file of this package's assets."""
     return files("windtunnel.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _plotly() -> str:
+def plotly_script() -> str:
+    """plotly.js, whole."""
     from plotly.offline import get_plotlyjs  # only here: the terminal tables do not need it
 
     # A browser turns CR LF into LF before it takes the digest of a script.

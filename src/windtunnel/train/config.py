@@ -11,14 +11,12 @@ from windtunnel.config import Choice, Config
 from windtunnel.train.group_config import GroupConfig
 from windtunnel.train.objectives.config import AutoConfig, ObjectiveConfig
 from windtunnel.train.optimizers.config import AdamWConfig, OptimizerConfig
+from windtunnel.train.schedule_config import ScheduleConfig
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-RATIO_DEFAULT = 0.1
-DECAY_DEFAULT = 0.2
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Steps = Annotated[int, Field(ge=0)]
 
 
 def _named(value: Any) -> Any:
@@ -29,45 +27,6 @@ def _device(name: str) -> str:
     if not DEVICE.fullmatch(name):
         raise ValueError(f"{name!r} is no device; allowed: auto, cpu, cuda, cuda:0, mps")
     return name
-
-
-class ScheduleConfig(Config):
-    """The learning rate over the steps; a name alone (``schedule: cosine``) is enough.
-
-    >>> ScheduleConfig(type="wsd")
-    ScheduleConfig(type='wsd', warmup=0.05, min_ratio=0.0, decay=0.2)
-    """
-
-    type: Literal["cosine", "linear", "wsd", "flat"] = "cosine"
-    """The shape after the warm-up; wsd (warm-up, stable, decay): flat, then linear at the end."""
-    warmup: Steps | Fraction = 0.05
-    """Warm-up from near 0 to `lr`: a number of steps, or a fraction (below 1) of all steps."""
-    min_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Where the decay leads, as a part of `lr`; if not given 0.1, and 0 for wsd."""
-    decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """wsd only: the fraction of all steps in which the rate falls; 0.2 if not given."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        kind = values.get("type", "cosine")
-        defaults: dict[str, float] = {}
-        if kind in ("cosine", "linear"):
-            defaults = {"min_ratio": RATIO_DEFAULT}
-        elif kind == "wsd":
-            defaults = {"min_ratio": 0.0, "decay": DECAY_DEFAULT}
-        given = {name: value for name, value in values.items() if value is not None}
-        return defaults | given
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.type == "flat" and self.min_ratio is not None:
-            raise ValueError("min_ratio has no effect on a flat schedule; leave it out")
-        if self.type != "wsd" and self.decay is not None:
-            raise ValueError(f"decay has no effect on a {self.type} schedule; it belongs to wsd")
-        return self
 
 
 class TrainConfig(Config):
@@ -144,31 +103,20 @@ class TrainConfig(Config):
                 f"micro_batch_size ({self.micro_batch_size}) must be at most "
                 f"batch_size ({self.batch_size})"
             )
-        if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"schedule.warmup ({self.warmup_steps} steps) must be at most steps ({self.steps})"
-            )
-        if self.warmup_steps + self.decay_steps > self.steps:
-            raise ValueError(
-                f"schedule.warmup ({self.warmup_steps} steps) and schedule.decay "
-                f"({self.decay_steps} steps) must fit into steps ({self.steps})"
-            )
+        misfit = self.schedule.misfit(self.steps)
+        if misfit is not None:
+            raise ValueError(misfit)
         return self
 
     @property
     def warmup_steps(self) -> int:
         """Steps below the highest learning rate at the start."""
-        warmup = self.schedule.warmup
-        return warmup if isinstance(warmup, int) else round(warmup * self.steps)
+        return self.schedule.steps_of(self.schedule.warmup, self.steps)
 
     @property
     def decay_steps(self) -> int:
         """wsd: steps of the final decay, at least 1; 0 for other schedules."""
-        decay = self.schedule.decay
-        if decay is None:
-            return 0
-        # Its start is rounded, as the warm-up's end is: fractions that add up to 1 always fit.
-        return max(1, self.steps - round((1 - decay) * self.steps))
+        return self.schedule.decay_steps(self.steps)
 
     @property
     def micro_batches(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 
 from windtunnel.train.config import TrainConfig
@@ -18,6 +19,11 @@ def lr_at(config: TrainConfig, step: int) -> float:
     * after it, with the progress p = (step − w) / (n − w):
       cosine L · (m + (1 − m) · (1 + cos πp) / 2) (arXiv 1608.03983, equation 5, one period),
       linear L · (1 − (1 − m) · p), flat L;
+    * cosine with c ``cycles``: p runs from 0 to 1 in each of them anew (the same equation's warm
+      restarts), each ``cycle_factor`` times as long as the one before, in whole steps;
+    * ``tail``: p = 1 in the last steps, and has run to 1 before them;
+    * step: L · ``factor`` once for each of the ``milestones`` that is reached;
+    * inverse_sqrt: L · √(v / (v + step − w)) with v = max(w, 1) (arXiv 1706.03762, equation 3);
     * wsd: L until the last k steps (``decay``), then linear with p = (step − n + k) / k
       (arXiv 2404.06395, section 4, with a linear fall).
 
@@ -36,8 +42,14 @@ def lr_at(config: TrainConfig, step: int) -> float:
     schedule, warmup = config.schedule, config.warmup_steps
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
-    start = config.steps - config.decay_steps if schedule.type == "wsd" else warmup
-    progress = max(0, step - start) / (config.steps - start)
+    if schedule.type == "step":
+        fallen = sum(step >= drop for drop in schedule.drops(config.steps))
+        return config.lr * float(schedule.factor or 1.0) ** fallen
+    if schedule.type == "inverse_sqrt":
+        reach = max(warmup, 1)
+        return config.lr * math.sqrt(reach / (reach + step - warmup))
+    start, end = _cycle(config, step)
+    progress = min(1.0, max(0, step - start) / (end - start))
     return config.lr * _part(schedule.type, schedule.min_ratio or 0.0, progress)
 
 
@@ -57,6 +69,15 @@ def preview(config: TrainConfig, width: int = 60) -> str:
     moments = ((0, ""), (peak, "peak "), (last, ""))
     texts = [f"{word}{lr_at(config, step):.3g} at step {step}" for step, word in moments]
     return f"{bars}\n{config.schedule.type}: {', '.join(texts)}"
+
+
+def _cycle(config: TrainConfig, step: int) -> tuple[int, int]:
+    """Where the fall that a step is in begins, and where it ends."""
+    if config.schedule.type == "wsd":
+        return config.steps - config.decay_steps, config.steps
+    bounds = config.schedule.restarts(config.steps)
+    index = bisect.bisect_right(bounds, step, hi=len(bounds) - 1) - 1
+    return bounds[index], bounds[index + 1]
 
 
 def _part(kind: str, floor: float, progress: float) -> float:
