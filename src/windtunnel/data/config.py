@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from windtunnel.config.base import Config
 from windtunnel.config.nearest import suggestion
 
 Special: TypeAlias = Literal["bos", "eos", "pad"]
+PadSide: TypeAlias = Literal["left", "right"]
 SPECIALS: tuple[Special, ...] = ("bos", "eos", "pad")
 SMALLEST_BPE = 256 + len(SPECIALS)
 """Every byte and the specials: a byte-pair vocabulary without a single merge."""
@@ -41,14 +43,38 @@ Specials = Annotated[
 ]
 
 
-class ShakespeareSource(Config):
+Kind: TypeAlias = Literal["text", "pairs", "labels"]
+"""What data holds: documents of text, prompts with their truths, or texts with their labels."""
+
+
+class Source(Config):
+    """The base of all sources; ``type`` picks one."""
+
+    kind: ClassVar[Kind] = "text"
+    """What it holds."""
+
+    type: str
+
+    def absolute(self) -> Self:
+        """The same with absolute paths."""
+        paths = {
+            name: str(Path(value).absolute())
+            if isinstance(value, str)
+            else tuple(str(Path(path).absolute()) for path in value)
+            for name in ("paths", "source", "target")
+            if (value := getattr(self, name, None)) is not None
+        }
+        return self.replace(**paths) if paths else self
+
+
+class ShakespeareSource(Source):
     """The default corpus: 38 plays, 5 MB of English, one document a play."""
 
     type: Literal["shakespeare"] = "shakespeare"
     """The kind of source."""
 
 
-class FilesSource(Config):
+class FilesSource(Source):
     """Text files of one's own."""
 
     type: Literal["files"] = "files"
@@ -57,6 +83,53 @@ class FilesSource(Config):
     """Files, folders (read with all below them) or globs, relative to the current folder."""
     field: str = Field(default="text", min_length=1)
     """The key that holds the text in each line of a JSON-lines file."""
+
+
+class PairsSource(Source):
+    """Prompts and what is to be written for each, from JSON lines or CSV."""
+
+    kind: ClassVar[Kind] = "pairs"
+
+    type: Literal["pairs"] = "pairs"
+    """The kind of source."""
+    paths: Paths
+    """Files (.jsonl, .csv, each may be gzipped), folders or globs."""
+    prompt: str = Field(default="prompt", min_length=1)
+    """The key, or the column, of the prompt."""
+    truth: str = Field(default="truth", min_length=1)
+    """The key, or the column, of what is to be written."""
+    separator: str = ""
+    """Text that ends every prompt, in training and in generation."""
+
+
+class ParallelSource(Source):
+    """Two text files; line n of the one is the prompt of line n of the other."""
+
+    kind: ClassVar[Kind] = "pairs"
+
+    type: Literal["parallel"] = "parallel"
+    """The kind of source."""
+    source: str = Field(min_length=1)
+    """The file of prompts, such as train.en or train.en.gz."""
+    target: str = Field(min_length=1)
+    """The file of what is to be written, with as many lines."""
+    separator: str = ""
+    """Text that ends every prompt, in training and in generation."""
+
+
+class LabelsSource(Source):
+    """Texts and the class of each, from JSON lines or CSV."""
+
+    kind: ClassVar[Kind] = "labels"
+
+    type: Literal["labels"] = "labels"
+    """The kind of source."""
+    paths: Paths
+    """Files (.jsonl, .csv, each may be gzipped), folders or globs."""
+    text: str = Field(default="text", min_length=1)
+    """The key, or the column, of the text."""
+    label: str = Field(default="label", min_length=1)
+    """The key, or the column, of the class: text or a whole number."""
 
 
 class BytesConfig(Config):
@@ -144,15 +217,21 @@ def _validation(value: Any) -> Any:
     if isinstance(value, str | list | tuple):
         return FilesSource.model_validate({"paths": value})
     if isinstance(value, dict):
-        return FilesSource.model_validate(value)
-    if isinstance(value, FilesSource):
+        return _SOURCES.get(value.get("type", "files"), FilesSource).model_validate(value)
+    if isinstance(value, Source):
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError(f"expected a share between 0 and 1, or path(s), not {value!r}")
     return float(value)
 
 
-_SOURCES: Mapping[str, type[Config]] = {"shakespeare": ShakespeareSource, "files": FilesSource}
+_SOURCES: Mapping[str, type[Config]] = {
+    "shakespeare": ShakespeareSource,
+    "files": FilesSource,
+    "pairs": PairsSource,
+    "parallel": ParallelSource,
+    "labels": LabelsSource,
+}
 _TOKENIZERS: Mapping[str, type[Config]] = {
     "bytes": BytesConfig,
     "chars": CharsConfig,
@@ -161,11 +240,12 @@ _TOKENIZERS: Mapping[str, type[Config]] = {
     "hf": HfConfig,
 }
 
+AnySource: TypeAlias = ShakespeareSource | FilesSource | PairsSource | ParallelSource | LabelsSource
+Held: TypeAlias = FilesSource | PairsSource | ParallelSource | LabelsSource
 SourceConfig = Annotated[
-    ShakespeareSource | FilesSource,
+    AnySource,
     BeforeValidator(
-        _named("source", _SOURCES, _files, "files"),
-        json_schema_input_type=str | ShakespeareSource | FilesSource,
+        _named("source", _SOURCES, _files, "files"), json_schema_input_type=str | AnySource
     ),
 ]
 TokenizerConfig = Annotated[
@@ -182,8 +262,8 @@ TokenizerConfig = Annotated[
 ]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 ValidationConfig = Annotated[
-    Fraction | FilesSource,
-    BeforeValidator(_validation, json_schema_input_type=Fraction | str | list[str] | FilesSource),
+    Fraction | Held,
+    BeforeValidator(_validation, json_schema_input_type=Fraction | str | list[str] | Held),
 ]
 
 
@@ -194,11 +274,52 @@ class DataConfig(Config):
     ('books/*.txt',)
     """
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"padding"})
+
     source: SourceConfig = ShakespeareSource()
-    """`shakespeare`, a path (file, folder or glob), or `{type: files, paths: [...]}`."""
+    """`shakespeare`, a path (file, folder or glob), or a mapping: `{type: files, paths: [...]}`,
+    or with `type` pairs, parallel or labels."""
     tokenizer: TokenizerConfig = BpeConfig()
     """`bytes`, `chars`, `bpe` or `gpt2`, or a mapping with `type`: {type: hf, path: FOLDER}."""
     validation: ValidationConfig = 0.1
-    """The share of the text held out (of its bytes), or the path(s) of validation files."""
+    """The share of the text held out (of its bytes; of samples, where there are), or the path(s) of
+    validation files. A mapping says what differs from the source."""
     seed: int = Field(default=0, ge=0)
     """Which documents are held out; the order of training has its own seed."""
+    padding: PadSide = "right"
+    """Samples: the side of a batch's shorter rows that is filled up."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the data holds."""
+        return self.source.kind
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validation_like_the_source(cls, values: Any) -> Any:
+        """Validation of samples is read as the source is, but for what is written."""
+        if not isinstance(values, dict):
+            return values
+        source, held = values.get("source"), values.get("validation")
+        if not isinstance(source, dict) or source.get("type") not in _SAMPLES:
+            return values
+        if isinstance(held, str | list | tuple) and "paths" in source:
+            held = {**source, "paths": held}
+        elif isinstance(held, dict) and "type" not in held:
+            held = {**source, **held}
+        return {**values, "validation": held} if held is not None else values
+
+    @model_validator(mode="after")
+    def _sides_alike(self) -> Self:
+        held = self.validation
+        if not isinstance(held, float) and held.kind != self.kind:
+            raise ValueError(
+                f"validation of type {held.type} holds {held.kind}, but the source of type "
+                f"{self.source.type} holds {self.kind}"
+            )
+        if self.kind == "text" and self.padding != "right":
+            raise ValueError("padding has no effect on a text: its rows are full")
+        return self
+
+
+_SAMPLES = ("pairs", "parallel", "labels")

@@ -10,13 +10,23 @@ import tokenizers
 
 from windtunnel.config.digest import digest
 from windtunnel.data.cache import cache_errors, cache_folder, locked, new_folder
-from windtunnel.data.config import BpeConfig, DataConfig, HfConfig
+from windtunnel.data.config import (
+    BpeConfig,
+    DataConfig,
+    FilesSource,
+    HfConfig,
+    Kind,
+    ShakespeareSource,
+)
 from windtunnel.data.packing import FORMAT, Counts, Pack, TokenFile, open_pack, write_pack
 from windtunnel.data.progress import Progress, silent
+from windtunnel.data.sample_packing import write_samples
+from windtunnel.data.sample_split import SampleCorpus
+from windtunnel.data.samples import open_samples
 from windtunnel.data.sources import open_source
 from windtunnel.data.split import Corpus
 from windtunnel.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
-from windtunnel.errors import DataError
+from windtunnel.errors import DataError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +57,10 @@ class Dataset:
     """Where the packed files lie."""
     notes: tuple[str, ...]
     """What was left out or unknown, in words; empty when nothing was."""
+    kind: Kind = "text"
+    """What it holds."""
+    labels: tuple[str, ...] = ()
+    """The classes, by their numbers."""
 
     def compression_report(self) -> dict[str, Compression]:
         """For ``train`` and ``valid``: bytes per token, tokens per word, share of ids in use."""
@@ -85,13 +99,7 @@ def prepare(
     """
     tell = silent if progress is None else progress
     cache = cache_folder() if cache is None else cache
-    validation = data.validation
-    corpus = Corpus(
-        open_source(data.source, cache, tell),
-        validation if isinstance(validation, float) else open_source(validation, cache, tell),
-        data.seed,
-        tell,
-    )
+    corpus = _corpus(data, cache, tell)
     key = _key(data, corpus)
     folder = cache / "packs" / key
     with locked(cache, f"pack-{key}"):
@@ -102,11 +110,27 @@ def prepare(
                 logger.warning("%s; the corpus is packed again", error)
         tokenizer = build_tokenizer(data.tokenizer, corpus.train_texts, cache, tell)
         with cache_errors(cache), new_folder(folder) as fresh:
-            write_pack(corpus, tokenizer, fresh, tell)
+            if isinstance(corpus, SampleCorpus):
+                write_samples(corpus, tokenizer, fresh, tell)
+            else:
+                write_pack(corpus, tokenizer, fresh, tell)
         return _open(folder)
 
 
-def _key(data: DataConfig, corpus: Corpus) -> str:
+def _corpus(data: DataConfig, cache: Path, tell: Progress) -> Corpus | SampleCorpus:
+    held = data.validation
+    if isinstance(data.source, ShakespeareSource | FilesSource):
+        if not isinstance(held, float | FilesSource):
+            raise UsageError(f"data.validation: a text is not validated on {held.kind}")
+        reader = open_source(data.source, cache, tell)
+        validation = held if isinstance(held, float) else open_source(held, cache, tell)
+        return Corpus(reader, validation, data.seed, tell)
+    samples = open_samples(data.source)
+    held_samples = held if isinstance(held, float) else open_samples(held)
+    return SampleCorpus(samples, held_samples, data.seed, data.kind, tell)
+
+
+def _key(data: DataConfig, corpus: Corpus | SampleCorpus) -> str:
     # Another release of the trainer could learn other merges from the same text.
     trainer = tokenizers.__version__ if isinstance(data.tokenizer, BpeConfig) else ""
     if isinstance(data.tokenizer, HfConfig):  # the file may change
@@ -131,4 +155,6 @@ def _open(folder: Path) -> Dataset:
         fingerprint=pack.fingerprint,
         folder=folder,
         notes=pack.notes,
+        kind=pack.kind,
+        labels=pack.labels,
     )

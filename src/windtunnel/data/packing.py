@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from windtunnel.config.digest import digest
 from windtunnel.data.cache import sha256_file
+from windtunnel.data.config import Kind
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.split import Corpus, Side
 from windtunnel.data.tokenizers.base import Ids, Tokenizer
 from windtunnel.errors import DataError, UsageError
 
 FORMAT = 1
+SAMPLE_ENDS = np.dtype("<i8")
 META = "meta.json"
 SIDES: tuple[Side, Side] = ("train", "valid")
 
@@ -46,12 +48,16 @@ class Counts:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One side of a packed corpus: each document as ``[bos] tokens [eos]``, end to end."""
+    """One side of a packed corpus: each document as ``[bos] tokens [eos]``, end to end; or the
+    tokens of samples, without special ones, end to end."""
 
     path: Path
     tokens: NDArray[Any]
     """A read-only memory map, uint16 or uint32, little-endian."""
     counts: Counts
+    samples: NDArray[np.int64] | None = None
+    """(n, 3), of samples alone: where the prompt ends, where the truth ends, and the label (−1
+    where there is none)."""
 
     def __len__(self) -> int:
         return self.counts.tokens
@@ -69,6 +75,8 @@ class Pack:
     sides: Mapping[Side, TokenFile]
     fingerprint: str
     notes: tuple[str, ...]
+    kind: Kind
+    labels: tuple[str, ...]
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -76,7 +84,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-class _SideWriter:
+class SideWriter:
     """Writes one side document by document and counts what it writes."""
 
     def __init__(self, file: IO[bytes], tokenizer: Tokenizer) -> None:
@@ -91,19 +99,21 @@ class _SideWriter:
     def add(self, text: str) -> int:
         """Appends a document; returns the bytes of its text."""
         ids: Ids = self._tokenizer.encode_array(text)
-        document = np.concatenate([self._start, ids, self._end])
+        self._append(text, ids, np.concatenate([self._start, ids, self._end]))
+        self._totals["documents"] += 1
+        return len(text.encode("utf-8"))
+
+    def _append(self, text: str, ids: Ids, document: Ids) -> None:
         content = document.astype(self._dtype).tobytes()
         self._file.write(content)
         self._sha.update(content)
         self._used[document] = True
-        text_bytes = len(text.encode("utf-8"))
         for name, amount in (
-            ("tokens", len(document)), ("text_tokens", len(ids)), ("text_bytes", text_bytes),
-            ("words", len(text.split())), ("documents", 1),
+            ("tokens", len(document)), ("text_tokens", len(ids)),
+            ("text_bytes", len(text.encode("utf-8"))), ("words", len(text.split())),
             ("unknown_tokens", self._tokenizer.count_unknown(ids)),
         ):  # fmt: skip
             self._totals[name] += amount
-        return text_bytes
 
     def summary(self) -> dict[str, Any]:
         self._totals["vocab_used"] = int(self._used.sum())
@@ -121,19 +131,35 @@ def write_pack(
     """
     done = 0
     with open(folder / "train.bin", "wb") as train, open(folder / "valid.bin", "wb") as valid:
-        writers: dict[Side, _SideWriter] = {
-            "train": _SideWriter(train, tokenizer),
-            "valid": _SideWriter(valid, tokenizer),
+        writers: dict[Side, SideWriter] = {
+            "train": SideWriter(train, tokenizer),
+            "valid": SideWriter(valid, tokenizer),
         }
         for side, text in corpus.pieces():
             done += writers[side].add(text)
             progress("tokenize", done, corpus.text_bytes)
     sides = {side: writer.summary() for side, writer in writers.items()}
+    finish_pack(folder, tokenizer, sides, corpus.notes, corpus.text_bytes)
+
+
+def finish_pack(
+    folder: Path,
+    tokenizer: Tokenizer,
+    sides: Mapping[Side, Mapping[str, Any]],
+    notes: Sequence[str],
+    text_bytes: int,
+    **more: Any,
+) -> None:
+    """Writes the tokenizer, and then the description of what was written of both sides.
+
+    Raises:
+        UsageError: a side is empty.
+    """
     for side, summary in sides.items():
         if not summary["counts"]["documents"]:
             raise UsageError(
                 f"data.validation leaves the {side} side empty: the source has only "
-                f"{corpus.text_bytes} bytes of text; change the share or give more text"
+                f"{text_bytes} bytes of text; change the share or give more text"
             )
     tokenizer.save(folder)
     body = {
@@ -141,7 +167,8 @@ def write_pack(
         "dtype": token_dtype(tokenizer.vocab_size).str,
         "tokenizer": tokenizer.digest,
         "sides": sides,
-        "notes": [*corpus.notes, *_unknown_notes(sides)],
+        "notes": [*notes, *_unknown_notes(sides)],
+        **more,
     }
     content = {"sha256": digest(body), "pack": body}
     (folder / META).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -167,17 +194,30 @@ def open_pack(folder: Path, tokenizer: Tokenizer) -> Pack:
     sides: dict[Side, TokenFile] = {}
     for side in SIDES:
         path, written = folder / f"{side}.bin", body["sides"][side]
-        try:
-            found = sha256_file(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-        if found != written["sha256"]:
-            raise DataError(f"{path}: damaged (its contents do not fit their checksum)")
-        tokens = np.memmap(path, dtype=np.dtype(body["dtype"]), mode="r")
-        sides[side] = TokenFile(path, tokens, Counts(**written["counts"]))
-    contents = {side: body["sides"][side]["sha256"] for side in SIDES}
-    fingerprint = digest(contents | {"tokenizer": tokenizer.digest, "dtype": body["dtype"]})
-    return Pack(sides, fingerprint, tuple(body["notes"]))
+        tokens = _checked(path, written["sha256"], np.dtype(body["dtype"]))
+        samples = None
+        if "samples" in written:
+            ends = _checked(folder / f"{side}.samples", written["samples"], SAMPLE_ENDS)
+            samples = ends.reshape(-1, 3)
+        sides[side] = TokenFile(path, tokens, Counts(**written["counts"]), samples)
+    decides: dict[str, Any] = {side: body["sides"][side]["sha256"] for side in SIDES}
+    decides |= {"tokenizer": tokenizer.digest, "dtype": body["dtype"]}
+    kind: Kind = body.get("kind", "text")
+    if kind != "text":
+        decides |= {f"{side} samples": body["sides"][side]["samples"] for side in SIDES}
+        decides |= {"kind": kind, "labels": body["labels"]}
+    return Pack(sides, digest(decides), tuple(body["notes"]), kind, tuple(body.get("labels", ())))
+
+
+def _checked(path: Path, sha: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The memory map of a file whose bytes fit their checksum."""
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if found != sha:
+        raise DataError(f"{path}: damaged (its contents do not fit their checksum)")
+    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

@@ -1,0 +1,197 @@
+"""Samples and their readers: a prompt and what is to be written for it, or a text and its label."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Protocol
+
+from windtunnel.data.config import AnySource, LabelsSource, PairsSource, ParallelSource
+from windtunnel.data.files import decoded, find_files, inner_suffix, opened, told
+from windtunnel.data.tokenizers.base import Tokenizer
+from windtunnel.errors import DataError, UsageError
+
+KINDS = (".jsonl", ".csv", ".gz")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``name`` says where it stands (file:line) and is for messages only."""
+
+    name: str
+    prompt: str
+    """What is read: the prompt, or the text that has the label."""
+    truth: str
+    """What is to be found: the text to write, or the label."""
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is nothing to read, or nothing to find."""
+        return not self.prompt.strip() or not self.truth.strip()
+
+
+class SampleReader(Protocol):
+    """Samples in a fixed order, the same on every pass."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, in words."""
+        ...
+
+    def samples(self) -> Iterator[Sample]: ...
+
+
+def open_samples(source: AnySource) -> SampleReader:
+    """The reader of a source of pairs or labels.
+
+    Raises:
+        DataError: a path that does not exist, or no file to read.
+    """
+    if isinstance(source, PairsSource):
+        keys = _Keys(source.prompt, source.truth, numbers=False)
+        return TableReader.of(source.paths, keys, source.separator)
+    if isinstance(source, LabelsSource):
+        return TableReader.of(source.paths, _Keys(source.text, source.label, numbers=True), "")
+    assert isinstance(source, ParallelSource), f"{source.type} holds no samples"
+    return ParallelReader(Path(source.source), Path(source.target), source.separator)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The ids around a sample."""
+
+    begin: int
+    end: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Marks:
+        """bos and eos; eos for both where there is no bos.
+
+        Raises:
+            UsageError: the tokenizer has no eos: nothing would say where a sample ends.
+        """
+        if tokenizer.eos is None:
+            raise UsageError(
+                "data.tokenizer: samples end with eos, and specials has none; add eos to it"
+            )
+        return cls(tokenizer.eos if tokenizer.bos is None else tokenizer.bos, tokenizer.eos)
+
+
+def prompt_text(source: AnySource, prompt: str) -> str:
+    """A prompt as its source gives it, with the separator that ends it: for generation."""
+    return prompt + getattr(source, "separator", "")
+
+
+@dataclass(frozen=True)
+class _Keys:
+    first: str
+    second: str
+    numbers: bool
+    """Whether the second may be a whole number, or true or false."""
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """JSON lines and CSV files with a header: one sample a record."""
+
+    files: tuple[Path, ...]
+    keys: _Keys
+    separator: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, paths: Sequence[str], keys: _Keys, separator: str) -> TableReader:
+        """Finds the files now."""
+        files, notes = find_files(paths, KINDS)
+        for file in files:
+            if inner_suffix(file) not in (".jsonl", ".csv"):
+                raise DataError(f"{file}: samples are read from .jsonl and .csv, gzipped or not")
+        return cls(tuple(files), keys, separator, notes)
+
+    def samples(self) -> Iterator[Sample]:
+        for file in self.files:
+            records = _json_records if inner_suffix(file) == ".jsonl" else _csv_records
+            for place, record in records(file):
+                prompt = _text(record, self.keys.first, place, numbers=False)
+                truth = _text(record, self.keys.second, place, numbers=self.keys.numbers)
+                yield Sample(place, prompt + self.separator if prompt.strip() else "", truth)
+
+
+@dataclass(frozen=True)
+class ParallelReader:
+    """Two files of equally many lines."""
+
+    source: Path
+    target: Path
+    separator: str
+    notes: tuple[str, ...] = ()
+
+    def samples(self) -> Iterator[Sample]:
+        counts = [0, 0]
+        for pair in zip_longest(_lines(self.source), _lines(self.target)):
+            for side, found in enumerate(pair):
+                counts[side] += found is not None
+            first, second = pair
+            if first is not None and second is not None and counts[0] == counts[1]:
+                prompt = first[1] + self.separator if first[1].strip() else ""
+                yield Sample(f"{self.source}:{first[0]}", prompt, second[1])
+        if counts[0] != counts[1]:
+            raise DataError(
+                f"{self.source} has {counts[0]} lines, but {self.target} has {counts[1]}: "
+                "line n of the one belongs to line n of the other"
+            )
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Each line with its number, without its end."""
+    offset = 0
+    with told(file), opened(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            text = decoded(line, file, offset)
+            offset += len(line)
+            yield number, text.rstrip("\r\n")
+
+
+def _json_records(file: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in _lines(file):
+        if not line.strip():
+            continue
+        place = f"{file}:{number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place}: not a line of JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{place}: expected a JSON object, not {type(record).__name__}")
+        yield place, record
+
+
+def _csv_records(file: Path) -> Iterator[tuple[str, Any]]:
+    # Line ends stand inside of quoted fields, so they are kept for the reader of CSV.
+    reader = csv.DictReader((f"{text}\n" for _, text in _lines(file)), strict=True)
+    line = 2
+    try:
+        for record in reader:
+            place = f"{file}:{line}"
+            if None in record or None in record.values():
+                raise DataError(f"{place}: not as many fields as the header has")
+            line = reader.line_num + 1
+            yield place, record
+    except csv.Error as error:
+        raise DataError(f"{file}:{line}: not CSV ({error})") from error
+
+
+def _text(record: dict[str, Any], key: str, place: str, *, numbers: bool) -> str:
+    if key not in record:
+        keys = ", ".join(list(record)[:8]) or "none"
+        raise DataError(f"{place}: no key {key!r} (keys: {keys})")
+    value = record[key]
+    if numbers and isinstance(value, bool | int):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        raise DataError(f"{place}: {key!r} holds no text but {type(value).__name__}")
+    return value
