@@ -1,4 +1,4 @@
-"""Verbs about one model: train and generate."""
+"""Verbs about one model: train, generate and classify."""
 
 from __future__ import annotations
 
@@ -60,11 +60,15 @@ def generate(
     stream: Annotated[
         bool, typer.Option("--stream", help="Print tokens as they come (one prompt).")
     ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Diffusion: steps of the sampler [100 at most]."),
+    ] = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue prompts with a trained run."""
-    from windtunnel.cli.generating import generate_verb
+    """Continue prompts with a trained run; trained on pairs, it answers them."""
+    from windtunnel.cli.generating import continues_text, generate_verb
     from windtunnel.generate import SamplingConfig
 
     sampling = SamplingConfig.checked(
@@ -76,16 +80,38 @@ def generate(
     )
     results = generate_verb(
         runs_folder(runs), run, prompts, sampling=sampling, max_new_tokens=max_new_tokens,
-        seed=seed, stream=stream and not as_json,
+        seed=seed, stream=stream and not as_json, steps=steps,
     )  # fmt: skip
     if as_json:
         print_json([{"prompt": p, "text": t} for p, t in zip(prompts, results, strict=True)])
     elif not stream:
+        goes_on = continues_text(runs_folder(runs), run)
         for prompt, text in zip(prompts, results, strict=True):
-            typer.echo(f"{prompt}{text}" + ("\n" if len(prompts) > 1 else ""))
+            shown = f"{prompt}{text}" if goes_on else text
+            typer.echo(shown + ("\n" if goes_on and len(prompts) > 1 else ""))
+
+
+def classify(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, name, or the start of its key.")
+    ],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
+    runs: RunsFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say the label of texts, and how likely each label is, with a run trained on labels."""
+    from windtunnel.cli.generating import classify_verb
+
+    found = classify_verb(runs_folder(runs), run, texts)
+    if as_json:
+        print_json(found)
+        return
+    for answer in found:
+        ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+        typer.echo("  ".join(f"{label} {chance:.3f}" for label, chance in ranked))
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds these verbs to the command."""
-    for verb in (train, generate):
+    for verb in (train, generate, classify):
         app.command()(verb)

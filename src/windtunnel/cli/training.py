@@ -44,7 +44,8 @@ def train_verb(
             tell(event)
 
         record = run_in_folder(folder, ready=ready, resume=begun, on_event=on_event)
-    _say_how_it_ended(record, folder)
+    labelled = ready.config.data.kind == "labels"
+    _say_how_it_ended(record, folder, labelled=labelled)
     return record
 
 
@@ -110,12 +111,15 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
 
 
-def _say_how_it_ended(record: dict[str, Any], folder: RunFolder) -> None:
+def _say_how_it_ended(record: dict[str, Any], folder: RunFolder, *, labelled: bool) -> None:
     final = record["final"]
+    bits = final["bits_per_byte"]
     note(
         f"{record['status']}: validation loss {_number(final['loss'])} nats/token, "
-        f"{_number(final['bits_per_byte'])} bits/byte, after {record['tokens']:,} tokens in "
+        + (f"{_number(bits)} bits/byte, " if bits is not None else "")
+        + f"accuracy {final['accuracy']:.3f}, after {record['tokens']:,} tokens in "
         f"{record['train_seconds']:.0f} s"
     )
     if record["status"] == "finished":
-        note(f'next: windtunnel generate {folder.path} "…"')
+        verb = "classify" if labelled else "generate"
+        note(f'next: windtunnel {verb} {folder.path} "…"')

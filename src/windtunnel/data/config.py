@@ -267,6 +267,10 @@ ValidationConfig = Annotated[
 ]
 
 
+LAYOUT = frozenset({"padding"})
+"""Keys that change how tokens stand in a batch, not which there are; unwritten at their default."""
+
+
 class DataConfig(Config):
     """Where text comes from, how it becomes tokens, what is held out.
 
@@ -274,7 +278,7 @@ class DataConfig(Config):
     ('books/*.txt',)
     """
 
-    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"padding"})
+    unwritten_defaults: ClassVar[frozenset[str]] = LAYOUT
 
     source: SourceConfig = ShakespeareSource()
     """`shakespeare`, a path (file, folder or glob), or a mapping: `{type: files, paths: [...]}`,

@@ -22,9 +22,9 @@ from windtunnel.train.objectives.objective import Objective
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over all evaluated tokens, each token with the same weight.
+    """Means over all evaluated targets, each with the same weight.
 
-    ``bits_per_byte`` is None where the targets stand for no text at all.
+    ``bits_per_byte`` is None where the targets stand for no text at all, such as classes.
     """
 
     loss: float
@@ -35,10 +35,13 @@ class Evaluation:
     """The part of tokens that the most likely token gets right."""
     tokens: int
     seconds: float
+    measures_text: bool = True
 
     @property
-    def perplexity(self) -> float:
-        """exp(loss); infinite where that is beyond a float."""
+    def perplexity(self) -> float | None:
+        """exp(loss); infinite where that is beyond a float; None where the loss is not of text."""
+        if not self.measures_text:
+            return None
         try:
             return math.exp(self.loss)
         except OverflowError:
@@ -75,7 +78,8 @@ def evaluate(
             right += hits
             counted = batch.targets[batch.targets != IGNORED].cpu()
             tokens += counted.numel()
-            text_bytes += int(sizes[counted].sum())
+            if objective.measures_text:
+                text_bytes += int(sizes[counted].sum())
     if tokens == 0:
         raise DataError("the validation split has no token to evaluate on")
     bits = loss / math.log(2)
@@ -85,6 +89,7 @@ def evaluate(
         accuracy=right / tokens,
         tokens=tokens,
         seconds=time.perf_counter() - started,
+        measures_text=objective.measures_text,
     )
 
 

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from windtunnel.arch import Architecture, Model, build, resolve
+from windtunnel.arch import Architecture, resolve
 from windtunnel.config import annotated_yaml
-from windtunnel.data.config import DataConfig, FilesSource, HfConfig
+from windtunnel.data.config import LAYOUT, DataConfig, HfConfig
 from windtunnel.data.dataset import Dataset, prepare
-from windtunnel.data.loader import Batch, Batches, evaluation_batches
 from windtunnel.data.progress import Progress
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import RunError, UsageError
-from windtunnel.generate import SamplingConfig, can_continue, generate
 from windtunnel.runs import RunFolder, code_digest, run_key
 from windtunnel.train.checkpoint import load_weights
+from windtunnel.train.feed import feed_of
 from windtunnel.train.identity import run_identity
 from windtunnel.train.loop import resolve_device
-from windtunnel.train.objectives.make import objective_of
-from windtunnel.train.run_config import LoadedRun, RunConfig, extra_ids, load_run
+from windtunnel.train.objectives.make import build_model, objective_of
+from windtunnel.train.run_config import (
+    LoadedRun,
+    RunConfig,
+    extra_ids,
+    load_run,
+    objective_config,
+)
 from windtunnel.train.runner import OnEvent, OnStep, RunParts, train_run
+from windtunnel.train.writing import make_samples
 
 TOKENIZER = "tokenizer"
-_SAMPLES = 3
-_PROMPT_TOKENS = 24
-_SAMPLE_TOKENS = 60
+LABELS = "labels.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,35 +88,32 @@ def ready_run(
         arch_values["plugins"] = sorted(loaded.plugin_digests.values())
     identity = run_identity(
         arch=arch_values,
-        data=dataset.fingerprint,
+        data=_data_identity(config.data, dataset),
         train=train,
         code=code_digest(),
         torch_version=version("torch"),
         device_type=device.type,
     )
-    _check_sizes(dataset, config)
+    for note in feed_of(dataset, config).notes:  # raises where the data does not fit
+        logger.warning("%s", note)
     return ReadyRun(final, architecture, dataset, identity, run_key(identity))
 
 
 def _absolute(data: DataConfig) -> DataConfig:
-    def files(source: Any) -> Any:
-        if not isinstance(source, FilesSource):
-            return source
-        return source.replace(paths=tuple(str(Path(p).absolute()) for p in source.paths))
-
-    tokenizer = data.tokenizer
+    held, tokenizer = data.validation, data.tokenizer
     if isinstance(tokenizer, HfConfig):
         tokenizer = tokenizer.replace(path=str(Path(tokenizer.path).absolute()))
     return data.replace(
-        source=files(data.source), validation=files(data.validation), tokenizer=tokenizer
+        source=data.source.absolute(),
+        validation=held if isinstance(held, float) else held.absolute(),
+        tokenizer=tokenizer,
     )
 
 
-def _check_sizes(dataset: Dataset, config: RunConfig) -> None:
-    """Raises UsageError where the corpus is too short, before a folder is made."""
-    train = config.train
-    Batches(dataset.train.tokens, seq_len=train.seq_len, batch_size=train.batch_size, seed=0)
-    evaluation_batches(dataset.valid.tokens, seq_len=train.seq_len, batch_size=1, max_tokens=2)
+def _data_identity(data: DataConfig, dataset: Dataset) -> Any:
+    """The tokens, and how they are laid out where that is not as usual."""
+    layout = {name: value for name, value in data.model_dump(mode="json").items() if name in LAYOUT}
+    return {"fingerprint": dataset.fingerprint, **layout} if layout else dataset.fingerprint
 
 
 def create_run_folder(ready: ReadyRun, path: Path) -> RunFolder:
@@ -124,6 +126,9 @@ def create_run_folder(ready: ReadyRun, path: Path) -> RunFolder:
     try:
         (path / TOKENIZER).mkdir()
         ready.dataset.tokenizer.save(path / TOKENIZER)
+        if ready.dataset.labels:
+            text = json.dumps(ready.dataset.labels, ensure_ascii=False)
+            (path / LABELS).write_text(text, encoding="utf-8")
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
@@ -154,18 +159,14 @@ def run_parts(ready: ReadyRun) -> RunParts:
     """Model, batches and the rest of a run, built."""
     train, dataset, architecture = ready.config.train, ready.dataset, ready.architecture
     device = resolve_device(train.device)
-    model = build(architecture, train.seed, device=device)
+    model = build_model(objective_config(ready.config), architecture, train.seed, device=device)
+    feed = feed_of(dataset, ready.config)
     objective = objective_of(train.objective, model)
     flops_per_token = objective.train_flops_per_token(architecture, train.seq_len)
     return RunParts(
         model=model,
-        batches=Batches(
-            dataset.train.tokens,
-            seq_len=train.seq_len,
-            batch_size=train.batch_size,
-            seed=train.seed,
-        ),
-        valid=Evaluation(dataset, ready.config),
+        batches=feed.batches,
+        valid=feed.valid,
         tokenizer=dataset.tokenizer,
         train=train,
         identity=ready.identity,
@@ -174,59 +175,23 @@ def run_parts(ready: ReadyRun) -> RunParts:
             "arch_digest": architecture.digest(),
             "data_fingerprint": dataset.fingerprint,
             "flops_per_token": int(flops_per_token),
+            **({} if dataset.kind == "text" else {"left_out": feed.skipped, "cut": feed.cut}),
         },
-        samples=lambda model: make_samples(model, dataset),
+        samples=lambda model: make_samples(model, dataset, ready.config),
     )
-
-
-class Evaluation:
-    """The fixed validation batches of a run, gone through as often as asked."""
-
-    def __init__(self, dataset: Dataset, config: RunConfig) -> None:
-        self._tokens = dataset.valid.tokens
-        self._train = config.train
-
-    def __iter__(self) -> Iterator[Batch]:
-        train = self._train
-        return evaluation_batches(
-            self._tokens,
-            seq_len=train.seq_len,
-            batch_size=train.micro_batch_size or train.batch_size,
-            max_tokens=train.eval_tokens,
-        )
-
-
-def make_samples(model: nn.Module, dataset: Dataset) -> list[dict[str, str]]:
-    """Continuations of the same few pieces of validation text, drawn with the same seed."""
-    assert isinstance(model, Model)
-    if not can_continue(model.architecture):
-        return []
-    tokens, tokenizer = dataset.valid.tokens, dataset.tokenizer
-    limit = model.max_positions or math.inf
-    prompt_len = int(min(_PROMPT_TOKENS, len(tokens) // 2, limit // 2))
-    new = int(min(_SAMPLE_TOKENS, limit - prompt_len))
-    if prompt_len < 1 or new < 1:
-        return []
-    starts = [len(tokens) * (2 * i + 1) // (2 * _SAMPLES) for i in range(_SAMPLES)]
-    starts = [min(start, len(tokens) - prompt_len) for start in starts]
-    prompts = [[int(t) for t in tokens[s : s + prompt_len]] for s in starts]
-    texts = generate(
-        model, prompts, max_new_tokens=new, eos=tokenizer.eos,
-        sampling=SamplingConfig(temperature=0.8), seed=0,
-    )  # fmt: skip
-    return [
-        {"prompt": tokenizer.decode(prompt), "text": tokenizer.decode(text)}
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A model as a run left it, with its tokenizer."""
 
-    model: Model
+    model: Any
+    """A Model, or what the run's objective makes of it."""
     tokenizer: Tokenizer
     step: int
+    config: RunConfig
+    labels: tuple[str, ...] = ()
+    """The classes, by their numbers."""
 
 
 def open_trained(
@@ -244,22 +209,28 @@ def open_trained(
     tokenizer = load_tokenizer(folder.path / TOKENIZER)
     config = loaded.config
     architecture = resolve(config.arch, tokenizer.vocab_size + extra_ids(config))
-    model = build(architecture, device=torch.device(device))
+    model = build_model(objective_config(config), architecture, device=torch.device(device))
     tell: Any = warn or logging.getLogger(__name__).warning
     if _plugins_then(folder) != sorted(loaded.plugin_digests.values()):
         tell(f"{folder.path}: a plugin has changed since the run: its weights may not fit it")
     step = load_weights(folder.checkpoints, model, tell, best=best)
-    return TrainedModel(model.eval(), tokenizer, step)
+    return TrainedModel(model.eval(), tokenizer, step, config, _labels_of(folder, config))
+
+
+def _labels_of(folder: RunFolder, config: RunConfig) -> tuple[str, ...]:
+    if config.data.kind != "labels":
+        return ()
+    path = folder.path / LABELS
+    try:
+        labels = tuple(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: the labels cannot be read ({error})") from error
+    if len(labels) != config.arch.head.num_classes:
+        raise RunError(f"{path}: holds {len(labels)} labels, not as many as the head's classes")
+    return labels
 
 
 def _plugins_then(folder: RunFolder) -> list[str]:
     """The digests of the plugins that the run began with."""
     starts = [event.values for event in folder.read_events() if event.kind == "start"]
     return list(starts[0]["identity"]["arch"].get("plugins", [])) if starts else []
-
-
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """The ids of each prompt; an empty one begins with the tokenizer's bos (or eos)."""
-    encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
-    start = tokenizer.bos if tokenizer.bos is not None else tokenizer.eos
-    return [ids or ([] if start is None else [start]) for ids in encoded]

@@ -25,8 +25,8 @@ from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Confi
 from windtunnel.errors import ConfigError, Problem
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.groups import rule_problems
-from windtunnel.train.objectives.config import chosen
-from windtunnel.train.objectives.make import misfit
+from windtunnel.train.objectives.config import ObjectiveConfig, chosen
+from windtunnel.train.objectives.make import data_misfit, misfit
 
 GPT2_VOCABULARY = 50_257
 UNKNOWN_VOCABULARY = 256
@@ -123,9 +123,16 @@ def known_vocab_size(data: DataConfig) -> int | None:
     return GPT2_VOCABULARY if isinstance(tokenizer, Gpt2Config) else None
 
 
+def objective_config(config: RunConfig) -> ObjectiveConfig:
+    """The objective of a run; for ``auto`` what suits its architecture and data."""
+    classifies = config.arch.head.type == "classification"
+    data = "labels" if classifies else config.data.kind
+    return chosen(config.train.objective, config.arch.type, data)
+
+
 def extra_ids(config: RunConfig) -> int:
     """Ids that the objective needs besides the tokenizer's, such as the mask; they are the last."""
-    return chosen(config.train.objective, config.arch.type).extra_ids
+    return objective_config(config).extra_ids
 
 
 def vocab_size_of(config: RunConfig) -> int | None:
@@ -173,7 +180,11 @@ def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, st
             )
         )
     found += _rule_misfits(config, resolved)
-    reason = misfit(chosen(config.train.objective, arch.type), arch)
+    objective = objective_config(config)
+    reason = misfit(objective, arch) or data_misfit(objective, config.data.kind)
     if reason is not None:
         found.append((("train", "objective"), reason))
+    marked = "eos" in getattr(config.data.tokenizer, "specials", ("eos",))
+    if config.data.kind != "text" and not marked:
+        found.append((("data", "tokenizer"), "samples end with eos: add it to specials"))
     return found

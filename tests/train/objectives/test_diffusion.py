@@ -5,14 +5,10 @@ import torch
 
 from windtunnel.arch import ArchSpec, resolve
 from windtunnel.config import decode, parse_document
+from windtunnel.data.forms import Whole
 from windtunnel.errors import UsageError
 from windtunnel.train.objectives.config import DiffusionConfig
-from windtunnel.train.objectives.diffusion import (
-    Diffusion,
-    DiffusionModel,
-    Rows,
-    nearest_embeddings,
-)
+from windtunnel.train.objectives.diffusion import Diffusion, DiffusionModel, nearest_embeddings
 
 V, D = 12, 16
 TEXT = f"""
@@ -28,12 +24,17 @@ def model_of(text: str = TEXT) -> DiffusionModel:
     return DiffusionModel.built(resolve(decode(parse_document(text), ArchSpec)), seed=1)
 
 
-def copies(b: int, seed: int) -> Rows:
+def objective(**changes: int) -> Diffusion:
+    architecture = model_of().architecture
+    return Diffusion(DiffusionConfig(**changes), vocab_size=V, architecture=architecture)
+
+
+def copies(b: int, seed: int) -> Whole:
     """Three tokens and, as their target, the same three again."""
     draw = torch.Generator().manual_seed(seed)
     source = torch.randint(0, V, (b, 3), generator=draw)
-    target = torch.tensor([[False] * 3 + [True] * 3]).expand(b, 6)
-    return Rows(torch.cat([source, source], 1), target, torch.ones(b, 6, dtype=torch.bool))
+    targets = torch.cat([torch.full_like(source, -100), source], 1)
+    return Whole(torch.cat([source, source], 1), targets, torch.ones(b, 6, dtype=torch.bool))
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -41,7 +42,7 @@ def draws(seed: int = 0) -> torch.Generator:
 
 
 def test_noise_grows_from_almost_none_to_nothing_left() -> None:
-    diffusion = Diffusion(DiffusionConfig(steps=100))
+    diffusion = objective(steps=100)
     kept = diffusion.kept(torch.arange(101))
     assert bool((kept[1:] <= kept[:-1]).all())
     assert kept[0] == pytest.approx(0.99)
@@ -55,29 +56,31 @@ def test_noise_grows_from_almost_none_to_nothing_left() -> None:
 
 def test_the_source_is_never_noised_and_pads_change_nothing() -> None:
     seen: list[torch.Tensor] = []
-    model, diffusion, batch = model_of(), Diffusion(DiffusionConfig(steps=50)), copies(4, 0)
+    model, diffusion, batch = model_of(), objective(steps=50), copies(4, 0)
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     _, count = diffusion.loss(model, batch, draws())
     assert count == 12
-    assert torch.equal(seen[0][:, :3], model.embed(batch.tokens)[:, :3])
-    assert (seen[0][:, 3:] - model.embed(batch.tokens)[:, 3:]).abs().amax(2).min() > 1e-3
+    assert torch.equal(seen[0][:, :3], model.embed(batch.inputs)[:, :3])
+    assert (seen[0][:, 3:] - model.embed(batch.inputs)[:, 3:]).abs().amax(2).min() > 1e-3
     real = batch.real.clone()
     real[1, 5] = False
-    other = batch.tokens.clone()
+    targets = batch.targets.clone()
+    targets[1, 5] = -100
+    other = batch.inputs.clone()
     other[1, 5] = (other[1, 5] + 1) % V
     losses = [
-        diffusion.loss(model, Rows(t, batch.target, real), draws()) for t in (batch.tokens, other)
+        diffusion.loss(model, Whole(t, targets, real), draws()) for t in (batch.inputs, other)
     ]
     assert losses[0][1] == 11
     torch.testing.assert_close(losses[0][0], losses[1][0])
 
 
 def test_the_loss_is_the_formula() -> None:
-    model, diffusion, batch = model_of(), Diffusion(DiffusionConfig(steps=10)), copies(3, 0)
+    model, diffusion, batch = model_of(), objective(steps=10), copies(3, 0)
     step = torch.tensor([1, 4, 10])
-    found, count = diffusion.loss_at(model, batch, step, draws())
+    found = diffusion.summed(model, diffusion.prepare_at(batch, step, draws()))
     again = draws()
-    clean = model.embed(batch.tokens)
+    clean = model.embed(batch.inputs)
     noises = [torch.randn(clean.shape, generator=again) for _ in range(2)]
     kept = diffusion.kept(torch.arange(11))
     expected = torch.zeros(())
@@ -92,16 +95,16 @@ def test_the_loss_is_the_formula() -> None:
         for place in range(3, 6):
             expected = expected + (predicted[place] - aim[place]).square().mean()
             expected = expected + kept[10] * z0[place].square().mean()
-            expected = expected + nats[place, batch.tokens[row, place]]
-    assert count == 9
+            expected = expected + nats[place, batch.inputs[row, place]]
     torch.testing.assert_close(found, expected)
+    assert diffusion.loss(model, batch, draws())[1] == 9
 
 
 def test_equal_seeds_draw_equal_samples_and_keep_the_source() -> None:
-    model, diffusion, batch = model_of().eval(), Diffusion(DiffusionConfig(steps=20)), copies(3, 0)
+    model, diffusion, batch = model_of().eval(), objective(steps=20), copies(3, 0)
     one, again = (diffusion.sample(model, batch, steps=5, seed=3) for _ in range(2))
     assert torch.equal(one, again)
-    assert torch.equal(one[:, :3], batch.tokens[:, :3])
+    assert torch.equal(one[:, :3], batch.inputs[:, :3])
     assert not torch.equal(one, diffusion.sample(model, batch, steps=5, seed=4))
     with pytest.raises(UsageError, match="within 1 and 20"):
         diffusion.sample(model, batch, steps=21)
@@ -114,7 +117,7 @@ def test_what_is_nearest_to_an_embedding_is_itself() -> None:
 
 
 def test_copying_is_learned_and_sampled() -> None:
-    model, diffusion = model_of(), Diffusion(DiffusionConfig(steps=200))
+    model, diffusion = model_of(), objective(steps=200)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     losses = []
     for step in range(150):
@@ -126,9 +129,9 @@ def test_copying_is_learned_and_sampled() -> None:
         losses.append(float(summed.detach()) / count)
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
     asked = copies(64, 999)
-    hidden = Rows(asked.tokens.masked_fill(asked.target, 0), asked.target, asked.real)
+    hidden = Whole(asked.inputs.masked_fill(asked.targets >= 0, 0), asked.targets, asked.real)
     found = diffusion.sample(model.eval(), hidden, steps=20)
-    right = (found == asked.tokens)[:, 3:].float().mean().item()
+    right = (found == asked.inputs)[:, 3:].float().mean().item()
     assert right > 0.8, f"{right:.2f} of the tokens are right; 0.08 would be chance"
 
 

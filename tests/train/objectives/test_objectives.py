@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from windtunnel.arch import ArchSpec, EncoderDecoder, build, cost, resolve
 from windtunnel.config import decode, parse_document
+from windtunnel.data.forms import Labelled, Pairs
 from windtunnel.errors import ConfigError, DataError, UsageError
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.batch import IGNORED
@@ -24,11 +25,11 @@ from windtunnel.train.objectives import (
     NextTokenConfig,
     Seq2SeqConfig,
 )
-from windtunnel.train.objectives.classification import Classification, Labelled
+from windtunnel.train.objectives.classification import Classification
 from windtunnel.train.objectives.make import misfit, objective_of
 from windtunnel.train.objectives.masked_token import MaskedToken
 from windtunnel.train.objectives.next_token import NextToken
-from windtunnel.train.objectives.seq2seq import Pairs, Seq2Seq
+from windtunnel.train.objectives.seq2seq import Seq2Seq
 from windtunnel.train.run_config import load_run_document
 
 V, T = 20, 12
@@ -170,10 +171,12 @@ def test_pairs_are_learned_whatever_stands_at_their_pads() -> None:
     real = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     wanted = target.roll(-1, 1)
     wanted[1, 3:] = IGNORED
-    loss, count = objective.of_pairs(model, Pairs(source, real, target, wanted))
+    loss, count = objective.loss(model, Pairs(source, real, target, wanted), generator())
     changed_source, changed_target = source.clone(), target.clone()
     changed_source[1, 4:], changed_target[1, 3:] = 7, 7
-    again, _ = objective.of_pairs(model, Pairs(changed_source, real, changed_target, wanted))
+    again, _ = objective.loss(
+        model, Pairs(changed_source, real, changed_target, wanted), generator()
+    )
     torch.testing.assert_close(loss, again)
     assert count == 8
 
@@ -220,23 +223,25 @@ def labelled(b: int, seed: int) -> Labelled:
 def test_classes_are_learned() -> None:
     head = "\nhead: {type: classification, num_classes: 2, pooling: first}"
     model = model_of("encoder", head)
-    objective = Classification(ClassificationConfig())
+    objective = Classification(ClassificationConfig(), vocab_size=V)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for step in range(40):
-        loss, count = objective.loss(model, labelled(16, step))
+        loss, count = objective.loss(model, labelled(16, step), generator())
         assert count == 16
         optimizer.zero_grad()
         torch.autograd.backward(loss / count)
         optimizer.step()
-    assert objective.right(model, labelled(64, 99)) > 55
+    assert objective.score(model, labelled(64, 99), generator())[1] > 55
 
 
 def test_label_smoothing_spreads_the_label() -> None:
     model = model_of("encoder", "\nhead: {type: classification, num_classes: 4}")
     batch = labelled(5, 0)
-    loss, _ = Classification(ClassificationConfig(label_smoothing=0.2)).loss(model, batch)
+    loss, _ = Classification(ClassificationConfig(label_smoothing=0.2), vocab_size=V).loss(
+        model, batch, generator()
+    )
     log_p = model(batch.inputs, batch.real).log_softmax(-1)
-    spread = 0.8 * F.one_hot(batch.labels, 4) + 0.2 / 4
+    spread = 0.8 * F.one_hot(batch.targets, 4) + 0.2 / 4
     torch.testing.assert_close(loss, -(spread * log_p).sum())
 
 
@@ -247,7 +252,7 @@ def test_label_smoothing_spreads_the_label() -> None:
         (MaskedTokenConfig(), "decoder", "", "trains the type encoder, and arch.type is decoder"),
         (Seq2SeqConfig(), "decoder", "", "trains the type encoder_decoder"),
         (MaskedTokenConfig(), "encoder", "\nhead: none", "arch.head.type is none"),
-        (ClassificationConfig(), "encoder", "", "no data source yet"),
+        (ClassificationConfig(), "encoder", "", "reads a classification head"),
     ],
 )
 def test_what_does_not_fit_is_told(config: Any, topology: str, more: str, message: str) -> None:
@@ -277,7 +282,7 @@ def test_a_run_trains_evaluates_and_opens_again(topology: str, tmp_path: Path) -
     record = run_in_folder(folder, ready=ready)
     assert record["status"] == "finished"
     assert record["final"]["loss"] < 6
-    assert record["samples"] == []
+    assert len(record["samples"]) == (0 if topology == "encoder" else 3)
     trained = open_trained(folder)
     assert trained.model.architecture == ready.architecture
     extra = 1 if topology == "encoder" else 0

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from windtunnel.train.objectives.config import ClassificationConfig
+from windtunnel.train.objectives.objective import Objective
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Sequences with their classes."""
+class Classification(Objective[ClassificationConfig]):
+    """−Σ ln p(class | sequence), of a model with a classification head; a batch is `Labelled`.
 
-    inputs: Tensor
-    """(b, t) int64, or (b, t, d) vectors"""
-    real: Tensor
-    """(b, t) bool, False at pads"""
-    labels: Tensor
-    """(b,) int64"""
-
-
-class Classification:
-    """−Σ ln p(class | sequence), of a model with a classification head.
-
-    With label smoothing ε the label is (1 − ε) of its class and ε spread over all (Szegedy et al.
-    2016, arXiv 1512.00567, section 7).
+    In training, with label smoothing ε, the label is (1 − ε) of its class and ε spread over all
+    (Szegedy et al. 2016, arXiv 1512.00567, section 7). An evaluation does not smooth.
     """
 
-    def __init__(self, config: ClassificationConfig) -> None:
-        self.config = config
+    measures_text: ClassVar[bool] = False
 
-    def loss(
-        self, model: nn.Module, batch: Labelled, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, int]:
-        """The summed loss, in float32, and of how many sequences."""
-        logits: Tensor = model(batch.inputs, batch.real)
+    def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits (b, C) and classes (b,)."""
+        return model(batch.inputs, batch.real), batch.targets
+
+    def summed(self, model: nn.Module, batch: Any) -> Tensor:
+        logits, classes = self.predictions(model, batch)
         smoothing = self.config.label_smoothing
-        summed = F.cross_entropy(
-            logits.float(), batch.labels, reduction="sum", label_smoothing=smoothing
-        )
-        return summed, len(batch.labels)
+        return F.cross_entropy(logits.float(), classes, reduction="sum", label_smoothing=smoothing)
 
-    def right(self, model: nn.Module, batch: Labelled) -> int:
-        """How many labels come first."""
-        logits: Tensor = model(batch.inputs, batch.real)
-        return int((logits.argmax(-1) == batch.labels).sum())
+    def train_flops(self, batch: Any, flops_per_token: float) -> float:
+        return super().train_flops(batch, self._flops_at(batch.inputs.shape[1]))

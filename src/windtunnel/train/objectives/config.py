@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from windtunnel.config import Config, offer
+from windtunnel.data.config import Kind
 
 
 class ObjectiveConfig(Config):
@@ -19,27 +20,32 @@ class ObjectiveConfig(Config):
     """The head that it reads."""
     extra_ids: ClassVar[int] = 0
     """Ids that the vocabulary must have besides the tokenizer's."""
-    from_text: ClassVar[bool] = True
-    """Whether rows of a text are all that it needs."""
+    data: ClassVar[tuple[Kind, ...]] = ("text",)
+    """The kinds of data that it can be trained on."""
 
     type: str
 
 
 class AutoConfig(ObjectiveConfig):
-    """What suits the architecture: next_token for a decoder, masked_token for an encoder, seq2seq
-    for an encoder_decoder."""
+    """What suits architecture and data: next_token for a decoder, masked_token for an encoder (on
+    pairs diffusion), seq2seq for an encoder_decoder; classification on labels."""
 
     topologies: ClassVar[tuple[str, ...]] = ("decoder", "encoder", "encoder_decoder")
+    data: ClassVar[tuple[Kind, ...]] = ("text", "pairs", "labels")
 
     type: Literal["auto"] = "auto"
 
 
 class NextTokenConfig(ObjectiveConfig):
-    """Each token of a text from those before it."""
+    """Each token of a text, or of the truth that follows a prompt, from those before it."""
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"loss_on"})
     topologies: ClassVar[tuple[str, ...]] = ("decoder",)
+    data: ClassVar[tuple[Kind, ...]] = ("text", "pairs")
 
     type: Literal["next_token"] = "next_token"
+    loss_on: Literal["truth", "all"] = "truth"
+    """Pairs: whether the tokens of the prompt count too. A text counts as a whole."""
 
 
 class MaskedTokenConfig(ObjectiveConfig):
@@ -68,10 +74,11 @@ class Seq2SeqConfig(ObjectiveConfig):
     other. Pairs of source and target are trained on alike."""
 
     topologies: ClassVar[tuple[str, ...]] = ("encoder_decoder",)
+    data: ClassVar[tuple[Kind, ...]] = ("text", "pairs")
 
     type: Literal["seq2seq"] = "seq2seq"
     source: float = Field(0.5, gt=0, lt=1)
-    """The share of each row that is the source."""
+    """Of rows of a text: the share that is the source. Pairs have their own."""
 
 
 class ClassificationConfig(ObjectiveConfig):
@@ -79,7 +86,7 @@ class ClassificationConfig(ObjectiveConfig):
 
     topologies: ClassVar[tuple[str, ...]] = ("decoder", "encoder")
     head: ClassVar[str] = "classification"
-    from_text: ClassVar[bool] = False
+    data: ClassVar[tuple[Kind, ...]] = ("labels",)
 
     type: Literal["classification"] = "classification"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -90,7 +97,7 @@ class DiffusionConfig(ObjectiveConfig):
     """A target's embeddings out of noise, given the source's (DiffuSeq, arXiv 2210.08933)."""
 
     topologies: ClassVar[tuple[str, ...]] = ("encoder",)
-    from_text: ClassVar[bool] = False
+    data: ClassVar[tuple[Kind, ...]] = ("pairs",)
 
     type: Literal["diffusion"] = "diffusion"
     steps: int = Field(2000, ge=2)
@@ -129,10 +136,16 @@ _USUAL: Mapping[str, ObjectiveConfig] = {
 }
 
 
-def chosen(objective: ObjectiveConfig, topology: str) -> ObjectiveConfig:
-    """The objective itself, or for ``auto`` what suits an architecture of that type.
+def chosen(objective: ObjectiveConfig, topology: str, data: Kind = "text") -> ObjectiveConfig:
+    """The objective itself, or for ``auto`` what suits an architecture of that type, and the data.
 
-    >>> chosen(AutoConfig(), "encoder").type
-    'masked_token'
+    >>> chosen(AutoConfig(), "encoder").type, chosen(AutoConfig(), "encoder", "labels").type
+    ('masked_token', 'classification')
     """
-    return _USUAL[topology] if isinstance(objective, AutoConfig) else objective
+    if not isinstance(objective, AutoConfig):
+        return objective
+    if data == "labels":
+        return ClassificationConfig()
+    if data == "pairs" and topology == "encoder":
+        return DiffusionConfig()
+    return _USUAL[topology]

@@ -9,28 +9,43 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from windtunnel.arch import Architecture, Model, build
+from windtunnel.data.forms import Whole
 from windtunnel.errors import UsageError
 from windtunnel.nn.initialize import Init, initialize
 from windtunnel.nn.linear import Linear
+from windtunnel.train.batch import IGNORED
 from windtunnel.train.objectives.config import DiffusionConfig
+from windtunnel.train.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Sources and targets in one row each."""
+class Noised:
+    """Sources and targets in one row each, with the noise that is put on the targets."""
 
-    tokens: Tensor
-    """(b, t) int64"""
-    target: Tensor
-    """(b, t) bool: which tokens belong to the target and are noised"""
+    inputs: Tensor
+    """(b, t) int64: source and target"""
+    targets: Tensor
+    """(b, t) int64: the token itself where it belongs to the target, else −100"""
     real: Tensor
     """(b, t) bool, False at pads"""
+    step: Tensor
+    """(b,) int64: τ, how noisy a row is"""
+    first: Tensor
+    """b t d: ε' of z_0"""
+    noise: Tensor
+    """b t d: ε of z_τ"""
+
+    @property
+    def target(self) -> Tensor:
+        """(b, t) bool: which tokens are noised and count."""
+        return (self.targets != IGNORED) & self.real
 
 
 class NoiseLevel(nn.Module):
@@ -96,7 +111,7 @@ class DiffusionModel(nn.Module):
         return self.model.hidden(z + self.level(step)[:, None], real)
 
 
-class Diffusion:
+class Diffusion(Objective[DiffusionConfig]):
     """L = Σ over a target's tokens of |ẑ_0 − z_0|²/d + |√ᾱ(T) z_0|²/d − ln p(token | z_0).
 
     The target is noised, z_τ = √ᾱ(τ) z_0 + √(1 − ᾱ(τ)) ε, the source stays as it is (partial
@@ -106,31 +121,48 @@ class Diffusion:
     uniformly, without importance sampling.
     """
 
-    def __init__(self, config: DiffusionConfig) -> None:
-        self.config = config
+    measures_text: ClassVar[bool] = False
 
     def kept(self, step: Tensor) -> Tensor:
         """ᾱ(τ), in float32; 0 at the last step."""
         left = 1 - torch.sqrt(step.float() / self.config.steps + self.config.offset)
         return left.clamp(min=0.0)
 
-    def loss(
-        self, model: DiffusionModel, batch: Rows, generator: torch.Generator
-    ) -> tuple[Tensor, int]:
-        """The summed loss, in float32, and of how many target tokens."""
-        b = len(batch.tokens)
-        step = torch.randint(1, self.config.steps + 1, (b,), generator=generator)
-        return self.loss_at(model, batch, step.to(batch.tokens.device), generator)
+    def prepare(self, batch: Any, generator: torch.Generator) -> Noised:
+        """A `Whole` batch with its steps and noise drawn."""
+        steps = torch.randint(1, self.config.steps + 1, (len(batch.inputs),), generator=generator)
+        return self.prepare_at(batch, steps, generator)
 
-    def loss_at(
-        self, model: DiffusionModel, batch: Rows, step: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, int]:
-        """As :meth:`loss`, at given steps (b,)."""
-        target = batch.target & batch.real
-        clean = model.embed(batch.tokens)
-        first = self.kept(torch.ones_like(step))
-        z0 = clean + (1 - first).sqrt()[:, None, None] * _noise(clean, generator)
-        z = self.noised(z0, step, _noise(clean, generator))
+    def prepare_at(self, batch: Any, step: Tensor, generator: torch.Generator) -> Noised:
+        """As :meth:`prepare`, at given steps (b,)."""
+        assert self.architecture is not None, "diffusion needs the width of its architecture"
+        shape = (*batch.inputs.shape, self.architecture.d_model)
+        first, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+        return Noised(batch.inputs, batch.targets, batch.real, step, first, noise)
+
+    def summed(self, model: Any, batch: Noised) -> Tensor:
+        """The loss of all targets together, a float32 scalar."""
+        return self._losses(model, batch)[0].sum()
+
+    @torch.no_grad()
+    def score(self, model: Any, batch: Any, generator: torch.Generator) -> tuple[float, int]:
+        """The summed loss, and how many targets ẑ_0 is rounded to rightly."""
+        losses, predicted = self._losses(model, batch)
+        written = model.round_off(predicted).argmax(-1)
+        right = (written == batch.inputs) & batch.target
+        return float(losses.cpu().double().sum()), int(right.sum())
+
+    def train_flops(self, batch: Any, flops_per_token: float) -> float:
+        """Without the few of the noise level, which are paid once a row."""
+        return super().train_flops(batch, self._flops_at(batch.inputs.shape[1]))
+
+    def _losses(self, model: DiffusionModel, batch: Noised) -> tuple[Tensor, Tensor]:
+        """The loss at each place (b, t), 0 beside targets, and ẑ_0: b t d."""
+        target, step = batch.target, batch.step
+        clean = model.embed(batch.inputs)
+        kept_first = self.kept(torch.ones_like(step))
+        z0 = clean + (1 - kept_first).sqrt()[:, None, None] * batch.first.to(clean.dtype)
+        z = self.noised(z0, step, batch.noise.to(clean.dtype))
         z = torch.where(target[..., None], z, clean)
         predicted = model(z, step, batch.real)
         aim = torch.where((step == 1)[:, None, None], clean, z0)
@@ -138,9 +170,8 @@ class Diffusion:
         last = self.kept(torch.full_like(step, self.config.steps))
         error = error + last[:, None] * z0.float().square().mean(-1)
         logits = model.round_off(z0).flatten(0, 1).float()
-        nats = F.cross_entropy(logits, batch.tokens.flatten(), reduction="none")
-        summed = (error + nats.view_as(error)).masked_fill(~target, 0.0).sum()
-        return summed, int(target.sum())
+        nats = F.cross_entropy(logits, batch.inputs.flatten(), reduction="none")
+        return (error + nats.view_as(error)).masked_fill(~target, 0.0), predicted
 
     def noised(self, z0: Tensor, step: Tensor, noise: Tensor) -> Tensor:
         """z_τ of z_0: b t d, (b,), b t d -> b t d."""
@@ -151,7 +182,7 @@ class Diffusion:
     def sample(
         self,
         model: DiffusionModel,
-        batch: Rows,
+        batch: Whole,
         *,
         steps: int | None = None,
         seed: int = 0,
@@ -170,7 +201,8 @@ class Diffusion:
         if not 1 <= count <= total:
             raise UsageError(f"steps must be within 1 and {total}, not {count}")
         generator = torch.Generator().manual_seed(seed)
-        clean, target = model.embed(batch.tokens), (batch.target & batch.real)[..., None]
+        clean = model.embed(batch.inputs)
+        target = ((batch.targets != IGNORED) & batch.real)[..., None]
         z = torch.where(target, _noise(clean, generator), clean)
         times = torch.linspace(total, 0, count + 1).round().long().tolist()
         for now, then in pairwise(times):
@@ -181,7 +213,7 @@ class Diffusion:
             z = self._earlier(z, predicted, now, then, generator)
             z = torch.where(target, z, clean)
         written = model.round_off(z).argmax(-1)
-        return torch.where(target[..., 0], written, batch.tokens)
+        return torch.where(target[..., 0], written, batch.inputs)
 
     def _earlier(
         self, z: Tensor, predicted: Tensor, now: int, then: int, generator: torch.Generator

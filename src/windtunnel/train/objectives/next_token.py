@@ -1,10 +1,25 @@
-"""The next token of a text: language modelling."""
+"""The next token of a text, or of what follows a prompt: language modelling."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import Tensor, nn
+
+from windtunnel.data.forms import SampleRows
 from windtunnel.train.objectives.config import NextTokenConfig
 from windtunnel.train.objectives.objective import Objective
 
 
 class NextToken(Objective[NextTokenConfig]):
     """−Σ ln p(token | those before it): each row's targets are its tokens, one to the left."""
+
+    def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(batch, SampleRows):
+            return model(batch.inputs, batch.real), batch.targets
+        return model(batch.inputs), batch.targets
+
+    def train_flops(self, batch: Any, flops_per_token: float) -> float:
+        if isinstance(batch, SampleRows):  # as wide as its longest sample, pads included
+            flops_per_token = self._flops_at(batch.inputs.shape[1])
+        return super().train_flops(batch, flops_per_token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,16 @@ class Objective(Generic[C]):
     of the model and of the rows alone. The default is the loss of every target at its own place.
     """
 
-    def __init__(self, config: C, *, vocab_size: int) -> None:
+    measures_text: ClassVar[bool] = True
+    """Whether the loss is −ln p of tokens of text, so that it has a perplexity and bits a byte."""
+
+    def __init__(
+        self, config: C, *, vocab_size: int, architecture: Architecture | None = None
+    ) -> None:
         self.config = config
         self.vocab_size = vocab_size
+        self.architecture = architecture
+        self._costs: dict[tuple[int, int], float] = {}
 
     def prepare(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
         """The batch as the model is to see it; ``generator`` is on the CPU."""
@@ -38,6 +45,7 @@ class Objective(Generic[C]):
         """The sum over targets of −ln p(target), in nats, of a prepared batch: a float32 scalar."""
         return summed_nats(*self.predictions(model, batch))
 
+    @torch.no_grad()
     def score(self, model: nn.Module, batch: Any, generator: torch.Generator) -> tuple[float, int]:
         """The summed loss of a prepared batch in float64, and how many targets come first.
 
@@ -63,3 +71,12 @@ class Objective(Generic[C]):
     def train_flops(self, batch: Any, flops_per_token: float) -> float:
         """Of training on a prepared batch, given :meth:`train_flops_per_token`."""
         return float(batch.inputs.numel() * flops_per_token)
+
+    def _flops_at(self, t: int, s: int = 0) -> float:
+        """Of training, per token of ragged rows that are ``t`` long beside a source of ``s``."""
+        if self.architecture is None:
+            return 0.0
+        if (t, s) not in self._costs:
+            counted = cost(self.architecture, t, source_len=s or None)
+            self._costs[t, s] = float(counted.train_flops_per_token)
+        return self._costs[t, s]

@@ -9,31 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.arch import Architecture, cost
+from windtunnel.data.forms import Pairs
 from windtunnel.errors import DataError
-from windtunnel.train.batch import IGNORED, TokenBatch, summed_nats
+from windtunnel.train.batch import IGNORED, TokenBatch
 from windtunnel.train.objectives.config import Seq2SeqConfig
 from windtunnel.train.objectives.objective import Objective
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Sources and what is to be written for each, such as translations."""
-
-    source: Tensor
-    """(b, s) int64"""
-    source_real: Tensor
-    """(b, s) bool, False at pads"""
-    inputs: Tensor
-    """(b, t) int64: the target, one to the right, after a token that begins it"""
-    targets: Tensor
-    """(b, t) int64, −100 at pads"""
 
 
 class Seq2Seq(Objective[Seq2SeqConfig]):
     """−Σ ln p(target token | source, target tokens before it).
 
-    A row of a text is cut in two: the encoder reads its beginning, the decoder writes the rest,
-    starting with the first token of it. :meth:`of_pairs` is the same for pairs.
+    Of a pair the encoder reads the one and the decoder writes the other. A row of a text is cut in
+    two: the encoder reads its beginning, the decoder writes the rest, starting with the first token
+    of it.
     """
 
     def cut(self, t: int) -> int:
@@ -43,23 +31,28 @@ class Seq2Seq(Objective[Seq2SeqConfig]):
         return min(max(1, round(self.config.source * t)), t - 1)
 
     def prepare(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
+        if isinstance(batch, Pairs):
+            return batch
         targets = batch.targets.clone()
         targets[:, : self.cut(targets.shape[1])] = IGNORED
         return _Rows(batch.inputs, targets)
 
     def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(batch, Pairs):
+            written = batch.targets != IGNORED
+            return model(batch.source, batch.inputs, batch.source_real, written), batch.targets
         s = self.cut(batch.inputs.shape[1])
         return model(batch.inputs[:, :s], batch.inputs[:, s:]), batch.targets[:, s:]
-
-    def of_pairs(self, model: nn.Module, pairs: Pairs) -> tuple[Tensor, int]:
-        """The summed loss of pairs, and of how many target tokens."""
-        logits = model(pairs.source, pairs.inputs, pairs.source_real, pairs.targets != IGNORED)
-        return summed_nats(logits, pairs.targets), int((pairs.targets != IGNORED).sum())
 
     def train_flops_per_token(self, architecture: Architecture, seq_len: int) -> float:
         s = self.cut(seq_len)
         counted = cost(architecture, seq_len - s, source_len=s)
         return float(counted.train_flops_per_token) * (seq_len - s) / seq_len
+
+    def train_flops(self, batch: Any, flops_per_token: float) -> float:
+        if isinstance(batch, Pairs):
+            flops_per_token = self._flops_at(batch.inputs.shape[1], batch.source.shape[1])
+        return super().train_flops(batch, flops_per_token)
 
 
 @dataclass(frozen=True)

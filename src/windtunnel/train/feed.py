@@ -1,0 +1,115 @@
+"""What a run is fed: its batches, and what it is evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from windtunnel.data.dataset import Dataset
+from windtunnel.data.forms import Form, form_of
+from windtunnel.data.loader import Batches, evaluation_batches
+from windtunnel.data.sample_loader import SampleBatches, Samples, evaluation_samples
+from windtunnel.data.samples import Marks
+from windtunnel.errors import UsageError
+from windtunnel.train.batch import BatchSource, TokenBatch
+from windtunnel.train.objectives.config import NextTokenConfig
+from windtunnel.train.run_config import RunConfig, objective_config
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The data of a run, in the form that its objective reads."""
+
+    batches: BatchSource
+    valid: Iterable[TokenBatch]
+    """Gone through at every evaluation."""
+    notes: tuple[str, ...] = ()
+    """Which samples were left out or cut, in words."""
+    skipped: int = 0
+    """Samples of both sides that were left out."""
+    cut: int = 0
+    """Samples of both sides that lost tokens."""
+
+
+class Again:
+    """An iterable that can be gone through as often as asked."""
+
+    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._begin()
+
+
+def feed_of(dataset: Dataset, config: RunConfig) -> Feed:
+    """Batches and evaluation of a run.
+
+    Raises:
+        UsageError: too little data for one batch, no sample with room for a target, or labels that
+            are not as many as the head's classes.
+    """
+    if dataset.kind == "text":
+        return _text_feed(dataset, config)
+    if dataset.kind == "labels":
+        _check_classes(dataset, config)
+    train = config.train
+    form = form_for(config, Marks.of(dataset.tokenizer))
+    side, held = Samples(dataset.train, form), Samples(dataset.valid, form)
+
+    def valid() -> Iterator[Any]:
+        return evaluation_samples(
+            held,
+            batch_size=train.micro_batch_size or train.batch_size,
+            max_tokens=train.eval_tokens,
+        )
+
+    notes = (side.note("train"), held.note("valid"))
+    return Feed(
+        SampleBatches(side, batch_size=train.batch_size, seed=train.seed),
+        Again(valid),
+        tuple(note for note in notes if note is not None),
+        side.skipped + held.skipped,
+        side.cut + held.cut,
+    )
+
+
+def form_for(config: RunConfig, marks: Marks) -> Form[Any]:
+    """The form in which a run reads its samples."""
+    objective = objective_config(config)
+    everything = isinstance(objective, NextTokenConfig) and objective.loss_on == "all"
+    return form_of(
+        objective.type, marks, seq_len=config.train.seq_len, padding=config.data.padding,
+        loss_on_all=everything,
+    )  # fmt: skip
+
+
+def _text_feed(dataset: Dataset, config: RunConfig) -> Feed:
+    train = config.train
+
+    def valid() -> Iterator[Any]:
+        return evaluation_batches(
+            dataset.valid.tokens,
+            seq_len=train.seq_len,
+            batch_size=train.micro_batch_size or train.batch_size,
+            max_tokens=train.eval_tokens,
+        )
+
+    valid()  # raises where there is too little, at the call
+    batches = Batches(
+        dataset.train.tokens,
+        seq_len=train.seq_len,
+        batch_size=train.batch_size,
+        seed=train.seed,
+    )
+    return Feed(batches, Again(valid))
+
+
+def _check_classes(dataset: Dataset, config: RunConfig) -> None:
+    classes, labels = config.arch.head.num_classes, dataset.labels
+    if classes != len(labels):
+        shown = ", ".join(repr(label) for label in labels[:8]) + ", …" * (len(labels) > 8)
+        raise UsageError(
+            f"arch.head.num_classes is {classes}, but the training side has {len(labels)} labels "
+            f"({shown}); set it to {len(labels)}"
+        )

@@ -1,0 +1,224 @@
+"""Text from a model as its run trained it: prompts are laid out as they were in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from windtunnel.arch import Model
+from windtunnel.data.dataset import Dataset
+from windtunnel.data.forms import Encoded, LabelForm, WholeForm
+from windtunnel.data.sample_loader import Samples
+from windtunnel.data.samples import Marks, prompt_text
+from windtunnel.data.tokenizers import Tokenizer
+from windtunnel.errors import UsageError
+from windtunnel.generate import SamplingConfig, can_continue, generate, stream
+from windtunnel.generate.targets import generate_targets, stream_targets
+from windtunnel.train.feed import form_for
+from windtunnel.train.objectives.config import DiffusionConfig
+from windtunnel.train.objectives.diffusion import Diffusion
+from windtunnel.train.run_config import RunConfig, objective_config
+
+_SAMPLES = 3
+_PROMPT_TOKENS = 24
+_SAMPLE_TOKENS = 60
+DIFFUSION_STEPS = 100
+"""Steps of the sampler at most, unless told; training has more."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A trained model with all that decides how its prompts look."""
+
+    model: Any
+    tokenizer: Tokenizer
+    config: RunConfig
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The ids of prompts, as the data's source would give them, without begin and end.
+
+        An empty prompt of a text begins with the tokenizer's bos (or eos).
+        """
+        source = self.config.data.source
+        if source.kind != "text":
+            return [self.tokenizer.encode(prompt_text(source, prompt)) for prompt in prompts]
+        encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
+        bos, eos = self.tokenizer.bos, self.tokenizer.eos
+        start = bos if bos is not None else eos
+        return [ids or ([] if start is None else [start]) for ids in encoded]
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+    ) -> list[list[int]]:
+        """What follows each of the encoded prompts, without the end mark.
+
+        Args:
+            sampling: how tokens are chosen; diffusion has no use for it.
+            steps: of diffusion's sampler.
+
+        Raises:
+            UsageError: the model writes nothing, or a prompt does not fit it.
+        """
+        kind = objective_config(self.config).type
+        eos = self.tokenizer.eos
+        if kind == "diffusion":
+            return [self._diffused(prompt, max_new_tokens, seed, steps) for prompt in prompts]
+        if kind == "classification":
+            raise UsageError(
+                f"{self.config.arch.name} classifies texts and writes none; see windtunnel classify"
+            )
+        if kind == "seq2seq":
+            sources, starts = self._sources(prompts)
+            return generate_targets(
+                self.model, sources, starts, max_new_tokens=max_new_tokens, sampling=sampling,
+                eos=eos, seed=seed,
+            )  # fmt: skip
+        return generate(
+            self.model, self._rows(prompts), max_new_tokens=max_new_tokens, sampling=sampling,
+            eos=eos, seed=seed,
+        )  # fmt: skip
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """The tokens after one encoded prompt as they come, without the end mark."""
+        kind = objective_config(self.config).type
+        if kind in ("diffusion", "classification"):
+            raise UsageError(f"{self.config.arch.name} does not write token by token")
+        options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens, "sampling": sampling, "eos": self.tokenizer.eos,
+            "seed": seed,
+        }  # fmt: skip
+        if kind == "seq2seq":
+            steps = stream_targets(self.model, *self._sources([prompt]), **options)
+        else:
+            steps = stream(self.model, self._rows([prompt]), **options)
+        return (tokens[0] for tokens in steps if tokens[0] != self.tokenizer.eos)
+
+    @torch.no_grad()
+    def classify(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The probability of each class, for encoded texts.
+
+        Raises:
+            UsageError: the model does not classify.
+        """
+        if objective_config(self.config).type != "classification":
+            raise UsageError(f"{self.config.arch.name} was not trained to classify")
+        form = LabelForm(Marks.of(self.tokenizer), self.config.train.seq_len, "right")
+        batch = form.batch([_encoded(text) for text in texts])
+        device = next(self.model.parameters()).device
+        logits = self.model.eval()(batch.inputs.to(device), batch.real.to(device))
+        found: list[list[float]] = logits.double().softmax(-1).tolist()
+        return found
+
+    def _rows(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """What a decoder reads before it writes."""
+        if self.config.data.kind == "text":
+            return [list(prompt) for prompt in prompts]
+        begin = Marks.of(self.tokenizer).begin
+        return [[begin, *prompt] for prompt in prompts]
+
+    def _sources(self, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
+        """What an encoder reads, and the tokens after which targets begin."""
+        if self.config.data.kind == "pairs":
+            marks = Marks.of(self.tokenizer)
+            return [[*prompt, marks.end] for prompt in prompts], [marks.begin] * len(prompts)
+        # A row of a text was cut in two: the decoder began with the first token of the rest.
+        begin = self.tokenizer.bos
+        rows = [list(p) if len(p) > 1 or begin is None else [begin, *p] for p in prompts]
+        if any(len(row) < 2 for row in rows):
+            raise UsageError("a prompt needs two tokens: one to read and one to begin with")
+        return [row[:-1] for row in rows], [row[-1] for row in rows]
+
+    def _diffused(
+        self, prompt: Sequence[int], max_new_tokens: int, seed: int, steps: int | None
+    ) -> list[int]:
+        config = objective_config(self.config)
+        assert isinstance(config, DiffusionConfig)
+        form = WholeForm(Marks.of(self.tokenizer), self.config.train.seq_len)
+        if not form.targets(np.array([len(prompt)]), np.array([1]))[0]:
+            raise UsageError(
+                f"a prompt of {len(prompt)} tokens leaves no room for a target: the model was "
+                f"trained on {self.config.train.seq_len} tokens in all"
+            )
+        batch = form.batch([_encoded(prompt)])
+        diffusion = Diffusion(config, vocab_size=self.model.architecture.vocab_size)
+        count = min(DIFFUSION_STEPS, config.steps) if steps is None else steps
+        row = diffusion.sample(self.model.eval(), batch, steps=count, seed=seed)[0]
+        written: list[int] = row[len(prompt) + 2 :].tolist()
+        end = written.index(form.marks.end) if form.marks.end in written else len(written)
+        return written[: min(end, max_new_tokens)]
+
+
+def _encoded(ids: Sequence[int]) -> Encoded:
+    return Encoded(np.array(ids, dtype=np.int64), np.array([], dtype=np.int64))
+
+
+def make_samples(model: nn.Module, dataset: Dataset, config: RunConfig) -> list[dict[str, str]]:
+    """What the model makes of the same few pieces of validation data, drawn with the same seed."""
+    writer = Writer(model, dataset.tokenizer, config)
+    if dataset.kind == "text":
+        return _continuations(writer, dataset)
+    return _answers(writer, dataset)
+
+
+def _continuations(writer: Writer, dataset: Dataset) -> list[dict[str, str]]:
+    model, tokens, tokenizer = writer.model, dataset.valid.tokens, dataset.tokenizer
+    assert isinstance(model, Model)
+    if model.architecture.type != "encoder_decoder" and not can_continue(model.architecture):
+        return []
+    limit = model.max_positions or math.inf
+    prompt_len = int(min(_PROMPT_TOKENS, len(tokens) // 2, limit // 2))
+    new = int(min(_SAMPLE_TOKENS, limit - prompt_len))
+    if prompt_len < 2 or new < 1:
+        return []
+    starts = [len(tokens) * (2 * i + 1) // (2 * _SAMPLES) for i in range(_SAMPLES)]
+    starts = [min(start, len(tokens) - prompt_len) for start in starts]
+    prompts = [[int(t) for t in tokens[s : s + prompt_len]] for s in starts]
+    texts = writer.write(prompts, max_new_tokens=new, sampling=SamplingConfig(temperature=0.8))
+    return [
+        {"prompt": tokenizer.decode(prompt), "text": tokenizer.decode(text)}
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+
+
+def _answers(writer: Writer, dataset: Dataset) -> list[dict[str, str]]:
+    config, decode = writer.config, dataset.tokenizer.decode
+    held = Samples(dataset.valid, form_for(config, Marks.of(dataset.tokenizer)))
+    count = min(_SAMPLES, len(held))
+    samples = held.encoded(np.arange(count) * len(held) // count)
+    prompts = [sample.prompt.tolist() for sample in samples]
+    if dataset.kind == "labels":
+        classes = [int(np.argmax(row)) for row in writer.classify(prompts)]
+        texts = [dataset.labels[number] for number in classes]
+        truths = [dataset.labels[sample.label] for sample in samples]
+    else:
+        limit = writer.model.max_positions if isinstance(writer.model, Model) else None
+        room = (limit or config.train.seq_len) - max(len(prompt) for prompt in prompts) - 1
+        new = min(_SAMPLE_TOKENS, room)
+        if new < 1:
+            return []
+        sampling = SamplingConfig(temperature=0.8)
+        texts = [decode(t) for t in writer.write(prompts, max_new_tokens=new, sampling=sampling)]
+        truths = [decode(sample.truth.tolist()) for sample in samples]
+    return [
+        {"prompt": decode(prompt), "text": text, "truth": truth}
+        for prompt, text, truth in zip(prompts, texts, truths, strict=True)
+    ]
