@@ -1,6 +1,7 @@
 """Every verb, as a user types it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -190,13 +191,31 @@ def test_a_comparison_ends_with_a_verdict_and_a_page(windtunnel, workplace: Path
     assert next(arm["verdict"] for arm in result["arms"]) == "reference"
     page = (workplace / "c" / "report.html").read_text(encoding="utf-8")
     assert "<script src=" not in page
+    assert "num_kv_heads: 2" in page  # resolved, not as it was written
     again = windtunnel(*command)
     assert "(4 of them finished already)" in again.err
+    assert ("measuring speeds" in first.err, "measuring speeds" in again.err) == (True, False)
     assert "reference" in again.out
     assert json.loads(windtunnel("report", "c", "--json").out)["arms"] == result["arms"]
     taken = windtunnel("compare", "run.yaml", "other.yaml", "--seeds", 1, "--budget", 300,
                        "--out", "c")  # fmt: skip
     assert (taken.code, "holds another study" in taken.err) == (2, True)
+    damaged = Path(next(iter(result["runs"].values()))) / "events.jsonl"
+    damaged.write_text("{\n{\n{\n")
+    report = windtunnel("report", "c", "--json")
+    assert (report.code, json.loads(report.out)["arms"]) == (0, result["arms"])
+    assert f"{damaged}:1: this line is damaged" in report.err
+    assert "the curve of small, seed 0, is left out" in report.err
+
+
+def test_a_runs_folder_that_cannot_be_written_leaves_nothing(windtunnel, workplace: Path) -> None:
+    text = (workplace / "run.yaml").read_text(encoding="utf-8")
+    (workplace / "twin.yaml").write_text(text.replace("small", "twin"), encoding="utf-8")
+    (workplace / "file").touch()
+    answer = windtunnel("compare", "run.yaml", "twin.yaml", "--seeds", 1, "--budget", 200,
+                        "--out", "c", "--runs", "file/runs")  # fmt: skip
+    assert (answer.code, "file/runs: cannot be" in answer.err) == (2, True)
+    assert not (workplace / "c").exists()
 
 
 def test_an_architecture_against_itself_is_undecided(windtunnel, workplace: Path) -> None:
@@ -281,6 +300,22 @@ def test_a_run_that_has_not_begun_takes_no_other_config(windtunnel, workplace: P
     (workplace / "k" / "events.jsonl").touch()
     answer = windtunnel("train", "run.yaml", "--out", "k", "--resume", "--set", "train.lr=1e-4")
     assert (answer.code, "was made for another config" in answer.err) == (2, True)
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
+def test_a_folder_whose_run_never_began_is_made_anew(windtunnel, workplace: Path, flags) -> None:
+    windtunnel("train", "run.yaml", "--out", "k")
+    (workplace / "k" / "record.json").unlink()
+    (workplace / "k" / "events.jsonl").write_bytes(b"")
+    shutil.rmtree(workplace / "k" / "checkpoints")
+    old = json.loads((workplace / "k" / "run.json").read_text())["key"]
+    answer = windtunnel(
+        "train", "run.yaml", "--out", "k", *flags, "--set", "train.lr=1e-4", "--json"
+    )
+    assert (answer.code, "never began; made anew" in answer.err) == (0, True)
+    assert json.loads(answer.out)["status"] == "finished"
+    assert json.loads((workplace / "k" / "run.json").read_text())["key"] != old
+    assert "lr: 0.0001" in (workplace / "k" / "config.yaml").read_text()
 
 
 def test_a_run_that_diverges_says_so_and_fails(windtunnel) -> None:

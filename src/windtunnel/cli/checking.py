@@ -6,10 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from windtunnel.arch import Architecture, PartCost, cost, resolve, without_effect
+from windtunnel.arch import Architecture, PartCost, resolve, without_effect
 from windtunnel.nn.cost import Cost
 from windtunnel.report.cost_table import cost_json, cost_view
 from windtunnel.train.groups import without_effect as idle_settings
+from windtunnel.train.objectives.row_cost import row_cost
 from windtunnel.train.planned import groups_json, planned_groups, run_memory
 from windtunnel.train.run_config import (
     UNKNOWN_VOCABULARY,
@@ -28,7 +29,8 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     architecture = resolve(config.arch, counted_vocab_size(config))
     length = seq_len or train.seq_len
     width = 2 if train.precision == "bfloat16" else 4
-    counted = cost(architecture, length)
+    row = row_cost(train.objective, architecture, length)
+    counted = row.counted
     planned = planned_groups(architecture, train)
     memory = run_memory(architecture, train, seq_len=length, planned=planned)
     parts = [
@@ -45,11 +47,12 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     tree = {
         "name": architecture.name,
         "seq_len": length,
+        "source_len": row.source_len,
         "vocab_size": architecture.vocab_size,
         "num_layers": len(architecture.layers),
         "digest": architecture.digest(),
         "train_tokens": train.tokens,
-        "train_flops": int(counted.train_flops_per_token) * train.tokens,
+        "train_flops": int(row.train_flops_per_token * train.tokens),
         "parts": parts,
         "memory": memory.terms(),
         "groups": groups_json(*planned),

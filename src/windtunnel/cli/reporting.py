@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from windtunnel.cli.options import note
 from windtunnel.config import annotated_yaml
-from windtunnel.errors import UsageError
+from windtunnel.errors import RunError, UsageError
 from windtunnel.report.page import write_html
 from windtunnel.report.study_report import Curve, StudyReport, curve_from_events
 from windtunnel.runs import RunFolder
@@ -35,7 +37,7 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
         title=plan.question,
         verdicts=verdicts,
         curves={arm.name: _curves(plan, arm.name, runs) for arm in plan.arms},
-        configs={arm.name: annotated_yaml(arm.config) for arm in plan.arms},
+        configs={arm.name: annotated_yaml(_resolved(plan, arm.name)) for arm in plan.arms},
         diffs={arm.name: arm.diff for arm in plan.arms},
         samples=_samples(plan, records),
         environment=_environment(records),
@@ -49,8 +51,16 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
 def _curves(plan: Plan, arm: str, runs: dict[str, RunFolder]) -> dict[int, Curve]:
     curves = {}
     for seed, key in zip(plan.seeds, plan.keys_of(arm), strict=True):
-        curves[seed] = curve_from_events(runs[key].read_events())
+        try:
+            curves[seed] = curve_from_events(runs[key].read_events())
+        except RunError as error:  # the verdicts come from the records, which are whole
+            note(f"warning: {error}; the curve of {arm}, seed {seed}, is left out")
     return curves
+
+
+def _resolved(plan: Plan, arm: str) -> Mapping[str, Any]:
+    """What was trained, with every number filled in: the config of the arm's first seed."""
+    return plan.run(plan.keys_of(arm)[0]).config
 
 
 def _samples(plan: Plan, records: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:

@@ -13,7 +13,13 @@ from windtunnel.errors import UsageError
 from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.runs import Event, RunFolder, RunStore
 from windtunnel.runs.folder import IDENTITY
-from windtunnel.train.launch import ReadyRun, create_run_folder, ready_run, run_in_folder
+from windtunnel.train.launch import (
+    ReadyRun,
+    create_run_folder,
+    ready_run,
+    remake_run_folder,
+    run_in_folder,
+)
 from windtunnel.train.run_config import load_run
 
 
@@ -63,6 +69,11 @@ def _folder(ready: ReadyRun, out: Path | None, resume: bool, runs: Path) -> tupl
             note(f"nothing to resume in {out}: the run starts now")
         return create_run_folder(ready, out), False
     if existing.read_record() is None:
+        if not existing.has_begun():
+            if existing.key != ready.key:
+                note(f"{existing.path}: was made for another run, which never began; made anew")
+                existing = remake_run_folder(existing, ready)
+            return existing, False
         if not resume:
             raise UsageError(f"{existing.path}: this run has begun; continue it with --resume")
     elif existing.key != ready.key:

@@ -115,6 +115,32 @@ class RunFolder:
             raise RunError(f"{path / IDENTITY}: is damaged") from error
         return cls(path, key=str(key), name=str(name), created=float(created))
 
+    def has_begun(self) -> bool:
+        """Whether it holds anything of a run: an event, a checkpoint or a record."""
+        events = self.path / "events.jsonl"
+        kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return (
+            kept or (self.path / RECORD).exists() or (events.exists() and events.stat().st_size > 0)
+        )
+
+    def remake(self, *, key: str, name: str, config: Mapping[str, Any] | str) -> RunFolder:
+        """The folder as another run's; hold the lock. Nothing is lost: it has not begun.
+
+        Raises:
+            UsageError: it has begun, or cannot be written.
+        """
+        if self.has_begun():
+            raise UsageError(f"{self.path}: this run has begun, and is another one")
+        created = time.time()
+        identity = {"key": key, "name": name, "created": created}
+        try:
+            self.checkpoints.mkdir(exist_ok=True)
+            write_atomic(self.config_path, _as_yaml(config))
+            write_atomic(self.path / IDENTITY, strict_json(identity, indent=2) + "\n")
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be written: {error.strerror}") from error
+        return RunFolder(self.path, key=key, name=name, created=created)
+
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ class RunStore:
             UsageError: that run exists already, or the store cannot be written.
         """
         return RunFolder.create(self.path_for(key, name), key=key, name=name, config=config)
+
+    def ensure_writable(self) -> None:
+        """Makes the store's folder; to be asked before anything else is written.
+
+        Raises:
+            UsageError: it cannot be made, or nothing can be made in it.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryDirectory(prefix=".probe.", dir=self.root).cleanup()
+        except OSError as error:
+            raise UsageError(f"{self.root}: cannot be written: {error.strerror}") from error
 
     def path_for(self, key: str, name: str) -> Path:
         """Where a new run of that name and key stands."""

@@ -114,6 +114,9 @@ def conduct(
         StudyError: another process is running this study, it was interrupted, or one of its runs
             is there and cannot be read.
     """
+    folder.recall(plan.digest)  # refuses a folder of another kind before anything is made
+    if store is not None and not set(plan.keys) <= finished_keys(plan, store):
+        store.ensure_writable()
     with folder.claim(plan):
         store = store or RunStore(folder.runs)
         create = create or RunMaker()

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from windtunnel.arch import Architecture, ArchSpec, cost, diff, resolve, try_resolve
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.study.budget import Match, WidthMatch, solve_width, steps_for, steps_within
+from windtunnel.train.objectives.row_cost import row_cost
 from windtunnel.train.run_config import RunConfig
 
 Speeds = Callable[[Sequence[RunConfig]], Sequence[float]]
@@ -45,9 +46,9 @@ class Candidate:
 
     @property
     def flops_per_token(self) -> float:
-        """Of training: three forwards."""
-        counted = cost(self.architecture, self.config.train.seq_len)
-        return float(counted.train_flops_per_token)
+        """Of training: three forwards, of rows as the objective cuts them."""
+        train = self.config.train
+        return row_cost(train.objective, self.architecture, train.seq_len).train_flops_per_token
 
     def changed(self, config: RunConfig, *changes: str) -> Candidate:
         return replace(self, config=config, changes=(*self.changes, *changes))

@@ -135,6 +135,26 @@ def create_run_folder(ready: ReadyRun, path: Path) -> RunFolder:
     return folder
 
 
+def remake_run_folder(folder: RunFolder, ready: ReadyRun) -> RunFolder:
+    """The folder of a run that was made and has never begun, as that of ``ready``.
+
+    Raises:
+        UsageError: it has begun, or cannot be written.
+        RunError: another process is about to begin it.
+    """
+    with folder.lock():
+        path = folder.path / TOKENIZER
+        if not folder.has_begun():
+            shutil.rmtree(path, ignore_errors=True)
+            try:
+                path.mkdir()
+                ready.dataset.tokenizer.save(path)
+            except OSError as error:
+                message = f"{folder.path}: cannot be written: {error.strerror}"
+                raise UsageError(message) from error
+        return folder.remake(key=ready.key, name=ready.name, config=ready.as_yaml())
+
+
 def run_in_folder(
     folder: RunFolder,
     *,
