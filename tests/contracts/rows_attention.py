@@ -70,6 +70,14 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {},
         {"num_slots": 5, "num_heads": 2, "bias": True},
         {"num_slots": 7, "num_heads": 3, "head_dim": 4, "scale": 0.9, "dropout": 0.2},
+        {"num_slots": 6, "num_heads": 2, "lookup": "linear", "store": "facts"},
+    ],
+    ("mlp", "memory"): [
+        {},
+        {"num_slots": 5, "num_heads": 2, "bias": True, "store": "facts"},
+        {"num_slots": 7, "num_heads": 3, "head_dim": 4, "scale": 0.9, "dropout": 0.2},
+        {"num_slots": 6, "num_heads": 4, "lookup": "linear"},
+        {"num_slots": 9, "num_heads": 2, "lookup": "linear", "dropout": 0.2, "bias": True},
     ],
     ("mixer", "latent_attention"): [
         {},
@@ -134,6 +142,16 @@ _SOFTMAX: dict[str, Knob] = {
     "out_bias": (_HEADS, True),
     "dropout": (_HEADS, 0.5),
 }
+_SLOTS: dict[str, Knob] = {
+    "num_slots": ({}, 5),
+    "num_heads": ({}, 4),
+    "head_dim": (_HEADS, 6),
+    "lookup": ({}, "linear"),
+    "scale": ({}, 0.9),
+    "store": ({}, "facts"),
+    "bias": ({}, True),
+    "dropout": ({}, 0.5),
+}
 KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
     ("mixer", "attention"): {
         **_SOFTMAX,
@@ -148,14 +166,8 @@ KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
         "norm": (_PAIRS, "layernorm"),
         "lambda_init": (_PAIRS, 0.7),
     },
-    ("mixer", "memory"): {
-        "num_slots": ({}, 5),
-        "num_heads": ({}, 4),
-        "head_dim": (_HEADS, 6),
-        "scale": ({}, 0.9),
-        "bias": ({}, True),
-        "dropout": ({}, 0.5),
-    },
+    ("mixer", "memory"): _SLOTS,
+    ("mlp", "memory"): _SLOTS,
     ("mixer", "latent_attention"): {
         "num_heads": ({}, 4),
         "head_dim": (_HEADS, 6),
@@ -370,11 +382,14 @@ def differential_attention(case: Any, w: Weights, x: Tensor, positions: list[int
 def memory(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
     case = _settled(case)
     c, rows = case.resolved, []
+    at = "" if c.store is None else "slots."
     for token in x:
         read = []
         for head, q in enumerate(_linear(w, "q", token).split(c.head_dim)):
-            weights = _softmax([(q * key).sum() * c.scale for key in w["keys"][head]])
-            read.append(sum(a * v for a, v in zip(weights, w["values"][head], strict=True)))
+            weights = [(q * key).sum() * c.scale for key in w[f"{at}keys"][head]]
+            if c.lookup == "softmax":
+                weights = _softmax(weights)
+            read.append(sum(a * v for a, v in zip(weights, w[f"{at}values"][head], strict=True)))
         rows.append(_linear(w, "out", torch.cat(read)))
     return torch.stack(rows)
 
@@ -531,5 +546,6 @@ REFERENCES = {
     ("mixer", "attention"): attention,
     ("mixer", "differential_attention"): differential_attention,
     ("mixer", "memory"): memory,
+    ("mlp", "memory"): memory,
     ("position", "relative"): relative,
 }

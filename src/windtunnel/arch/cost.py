@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
+from operator import add
 from typing import Any
 
 from windtunnel.arch.model import encoder_scope, scope_of
@@ -12,6 +13,7 @@ from windtunnel.arch.spec import Architecture, Encoder, LayerConfig
 from windtunnel.nn.component import Scope, filled
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.embedding import EmbeddingConfig
+from windtunnel.nn.memory_slots import SlotsConfig
 from windtunnel.nn.streams import streams_of
 
 _ADAM_VALUES = 2  # first and second moment
@@ -38,7 +40,7 @@ class ArchCost:
     @property
     def total(self) -> Cost:
         """All parts together; what is shared is counted once."""
-        return reduce(lambda a, b: a + b, (p.cost * p.times for p in self.parts))
+        return reduce(add, (p.cost * p.times for p in self.parts))
 
     @property
     def train_flops_per_token(self) -> Num:
@@ -75,8 +77,8 @@ class TrainMemory:
 def layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None = None) -> Cost:
     """The cost of one layer: mixer, cross-attention to a memory of ``s`` tokens (``t`` unless
     told), feed-forward, norms, residuals and dropout. Shared parameters, a position's among them,
-    count where they are owned; with a mixture of depths its capacity is taken as the part of tokens
-    that are read."""
+    count where they are owned, and the slots of a store not here; with a mixture of depths its
+    capacity is taken as the part of tokens that are read."""
     if layer.depth is None:
         total = _whole_layer_cost(layer, scope, t, s)
     else:
@@ -84,9 +86,17 @@ def layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None = None) -
         total = layer.depth.thinned(inner) + layer.depth.cost(scope)
     if layer.share_with is not None:
         return replace(total, params=0)
+    total += reduce(add, (slots * -1 for _, slots in _stored(layer)), Cost())
     if layer.position_with is not None:
         return replace(total, params=total.params - _position_params(layer, scope, t))
     return total
+
+
+def _stored(layer: LayerConfig) -> Iterator[tuple[str, Cost]]:
+    """The stores that the layer's parts read, by name, and what their slots cost."""
+    for part in (layer.mixer, layer.mlp):
+        if isinstance(part, SlotsConfig) and part.store is not None:
+            yield part.store, part.slots_cost()
 
 
 def _position_params(layer: LayerConfig, scope: Scope, t: Num) -> Num:
@@ -181,10 +191,13 @@ def _shared_out(cost: Cost, share: Num) -> Cost:
 def _layer_parts(
     name: str, layers: tuple[LayerConfig, ...], scope: Scope, t: Num, s: Num | None
 ) -> list[PartCost]:
-    return [
+    parts = [
         PartCost(f"{name}.{first}", layer_cost(layer, scope.at(first), t, s), last - first + 1)
         for first, last, layer in _groups(layers)
     ]
+    stores = {store: slots for layer in layers for store, slots in _stored(layer)}
+    at = name.removesuffix("layers") + "stores"
+    return [PartCost(f"{at}.{store}", slots) for store, slots in stores.items()] + parts
 
 
 def _groups(layers: tuple[LayerConfig, ...]) -> Iterator[tuple[int, int, LayerConfig]]:

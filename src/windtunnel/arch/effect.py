@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from windtunnel.arch.spec import ArchSpec, LayerSpec
+from windtunnel.arch.spec import ArchSpec, Layers, LayerSpec
 from windtunnel.nn.embedding import EmbeddingConfig
+from windtunnel.nn.memory_slots import store_of
 
 
 def without_effect(spec: ArchSpec) -> Iterator[tuple[str, str]]:
@@ -26,6 +27,7 @@ def without_effect(spec: ArchSpec) -> Iterator[tuple[str, str]]:
     for path, layers in spec.stacks:
         for index, layer in enumerate(layers):
             yield from _of_layer(f"{'.'.join(path)}[{index}]", layer, spec.max_seq_len)
+        yield from _stores_of_one(".".join(path), layers)
 
 
 def _untied(at: str, embedding: EmbeddingConfig) -> Iterator[tuple[str, str]]:
@@ -37,6 +39,20 @@ def _tableless(at: str, embedding: EmbeddingConfig) -> Iterator[tuple[str, str]]
     for name in ("scale", "init_std", "token_types", "unified"):
         if name in embedding.model_fields_set and getattr(embedding, name):
             yield f"{at}.{name}", "has no effect: the input comes as vectors"
+
+
+def _stores_of_one(stack: str, layers: Layers) -> Iterator[tuple[str, str]]:
+    """Stores that a single part of a stack reads."""
+    readers: dict[str, list[str]] = {}
+    for index, layer in enumerate(layers):
+        for name, part in (("mixer", layer.mixer), ("mlp", layer.mlp)):
+            store = store_of(part)
+            if store is not None:
+                own = layer.repeat // layer.share if layer.share_with is None else 0
+                readers.setdefault(store, []).extend([f"{stack}[{index}].{name}.store"] * own)
+    for paths in readers.values():
+        if len(paths) == 1:
+            yield paths[0], "has no effect: nothing else reads this store"
 
 
 def _of_layer(at: str, layer: LayerSpec, max_seq_len: int) -> Iterator[tuple[str, str]]:

@@ -26,6 +26,7 @@ from windtunnel.nn.cross_attention import CrossAttention, MemoryKV
 from windtunnel.nn.depth import DepthRouter, DepthState
 from windtunnel.nn.embedding import Embedding, InputPositions
 from windtunnel.nn.head import Head
+from windtunnel.nn.memory_slots import share_slots
 from windtunnel.nn.streams import Links, StreamsResidual, gathered, spread
 from windtunnel.nn.unit_weights import UnitSphere
 
@@ -158,13 +159,14 @@ class Layer(nn.Module):
 
 def build_layers(layers: Iterable[LayerConfig], scope: Scope) -> nn.ModuleList:
     """A stack of layers; ``scope`` is that of any of them. Those that share are one module, and
-    so are the positions of mixers that share theirs."""
+    so are the positions of mixers that share theirs, and the slots of parts that read one store."""
     stack: list[Layer] = []
     for index, layer in enumerate(layers):
         owner = layer.share_with
         stack.append(Layer(layer, scope.at(index)) if owner is None else stack[owner])
         if owner is None and layer.position_with is not None:
             stack[index].mixer.position = stack[layer.position_with].mixer.position
+    share_slots(part for layer in stack for part in (layer.mixer, layer.mlp) if part is not None)
     return nn.ModuleList(stack)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from windtunnel.nn.component import ComponentConfig, Scope
 from windtunnel.nn.cross_attention import CrossAttentionConfig
 from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig
+from windtunnel.nn.memory_slots import SlotsConfig
 from windtunnel.nn.streams import streams_of
 
 R = TypeVar("R", ComponentConfig, CrossAttentionConfig, EmbeddingConfig, HeadConfig)
@@ -135,6 +137,7 @@ class _Attempts:
     ) -> tuple[LayerConfig, ...]:
         """The layers of a stack, unrolled; with ``crossed`` each has cross-attention."""
         layers: list[LayerConfig] = []
+        stores: dict[str, SlotsConfig] = {}
         for group, layer in enumerate(groups):
             at = scope.at(len(layers))
             parts = {
@@ -145,6 +148,7 @@ class _Attempts:
                 self.problems.append(((*path, group, "cross"), "an encoder has no memory to read"))
             elif cross is not None:
                 cross = self.part((*path, group, "cross"), cross, at)
+            self._stored((*path, group), parts, stores)
             if None not in parts.values():
                 final = _layer(layer, parts, cross)
                 if layer.share_with is not None:
@@ -156,6 +160,21 @@ class _Attempts:
                 layers += _unrolled(final, len(layers), layer)
         self._as_wide(path, groups)
         return tuple(layers)
+
+    def _stored(self, path: Path, parts: Mapping[str, Any], stores: dict[str, SlotsConfig]) -> None:
+        """All parts that read a store see slots of one shape."""
+        for name in ("mixer", "mlp"):
+            part = parts[name]
+            if not isinstance(part, SlotsConfig) or part.store is None:
+                continue
+            first = stores.setdefault(part.store, part)
+            if part.shape != first.shape:
+                (h, m, k), (other_h, other_m, other_k) = part.shape, first.shape
+                text = (
+                    f"{h} heads with {m} slots of {k}, but store {part.store!r} begins with "
+                    f"{other_h} heads with {other_m} slots of {other_k}"
+                )
+                self.problems.append(((*path, name), text))
 
     def _as_wide(self, path: Path, groups: Layers) -> None:
         """All layers of a stack have as many streams as its first."""

@@ -47,6 +47,8 @@ def letters(architecture: Architecture) -> dict[str, int]:
                 if value is not None:
                     found.setdefault(letter, set()).add(value)
     agreed = {letter: sizes.pop() for letter, sizes in found.items() if len(sizes) == 1}
+    if architecture.streams is not None:
+        agreed.setdefault("n", architecture.streams)
     return {"d": architecture.d_model, "V": architecture.vocab_size, **agreed}
 
 

@@ -105,7 +105,7 @@ def _of_kind(kind: Any, metadata: list[Any]) -> str:
         return "a mapping, see below"
     if kind == Ratio:
         return "number, fraction > 0"
-    names = {int: "integer", float: "number", bool: "true, false"}
+    names = {int: "integer", float: "number", bool: "true, false", str: "a name"}
     if get_origin(kind) is Annotated:
         kind, mark = get_args(kind)
         metadata = mark.metadata

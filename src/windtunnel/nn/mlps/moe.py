@@ -21,6 +21,7 @@ from windtunnel.nn.component import (
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.fold import Folded, fold_part, under
 from windtunnel.nn.initialize import Init, fan_in_std, normal
+from windtunnel.nn.memory_slots import store_of
 from windtunnel.nn.mlps.none import NoMLPConfig
 from windtunnel.nn.norms.affine import wide
 
@@ -73,6 +74,8 @@ class MoEConfig(ComponentConfig):
             raise ValueError("one expert has no router: noise and balance have no effect")
         if self.expert.type in ("none", "moe"):
             raise ValueError(f"an expert cannot be {self.expert.type!r}; choose dense or glu")
+        if store_of(self.expert) is not None or store_of(self.dense) is not None:
+            raise ValueError("a store is read by a layer's own mixer or mlp, not by an expert")
         return self
 
     def resolve(self, scope: Scope) -> Self:
