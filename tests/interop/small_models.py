@@ -32,6 +32,11 @@ _YARN = {
     "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0,
     "original_max_position_embeddings": 16,
 }  # fmt: skip
+_MAMBA = {
+    "vocab_size": 64, "hidden_size": 32, "state_size": 5, "num_hidden_layers": 3,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+_MAMBA2 = {**_MAMBA, "head_dim": 8, "num_heads": 8, "n_groups": 2, "chunk_size": 8}
 _LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -88,6 +93,38 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             **_NEOX, "use_parallel_residual": False, "attention_bias": False,
             "rope_parameters": {"rope_theta": 50.0, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "phi": ("phi", BASE),
+    "phi-tied": (
+        "phi",
+        {
+            **BASE, "num_key_value_heads": 4, "tie_word_embeddings": True,
+            "rope_parameters": {"rope_theta": 50.0, "partial_rotary_factor": 0.25},
+        },
+    ),
+    "gpt_bigcode": ("gpt_bigcode", _GPT2),
+    "gpt_bigcode-heads": (
+        "gpt_bigcode",
+        {
+            **_GPT2, "multi_query": False, "n_inner": 40, "scale_attn_weights": False,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "mamba": ("mamba", _MAMBA),
+    "mamba-untied": (
+        "mamba",
+        {
+            **_MAMBA, "tie_word_embeddings": False, "use_conv_bias": False, "expand": 3,
+            "time_step_rank": 5, "conv_kernel": 3,
+        },
+    ),
+    "mamba2": ("mamba2", _MAMBA2),
+    "mamba2-tied": (
+        "mamba2",
+        {
+            **_MAMBA2, "use_conv_bias": False, "n_groups": 1, "tie_word_embeddings": True,
+            "layer_norm_epsilon": 1e-3,
         },
     ),
 }  # fmt: skip

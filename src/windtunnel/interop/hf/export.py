@@ -138,4 +138,7 @@ def _config(family: Family, values: Mapping[str, Any], tokenizer: Tokenizer | No
         raise UsageError(
             f"transformers refuses a {family.model_type} of this kind: {reason}"
         ) from error
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+    written = config.to_dict()
+    if family.stored_tie:  # older versions ask the config
+        written["tie_word_embeddings"] = values["tie_word_embeddings"]
+    return json.dumps(written, indent=2, sort_keys=True) + "\n"

@@ -5,11 +5,32 @@ from __future__ import annotations
 from windtunnel.arch import Architecture
 from windtunnel.config import suggestion
 from windtunnel.errors import UsageError
-from windtunnel.interop.hf import gpt2, gpt_neox, llama
+from windtunnel.interop.hf import (
+    bert,
+    gpt2,
+    gpt_bigcode,
+    gpt_neox,
+    llama,
+    mamba,
+    mamba2,
+    phi,
+    t5,
+)
 from windtunnel.interop.hf.family import Family, NotExpressible
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (gpt2.FAMILY, *llama.FAMILIES, gpt_neox.FAMILY)
+    family.model_type: family
+    for family in (
+        gpt2.FAMILY,
+        *llama.FAMILIES,
+        gpt_neox.FAMILY,
+        phi.FAMILY,
+        gpt_bigcode.FAMILY,
+        mamba.FAMILY,
+        mamba2.FAMILY,
+        bert.FAMILY,
+        t5.FAMILY,
+    )
 }
 """By ``model_type``; an export that names none takes the first that fits."""
 

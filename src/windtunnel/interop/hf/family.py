@@ -125,6 +125,16 @@ class Family:
     """What stands before the names of a base model, which has no head of its own."""
     tied: tuple[str, str] | None = None
     """(copy, original) of a tied head in their files, where a file may hold it twice."""
+    stored_tie: bool = False
+    """Whether the files, and not the config, say if the head is tied."""
+    copies: tuple[tuple[str, str], ...] = ()
+    """(copy, original) of other weights that a file may hold twice."""
+    beside: tuple[str, ...] = ()
+    """Patterns of names of weights that no logit depends on, as those of another head."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """(pattern, its replacement) in names of older files."""
+    endless: bool = False
+    """Whether nothing limits the length of a sequence; the config then says no ``max_seq_len``."""
     buffers: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
     """Patterns of names of constants in older files, which are no weights."""
 
@@ -162,7 +172,12 @@ class Family:
             NotExpressible: names every part that has no counterpart in this family.
         """
         values = {**self.write(architecture), "model_type": self.model_type}
-        again = resolve(self.to_spec(values))
+        try:
+            again = resolve(self.to_spec(values))
+        except ConfigError as error:  # sizes that go together in ours alone
+            raise NotExpressible(f"{self.model_type} has no such sizes: {error}") from error
+        if self.endless:
+            again = again.replace(max_seq_len=architecture.max_seq_len)
         lost: list[str] = []
         _compare(architecture, again, self.model_type, lost, notes if notes is not None else [])
         if lost:

@@ -22,7 +22,13 @@ from windtunnel.data.tokenizers.hf import HfTokenizer
 from windtunnel.errors import UsageError
 from windtunnel.interop.hf.families import family_of
 from windtunnel.interop.hf.mapping import to_ours
-from windtunnel.interop.hf.source import model_folder, read_config, read_weights, without_tied
+from windtunnel.interop.hf.source import (
+    model_folder,
+    read_config,
+    read_weights,
+    with_stored_tie,
+    without_tied,
+)
 from windtunnel.runs import RunFolder, RunStore, code_digest, environment, git_state, run_key
 from windtunnel.train.checkpoint import kept_tensors, save_weights
 from windtunnel.train.config import TrainConfig
@@ -78,9 +84,10 @@ def read_pretrained(
         notes: list[str] = []
         values = read_config(folder, notes)
         family = family_of(str(values.get("model_type")))
+        theirs = read_weights(folder, family, notes)
+        values = with_stored_tie(values, theirs, family)
         architecture = resolve(family.to_spec(values, notes))
         architecture = architecture.named((name or _name(source))[:100])
-        theirs = read_weights(folder, family)
         if architecture.embedding.tie:
             theirs = without_tied(theirs, family, folder)
         shapes = {

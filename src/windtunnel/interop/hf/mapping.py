@@ -44,6 +44,15 @@ def joined(parts: int, *, transposed: bool = False) -> Transform:
     return Transform(split, join)
 
 
+def cut(sizes: Sequence[int]) -> Transform:
+    """One tensor of theirs is several of ours of these sizes, one after the other along the
+    outputs (GPT-BigCode, whose keys and values have one head)."""
+    return Transform(
+        lambda tensors: torch.split(tensors[0], list(sizes), 0),
+        lambda tensors: [torch.cat(list(tensors), 0)],
+    )
+
+
 def joined_by_head(num_heads: int, parts: int = 3) -> Transform:
     """One tensor of theirs holds, head after head, that head's part of each of ours (GPT-NeoX)."""
 

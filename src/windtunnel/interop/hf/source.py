@@ -138,8 +138,9 @@ def read_config(folder: Path, notes: list[str]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in known}
 
 
-def read_weights(folder: Path, family: Family) -> dict[str, Tensor]:
-    """Every weight in a folder's safetensors files, under the names of the family's whole model.
+def read_weights(folder: Path, family: Family, notes: list[str]) -> dict[str, Tensor]:
+    """Every weight in a folder's safetensors files, under the names of the family's whole model;
+    ``notes`` is told of those that are left out.
 
     Raises:
         UsageError: there are none, only pickles, a shard is missing, or they are no floats.
@@ -158,7 +159,7 @@ def read_weights(folder: Path, family: Family) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
             raise UsageError(f"{folder}: {name} is {tensor.dtype}, not plain floating point")
-    return _cleaned(tensors, family, folder)
+    return _cleaned(tensors, family, folder, notes)
 
 
 def _files(folder: Path) -> Mapping[str, list[str] | None]:
@@ -186,18 +187,45 @@ def _files(folder: Path) -> Mapping[str, list[str] | None]:
     raise UsageError(f"{folder}: has no {SINGLE}")
 
 
-def _cleaned(tensors: dict[str, Tensor], family: Family, folder: Path) -> dict[str, Tensor]:
-    """Without constants and the second copy of a tied head; a base model's names completed."""
-    patterns = [re.compile(pattern) for pattern in family.buffers]
-    kept = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not any(pattern.fullmatch(name if "." in name else f".{name}") for pattern in patterns)
-    }
+def _cleaned(
+    tensors: dict[str, Tensor], family: Family, folder: Path, notes: list[str]
+) -> dict[str, Tensor]:
+    """Without constants, other heads and copies; names of base models and old files completed."""
+    kept = {_renamed(name, family): tensor for name, tensor in tensors.items()}
+    kept = {name: t for name, t in kept.items() if not _matches(name, family.buffers)}
     if not any(name.startswith(family.prefix) for name in kept):
         copy = family.tied[0] if family.tied else None
         kept = {name if name == copy else family.prefix + name: t for name, t in kept.items()}
+    beside = sorted(name for name in kept if _matches(name, family.beside))
+    if beside:
+        notes.append(f"{', '.join(beside)}: no part of {family.causal_class}, so left out")
+    kept = {name: tensor for name, tensor in kept.items() if name not in beside}
+    for copy, original in family.copies:
+        kept = _without_copy(kept, copy, original, f"{folder}: {copy} differs from {original}")
     return kept
+
+
+def _renamed(name: str, family: Family) -> str:
+    for pattern, replacement in family.renamed:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    full = name if "." in name else f".{name}"
+    return any(re.fullmatch(pattern, full) for pattern in patterns)
+
+
+def with_stored_tie(
+    values: dict[str, Any], tensors: Mapping[str, Tensor], family: Family
+) -> dict[str, Any]:
+    """The config, with ``tie_word_embeddings`` as the weights say where the family wants that."""
+    if not family.stored_tie:
+        return values
+    assert family.tied is not None, "a family without a tie asks the files for it"
+    head, embedding = (tensors.get(name) for name in family.tied)
+    tied = head is None or (embedding is not None and torch.equal(head, embedding))
+    return {**values, "tie_word_embeddings": tied}
 
 
 def without_tied(tensors: dict[str, Tensor], family: Family, folder: Path) -> dict[str, Tensor]:
@@ -206,11 +234,18 @@ def without_tied(tensors: dict[str, Tensor], family: Family, folder: Path) -> di
     Raises:
         UsageError: the config says that the head is tied, and the weights differ.
     """
-    if family.tied is None or family.tied[0] not in tensors:
+    if family.tied is None:
         return tensors
     copy, original = family.tied
+    text = f"{folder}: tie_word_embeddings is true, but {copy} differs from {original}"
+    return _without_copy(tensors, copy, original, text)
+
+
+def _without_copy(
+    tensors: dict[str, Tensor], copy: str, original: str, refusal: str
+) -> dict[str, Tensor]:
+    if copy not in tensors:
+        return tensors
     if original in tensors and not torch.equal(tensors[copy], tensors[original]):
-        raise UsageError(
-            f"{folder}: tie_word_embeddings is true, but {copy} differs from {original}"
-        )
+        raise UsageError(refusal)
     return {name: tensor for name, tensor in tensors.items() if name != copy}
