@@ -17,6 +17,7 @@ from windtunnel.arch import (
     build,
     cost,
     example_inputs,
+    expand_preset,
     resolve,
     settled,
     train_memory,
@@ -437,9 +438,13 @@ def test_keys_without_effect_are_told() -> None:
 
 def test_the_page_s_blocks_run() -> None:
     page = (Path(__file__).parents[2] / "docs" / "topologies.md").read_text(encoding="utf-8")
-    encoder, double = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    encoder, double, streams = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     (python,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert build(resolve(spec_of(encoder), V))(ids(2, 5)).shape == (2, 5)
+    pattern = expand_preset(parse_document(streams), ())
+    wide = build(resolve(decode(pattern, ArchSpec), V))
+    assert wide(ids(2, 5)).shape == (2, 5, V)
+    assert wide.streams == 4
     values: dict[str, Any] = {
         "model": build(resolve(spec_of(double), V)),
         "source": ids(2, 6),

@@ -58,7 +58,7 @@ def test_seconds_are_matched_by_measured_speeds(load: Load, ground: Ground, sett
         plan_compare(runs, seeds=1, match="seconds", budget=10, ground=Ground(settle))
 
 
-@pytest.mark.parametrize("preset", ["llama", "lstm", "gru", "rnn", "gemma"])
+@pytest.mark.parametrize("preset", ["llama", "lstm", "gru", "rnn", "gemma", "hyper-llama"])
 def test_parameters_are_matched_within_one_per_cent(
     load: Load, ground: Ground, preset: str
 ) -> None:
@@ -69,6 +69,14 @@ def test_parameters_are_matched_within_one_per_cent(
     assert second.changes
     assert any(preset in note for note in plan.notes)
     assert first.changes == ()
+
+
+def test_the_slots_of_a_memory_make_up_what_its_width_cannot(load: Load, ground: Ground) -> None:
+    coarse = load("memory-llama", "arch.layers[0].mixer.num_heads=32")
+    plan = plan_compare([load("gpt2"), coarse], seeds=1, match="params", ground=ground)
+    first, second = plan.arms
+    assert abs(second.params / first.params - 1) <= 0.01
+    assert any("mlp.num_slots: 256 →" in change for change in second.changes)
 
 
 def test_a_parameter_budget_resizes_the_first_arm_too(load: Load, ground: Ground) -> None:

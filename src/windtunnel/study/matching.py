@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from windtunnel.arch import Architecture, ArchSpec, cost, diff, resolve, try_resolve
 from windtunnel.errors import StudyError, UsageError
+from windtunnel.nn.memory_slots import SlotsConfig
 from windtunnel.study.budget import Match, WidthMatch, solve_width, steps_for, steps_within
 from windtunnel.train.objectives.row_cost import row_cost
 from windtunnel.train.run_config import RunConfig
@@ -162,14 +163,19 @@ def _hidden_match(
 
 
 def _with_hidden(mlp: Any, width: int) -> Any:
+    if isinstance(mlp, SlotsConfig):
+        return mlp.replace(num_slots=max(2, width))
     return mlp.replace(d_ff=width, ratio=None, multiple_of=None)
 
 
 def _hidden_widths(spec: ArchSpec, vocab_size: int) -> list[int]:
-    """The hidden width of each group of layers, as resolved; 0 where there is none."""
+    """The hidden width of each group of layers, as resolved; a memory's is its number of slots, 0
+    where there is neither."""
     layers = resolve(spec, vocab_size).layers
     widths, first = [], 0
     for group in spec.layers:
-        widths.append(getattr(layers[first].mlp, "d_ff", None) or 0)
+        mlp = layers[first].mlp
+        slots = mlp.num_slots if isinstance(mlp, SlotsConfig) else None
+        widths.append(slots or getattr(mlp, "d_ff", None) or 0)
         first += group.repeat
     return widths
