@@ -44,6 +44,7 @@ SAME: dict[str, dict[str, Any]] = {
         "mixer": "gru",
         "mlp": {"type": "moe", "num_experts": 4, "expert": {"type": "dense", "ratio": 2}},
     },
+    "norm > memory > + > norm > memory > +": {"mixer": "memory", "mlp": "memory"},
     "lstm": {"norm": "none", "placement": "none", "mixer": "lstm", "mlp": "none",
              "residual": "none"},
 }  # fmt: skip
@@ -173,6 +174,7 @@ def test_a_wrong_key_of_a_part_has_the_column_of_the_key() -> None:
         {"placement": "none", "norm": "rmsnorm"},
         {"residual": "none"},
         {"parallel": True, "mlp": "none"},
+        {"residual": "none", "mlp": "none", "placement": "post"},
         {"parallel": True, "shared_norm": True, "placement": "out"},
     ],
 )

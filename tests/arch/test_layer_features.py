@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,6 +23,7 @@ from windtunnel.arch import (
     scope_of,
     without_effect,
 )
+from windtunnel.arch.spec import LayerSpec
 from windtunnel.errors import ConfigError
 from windtunnel.nn.auxiliary import collect_auxiliary
 from windtunnel.nn.component import Span, after_update, has_updates
@@ -96,6 +98,11 @@ def test_one_norm_less_is_built_where_it_is_shared() -> None:
 def test_a_layer_that_makes_no_sense_is_refused(layer: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         architecture({}, {**layer, "mixer": "lstm"})
+
+
+def test_parallel_branches_need_a_residual() -> None:
+    with pytest.raises(ValidationError, match="the mixer's output would be lost"):
+        LayerSpec.model_validate({"parallel": True, "residual": "none"})
 
 
 def test_parallel_without_a_feed_forward_is_told() -> None:
@@ -209,6 +216,19 @@ def test_a_position_shared_by_one_layer_alone_is_told() -> None:
 
 
 # mixture of depths
+
+
+@pytest.mark.parametrize("mixer", ["token_mlp", "long_conv", "short_conv"])
+def test_a_chunk_of_which_nothing_is_read_is_one_of_pads(mixer: str) -> None:
+    model = built({"mixer": mixer, "depth": {"capacity": 0.5}}).double().eval()
+    with torch.no_grad():
+        model.layers[0].depth.weight.zero_()
+        model.layers[0].depth.bias.fill_(-1.0)  # every token goes around
+        whole = model(tokens())
+        first, state = model.extend(tokens()[:, :1], model.initial_state(len(tokens())))
+        rest, _ = model.extend(tokens()[:, 1:], state)
+    torch.testing.assert_close(torch.cat((first, rest), dim=1), whole)
+
 
 DEPTH = {"mixer": ATTENTION, "depth": {"capacity": 0.5}}
 

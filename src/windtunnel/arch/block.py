@@ -211,6 +211,7 @@ def _is_beside(branch: _Branch) -> bool:
 
 
 def _steps(text: str) -> Iterator[_Step]:
+    mixed = False
     for raw, offset, beside in _split(text):
         word = raw.strip()
         offset += len(raw) - len(raw.lstrip())
@@ -219,7 +220,8 @@ def _steps(text: str) -> Iterator[_Step]:
             raise BlockError(f"{word!r}: expected + or the name of a part" if word
                              else "a name or + is missing", offset)  # fmt: skip
         name = match[0]
-        kind = _kind(name, offset)
+        kind = _kind(name, offset, mixed)
+        mixed = mixed or kind == "mixer"
         offsets: dict[Path, int] = {}
         values = _arguments(word, match.end(), offset, (), offsets)
         default = name in _ALIASES
@@ -233,12 +235,13 @@ def _steps(text: str) -> Iterator[_Step]:
         yield _Step(kind, name, value, offset, beside, offsets)
 
 
-def _kind(name: str, offset: int) -> str:
+def _kind(name: str, offset: int, mixed: bool) -> str:
+    """What a name is; of both a mixer and a feed-forward, the mixer where none stands before."""
     if name in _ALIASES:
         return _ALIASES[name]
-    for kind in _KINDS:
-        if name != "none" and name in Choice(kind).names():
-            return kind
+    kinds = [kind for kind in _KINDS if name != "none" and name in Choice(kind).names()]
+    if kinds:
+        return kinds[1] if mixed and kinds[:2] == ["mixer", "mlp"] else kinds[0]
     allowed = [n for kind in _KINDS for n in Choice(kind).names() if n != "none"]
     known = [*_ALIASES, *allowed]
     raise BlockError(f"unknown part {name!r}{suggestion(name, known)}", offset)

@@ -21,7 +21,9 @@ def short_form(layer: LayerConfig) -> str | None:
     placement, norm = layer.placement, layer.norm
     if (placement == "none") != (norm.type == "none"):
         return None
-    if layer.residual.type == "none" and (layer.cross is not None or layer.mlp.type != "none"):
+    if layer.residual.type == "none" and (
+        layer.cross is not None or layer.mlp.type != "none" or placement == "post"
+    ):
         return None
     parts = [_written(layer.mixer)]
     if layer.cross is not None:

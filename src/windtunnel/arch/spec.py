@@ -89,6 +89,8 @@ class LayerConfig(Config):
             raise ValueError("parallel: placement post would norm between the branches")
         if self.shared_norm and not self.parallel:
             raise ValueError("shared_norm has no effect unless parallel is true")
+        if self.parallel and self.residual.type == "none" and self.mlp.type != "none":
+            raise ValueError("parallel: with residual none the mixer's output would be lost")
         if streams_of(self.residual) is not None:
             if self.shared_norm:
                 raise ValueError("shared_norm: each branch reads a mix of the streams of its own")

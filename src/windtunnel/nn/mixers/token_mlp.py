@@ -128,7 +128,7 @@ class TokenMLP(Mixer[TokenMLPConfig]):
         """All tokens by position (b, s, n), mixed for those at ``positions`` (1 or b, t): b t n."""
         heads, places = self.config.num_heads, positions.clamp(min=0)
         rows = self._rows(places, inputs.shape[1])
-        z = inputs.view(*inputs.shape[:2], heads, -1)
+        z = inputs.view(*inputs.shape[:2], heads, inputs.shape[2] // heads)
         if len(rows) == 1:
             # Rows of the batch stand side by side, so that M is not copied for each.
             b, s, _, c = z.shape
@@ -148,4 +148,8 @@ class TokenMLP(Mixer[TokenMLPConfig]):
         index = (places * (places + 1) // 2)[..., None] + columns
         # index_select: its backward adds up, several times faster than that of indexing
         rows = self.weight.index_select(1, index.masked_fill(above, 0).flatten())
-        return rows.view(-1, *index.shape).transpose(0, 1).masked_fill(above[:, None], 0.0)
+        return (
+            rows.view(len(self.weight), *index.shape)
+            .transpose(0, 1)
+            .masked_fill(above[:, None], 0.0)
+        )

@@ -19,6 +19,8 @@ def by_position(past: Tensor, x: Tensor, span: Span) -> Tensor:
     columns = s + t
     if span.positions.device.type != "meta":
         columns = max(s, int(span.positions.max()) + 1)
+    if columns == 0:
+        return past  # pads alone, and nothing before them
     room = past.new_zeros(b, columns - s, d)
     real = span.real.expand(b, t)[..., None]
     index = span.positions.expand(b, t).clamp(min=0)[..., None].expand(b, t, d)
