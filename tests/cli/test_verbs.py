@@ -162,6 +162,38 @@ def test_a_run_from_training_to_text(windtunnel) -> None:
     assert (changed.code, "another config" in changed.err) == (2, True)
 
 
+def test_generate_with_beams_stop_strings_and_8_bit_weights(windtunnel) -> None:
+    assert windtunnel("train", "run.yaml", "--out", "out/a").code == 0
+    ask = ("generate", "out/a", "the king", "-n", 12)
+    greedy = windtunnel(*ask, "--greedy").out
+    assert windtunnel(*ask, "--beams", 1).out == greedy
+    assert windtunnel(*ask, "--beams", 3, "--length-penalty", 1.0).code == 0
+    text = greedy.removeprefix("the king").rstrip("\n")
+    cut = windtunnel(*ask, "--greedy", "--stop", text[3:6]).out
+    assert cut == f"the king{text[: text.index(text[3:6])]}\n"
+    assert windtunnel(*ask, "--greedy", "--stop", text[3:6], "--stream").out == cut
+    small = windtunnel(*ask, "--greedy", "--int8")
+    assert small.code == 0
+    assert "8-bit weights: validation loss" in small.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--length-penalty", 1.0), "no effect without --beams"),
+        (("--beams", 2, "--stream"), "--stream and --beams"),
+        (("--stop", ""), "a stop string is empty"),
+    ],
+)
+def test_wishes_that_do_not_go_together(
+    arguments: tuple[object, ...], message: str, windtunnel
+) -> None:
+    assert windtunnel("train", "run.yaml", "--out", "out/a").code == 0
+    answer = windtunnel("generate", "out/a", "the", *arguments)
+    assert answer.code == 2
+    assert message in answer.err
+
+
 def test_a_finished_run_is_found_by_its_key(windtunnel) -> None:
     windtunnel("train", "run.yaml")
     assert "nothing to do" in windtunnel("train", "run.yaml").err

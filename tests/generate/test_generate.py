@@ -148,3 +148,32 @@ def test_a_drawn_token_is_always_one_that_stayed(
     for seed in range(3):
         (token,) = choose(row, sampling, [[]], seed=seed, step=0)
         assert stayed[token]
+
+
+@pytest.mark.parametrize("limit", [None, 9])
+def test_rows_end_where_the_positions_end(limit: int | None) -> None:
+    net = model("gpt2", max_seq_len=16)
+    prompts = [[1, 2, 3], [4] * 7] if limit else [[1, 2, 3], [4] * 12]
+    texts = generate(net, prompts, max_new_tokens=limit)
+    assert [len(text) for text in texts] == ([9, 9] if limit else [13, 4])
+    alone = [generate(net, [p], max_new_tokens=limit)[0] for p in prompts[:1]]
+    assert texts[:1] == alone
+
+
+def test_a_model_without_an_end_needs_a_length() -> None:
+    with pytest.raises(UsageError, match="max_new_tokens is needed"):
+        generate(model(), [[1]], max_new_tokens=None)
+
+
+def test_a_row_that_is_stopped_leaves_the_others_as_they_are() -> None:
+    net = model()
+    prompts = [[1, 2], [3, 4, 5], [6]]
+    full = generate(net, prompts, max_new_tokens=15, seed=3)
+    ended = generate(
+        net,
+        prompts,
+        max_new_tokens=15,
+        seed=3,
+        stop=lambda row, token: (row, token) == (1, full[1][4]),
+    )
+    assert ended == [full[0], full[1][: full[1].index(full[1][4]) + 1], full[2]]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,92 @@ import numpy as np
 
 from windtunnel.cli.options import note
 from windtunnel.errors import UsageError
-from windtunnel.generate import SamplingConfig
+from windtunnel.generate import (
+    BeamConfig,
+    SamplingConfig,
+    StopStrings,
+    TextStream,
+    as_decoded,
+    quantized,
+)
 from windtunnel.runs import RunFolder, RunStore
-from windtunnel.train.launch import TrainedModel, open_trained
+from windtunnel.train.launch import TrainedModel, open_trained, validation_loss
 from windtunnel.train.writing import Writer
 
 
-def generate_verb(
-    runs: Path,
-    run: str,
-    prompts: Sequence[str],
-    *,
-    sampling: SamplingConfig,
-    max_new_tokens: int,
-    seed: int,
-    stream: bool,
-    steps: int | None = None,
-) -> list[str]:
+_USUAL_LENGTH = 100
+_MEASURED_TOKENS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user asked ``generate`` for."""
+
+    sampling: SamplingConfig
+    max_new_tokens: int | None
+    seed: int
+    stop: tuple[str, ...]
+    beams: int | None
+    length_penalty: float | None
+    int8: bool
+    stream: bool
+    steps: int | None
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raises UsageError for wishes that exclude each other."""
+        if self.stream and len(prompts) != 1:
+            raise UsageError(f"--stream takes one prompt, not {len(prompts)}")
+        if self.beams is None and self.length_penalty is not None:
+            raise UsageError("--length-penalty has no effect without --beams")
+        if self.beams is not None and self.stream:
+            raise UsageError("--stream and --beams: no text of a search is certain before its end")
+
+    @property
+    def search(self) -> BeamConfig | None:
+        if self.beams is None:
+            return None
+        penalty = {} if self.length_penalty is None else {"length_penalty": self.length_penalty}
+        return BeamConfig(num_beams=self.beams, **penalty)
+
+
+def generate_verb(runs: Path, run: str, prompts: Sequence[str], wish: Wish) -> list[str]:
     """What the run writes for each prompt; with ``stream``, the one prompt's is printed as it
     comes."""
+    wish.check(prompts)
     trained, writer = _opened(runs, run)
     encoded = _encoded(writer, prompts)
-    if stream:
-        if len(prompts) != 1:
-            raise UsageError(f"--stream takes one prompt, not {len(prompts)}")
+    if wish.int8:
+        writer = _in_int8(trained)
+    if wish.max_new_tokens is None and writer.model.max_positions is None:
+        wish = replace(wish, max_new_tokens=_USUAL_LENGTH)
+    stop = StopStrings(writer.tokenizer, wish.stop)
+    if wish.stream:
         shown = prompts[0] if trained.config.data.kind == "text" else ""
-        return [_streamed(writer, shown, encoded[0], sampling, max_new_tokens, seed)]
+        return [_streamed(writer, shown, encoded[0], wish, stop)]
     tokens = writer.write(
-        encoded, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, steps=steps
+        encoded,
+        max_new_tokens=wish.max_new_tokens,
+        sampling=wish.sampling,
+        stop=stop,
+        beams=wish.search,
+        seed=wish.seed,
+        steps=wish.steps,
     )
-    return [trained.tokenizer.decode(ids) for ids in tokens]
+    texts = [stop.cut(writer.tokenizer.decode_bytes(ids)) for ids in tokens]
+    return [text.decode("utf-8", errors="replace") for text in texts]
+
+
+def _in_int8(trained: TrainedModel) -> Writer:
+    """The model with 8-bit weights; says what its loss was and what it is."""
+    small = replace(trained, model=quantized(trained.model))
+    before = validation_loss(trained, _MEASURED_TOKENS)
+    with as_decoded(small.model):
+        after = validation_loss(small, _MEASURED_TOKENS)
+    note(
+        f"8-bit weights: validation loss {after:.4f} nats/token in place of {before:.4f} "
+        f"({after - before:+.4f}), on at most {_MEASURED_TOKENS:,} tokens"
+    )
+    return Writer(small.model, small.tokenizer, small.config)
 
 
 def continues_text(runs: Path, run: str) -> bool:
@@ -81,21 +137,21 @@ def _encoded(writer: Writer, prompts: Sequence[str]) -> list[list[int]]:
 
 
 def _streamed(
-    writer: Writer,
-    shown: str,
-    encoded: list[int],
-    sampling: SamplingConfig,
-    max_new_tokens: int,
-    seed: int,
+    writer: Writer, shown: str, encoded: list[int], wish: Wish, stop: StopStrings
 ) -> str:
     sys.stdout.write(shown)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may span tokens
-    pieces: list[str] = []
-    for token in writer.stream(
-        encoded, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed
-    ):
-        pieces.append(decoder.decode(writer.tokenizer.decode_bytes([token])))
-        sys.stdout.write(pieces[-1])
+    text, pieces = TextStream(writer.tokenizer, stop), list[str]()
+
+    def say(piece: str) -> None:
+        pieces.append(piece)
+        sys.stdout.write(piece)
         sys.stdout.flush()
+
+    for token in writer.stream(
+        encoded, max_new_tokens=wish.max_new_tokens, sampling=wish.sampling, stop=stop,
+        seed=wish.seed,
+    ):  # fmt: skip
+        say(text.add(token))
+    say(text.close())
     sys.stdout.write("\n")
     return "".join(pieces)

@@ -46,8 +46,10 @@ def generate(
     ],
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more texts.")],
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to add at most.")
-    ] = 100,
+        int | None,
+        typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to add at most [100, or as "
+                     "many as the model has positions for]."),
+    ] = None,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, help="0 takes the most likely token.")
     ] = 0.8,
@@ -57,6 +59,23 @@ def generate(
     min_p: Annotated[float | None, typer.Option("--min-p", min=0.0, max=1.0)] = None,
     repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", min=0.0)] = 1.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random draws.")] = 0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="End where this is written, and leave it out; "
+                     "may be repeated."),
+    ] = None,
+    beams: Annotated[
+        int | None,
+        typer.Option("--beams", min=1, help="Search for the most probable text with so many "
+                     "beams, in place of drawing."),
+    ] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option("--length-penalty", min=0.0, help="Beams: 0 prefers short texts [0.6]."),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8-bit weights; says what that costs in loss.")
+    ] = False,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print tokens as they come (one prompt).")
     ] = False,
@@ -68,7 +87,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts with a trained run; trained on pairs, it answers them."""
-    from windtunnel.cli.generating import continues_text, generate_verb
+    from windtunnel.cli.generating import Wish, continues_text, generate_verb
     from windtunnel.generate import SamplingConfig
 
     sampling = SamplingConfig.checked(
@@ -78,10 +97,12 @@ def generate(
         min_p=min_p,
         repetition_penalty=repetition_penalty,
     )
-    results = generate_verb(
-        runs_folder(runs), run, prompts, sampling=sampling, max_new_tokens=max_new_tokens,
-        seed=seed, stream=stream and not as_json, steps=steps,
+    wish = Wish(
+        sampling=sampling, max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
+        beams=beams, length_penalty=length_penalty, int8=int8, stream=stream and not as_json,
+        steps=steps,
     )  # fmt: skip
+    results = generate_verb(runs_folder(runs), run, prompts, wish)
     if as_json:
         print_json([{"prompt": p, "text": t} for p, t in zip(prompts, results, strict=True)])
     elif not stream:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from windtunnel.arch import Architecture, Model
 from windtunnel.errors import UsageError
+from windtunnel.generate.beam import BeamConfig, Continued, beam_search
 from windtunnel.generate.sampling import SamplingConfig, choose
-from windtunnel.nn.component import reorder
+from windtunnel.nn.component import State, reorder
+
+Stop = Callable[[int, int], bool]
+"""(row, new token) -> whether the row ends with it; asked once for each new token, in order."""
 
 
 def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -34,7 +38,10 @@ def can_continue(architecture: Architecture) -> bool:
     )
 
 
-def _checked(model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _limits(
+    model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int | None
+) -> list[int]:
+    """How many tokens may follow each prompt."""
     if not can_continue(model.architecture):
         raise UsageError(
             f"{model.architecture.name} does not continue text: that takes a decoder from tokens "
@@ -42,10 +49,12 @@ def _checked(model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int
         )
     if not prompts:
         raise UsageError("no prompt was given")
-    if max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens must be ≥ 1, not {max_new_tokens}")
     vocabulary = model.architecture.vocab_size
     limit = model.max_positions
+    if max_new_tokens is None and limit is None:
+        raise UsageError("max_new_tokens is needed: nothing in this model limits a text")
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens must be ≥ 1, not {max_new_tokens}")
     for number, prompt in enumerate(prompts, 1):
         if not prompt:
             raise UsageError(
@@ -53,11 +62,16 @@ def _checked(model: Model, prompts: Sequence[Sequence[int]], max_new_tokens: int
             )
         if not 0 <= min(prompt) <= max(prompt) < vocabulary:
             raise UsageError(f"prompt {number} has token ids outside of 0 to {vocabulary - 1}")
-        if limit is not None and len(prompt) + max_new_tokens > limit:
+        wanted = max_new_tokens or 1
+        if limit is not None and len(prompt) + wanted > limit:
             raise UsageError(
-                f"prompt {number} has {len(prompt)} tokens and {max_new_tokens} are to follow, but "
+                f"prompt {number} has {len(prompt)} tokens and {wanted} are to follow, but "
                 f"the learned positions end at {limit}; ask for fewer"
             )
+    if max_new_tokens is not None:
+        return [max_new_tokens] * len(prompts)
+    assert limit is not None, "asked for above"
+    return [limit - len(prompt) for prompt in prompts]
 
 
 @torch.no_grad()
@@ -65,42 +79,77 @@ def stream(
     model: Model,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     sampling: SamplingConfig | None = None,
     eos: int | None = None,
+    stop: Stop | None = None,
     seed: int = 0,
 ) -> Iterator[dict[int, int]]:
     """Yields after each step the new token of every row that still runs: {row: token}.
 
-    A row ends with ``eos`` (which is yielded). The model is put in eval mode. Rows do not touch
-    each other: a row of a batch gives the tokens that it gives alone, up to rounding.
+    A row ends with ``eos`` (which is yielded), where ``stop(row, token)`` says so, after
+    ``max_new_tokens``, or where that is None at the end of the learned positions. The model is put
+    in eval mode. Rows do not touch each other: a row of a batch gives the tokens that it gives
+    alone, up to rounding.
 
     Raises:
         UsageError: an empty prompt, ids outside of the vocabulary, or learned positions that end.
     """
-    sampling = sampling or SamplingConfig()
-    _checked(model, prompts, max_new_tokens)
+    limits = _limits(model, prompts, max_new_tokens)
     model.eval()
-    device = model.embedding.weight.device
-    tokens, real = left_padded(prompts, device)
-    histories = [list(prompt) for prompt in prompts]
-    rows = list(range(len(prompts)))
-    state = model.initial_state(len(prompts))
-    hidden, state = model.extend_hidden(tokens, state, real)
-    last = hidden[:, -1:]
-    for step in range(max_new_tokens):
+    tokens, real = left_padded(prompts, model.embedding.weight.device)
+    hidden, state = model.extend_hidden(tokens, model.initial_state(len(prompts)), real)
+    yield from written(
+        model,
+        hidden[:, -1:],
+        state,
+        [list(prompt) for prompt in prompts],
+        limits,
+        sampling=sampling,
+        eos=eos,
+        stop=stop,
+        seed=seed,
+    )
+
+
+def written(
+    model: Model,
+    last: Tensor,
+    state: State,
+    histories: list[list[int]],
+    limits: Sequence[int],
+    *,
+    sampling: SamplingConfig | None,
+    eos: int | None,
+    stop: Stop | None,
+    seed: int,
+) -> Iterator[dict[int, int]]:
+    """What :func:`stream` yields, from the state of rows that have read ``histories``.
+
+    Args:
+        last: what the head is to read, b 1 d.
+        limits: how many tokens each row may get.
+    """
+    sampling = sampling or SamplingConfig()
+    rows = list(range(len(histories)))
+    for step in range(max(limits)):
         logits = model.logits(last)[:, 0]
         by_row = _choose_rows(logits, sampling, histories, rows, seed, step)
         yield by_row
+        ended = {
+            row
+            for row, token in by_row.items()
+            if token == eos or step + 1 == limits[row] or (stop is not None and stop(row, token))
+        }
         for row, token in by_row.items():
             histories[row].append(token)
-        going = [i for i, row in enumerate(rows) if by_row[row] != eos]
-        if not going or step + 1 == max_new_tokens:
+        going = [i for i, row in enumerate(rows) if row not in ended]
+        if not going:
             return
         if len(going) < len(rows):
-            state = reorder(state, torch.tensor(going, device=device))
+            state = reorder(state, torch.tensor(going, device=last.device))
             rows = [rows[i] for i in going]
-        following = torch.tensor([[by_row[row]] for row in rows], device=device)
+        following = torch.tensor([[by_row[row]] for row in rows], device=last.device)
         last, state = model.extend_hidden(following, state)
 
 
@@ -122,17 +171,50 @@ def generate(
     model: Model,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     sampling: SamplingConfig | None = None,
     eos: int | None = None,
+    stop: Stop | None = None,
     seed: int = 0,
 ) -> list[list[int]]:
-    """The new tokens of each prompt, without the prompt and without the final ``eos``."""
-    results: list[list[int]] = [[] for _ in prompts]
-    for tokens in stream(
-        model, prompts, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos, seed=seed
-    ):
+    """The new tokens of each prompt, without the prompt and without the final ``eos``; see
+    :func:`stream`."""
+    steps = stream(
+        model, prompts, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos, stop=stop,
+        seed=seed,
+    )  # fmt: skip
+    return by_rows(steps, len(prompts), eos)
+
+
+def by_rows(steps: Iterable[Mapping[int, int]], count: int, eos: int | None) -> list[list[int]]:
+    """The tokens of each of ``count`` rows, without the final ``eos``."""
+    results: list[list[int]] = [[] for _ in range(count)]
+    for tokens in steps:
         for row, token in tokens.items():
             if token != eos:
                 results[row].append(token)
     return results
+
+
+@torch.no_grad()
+def search(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    beams: BeamConfig,
+    *,
+    max_new_tokens: int | None,
+    eos: int | None = None,
+) -> list[list[Continued]]:
+    """The best continuations of each prompt that a beam search finds, the best first.
+
+    Raises:
+        UsageError: see :func:`stream`.
+    """
+    # All prompts are searched to one length, so that a prompt's result does not hang on others
+    # only where ``max_new_tokens`` is told.
+    longest = min(_limits(model, prompts, max_new_tokens))
+    model.eval()
+    tokens, real = left_padded(prompts, model.embedding.weight.device)
+    hidden, state = model.extend_hidden(tokens, model.initial_state(len(prompts)), real)
+    logits = model.logits(hidden[:, -1:])[:, 0]
+    return beam_search(model, logits, state, beams, max_new_tokens=longest, eos=eos)

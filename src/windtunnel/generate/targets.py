@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from windtunnel.arch import EncoderDecoder
 from windtunnel.errors import UsageError
-from windtunnel.generate.generate import left_padded
-from windtunnel.generate.sampling import SamplingConfig, choose
-from windtunnel.nn.component import reorder
+from windtunnel.generate.beam import BeamConfig, Continued, beam_search
+from windtunnel.generate.generate import Stop, by_rows, left_padded, written
+from windtunnel.generate.sampling import SamplingConfig
+from windtunnel.nn.component import State
 
 
 @torch.no_grad()
@@ -19,9 +21,10 @@ def stream_targets(
     sources: Sequence[Sequence[int]],
     starts: Sequence[int],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     sampling: SamplingConfig | None = None,
     eos: int | None = None,
+    stop: Stop | None = None,
     seed: int = 0,
 ) -> Iterator[dict[int, int]]:
     """Yields after each step the new token of every row that still runs: {row: token}.
@@ -29,39 +32,27 @@ def stream_targets(
     Args:
         sources: what the encoder reads of each row; they may differ in length.
         starts: the token after which each row's target begins.
+        max_new_tokens: None: as many as there are learned positions.
 
-    A row ends with ``eos`` (which is yielded). The model is put in eval mode. A row of a batch
-    gives the tokens that it gives alone, up to rounding.
+    A row ends with ``eos`` (which is yielded), or where ``stop`` says so. The model is put in eval
+    mode. A row of a batch gives the tokens that it gives alone, up to rounding.
 
     Raises:
         UsageError: an empty source, ids outside of the vocabulary, or learned positions that end.
     """
-    sampling = sampling or SamplingConfig()
-    _check(model, sources, starts, max_new_tokens)
-    model.eval()
-    device = model.embedding.weight.device
-    tokens, real = left_padded(sources, device)
-    histories = [[start] for start in starts]
-    rows = list(range(len(sources)))
-    state = model.initial_state(len(sources), model.encode(tokens, real), real)
-    following = torch.tensor([[start] for start in starts], device=device)
-    for step in range(max_new_tokens):
-        hidden, state = model.extend_hidden(following, state)
-        logits = model.logits(hidden)[:, 0]
-        chosen = choose(
-            logits, sampling, [histories[row] for row in rows], seed=seed, step=step, rows=rows
-        )
-        by_row = dict(zip(rows, chosen, strict=True))
-        yield by_row
-        for row, token in by_row.items():
-            histories[row].append(token)
-        going = [place for place, token in enumerate(chosen) if token != eos]
-        if not going:
-            return
-        if len(going) < len(rows):
-            state = reorder(state, torch.tensor(going, device=device))
-            rows = [rows[place] for place in going]
-        following = torch.tensor([[by_row[row]] for row in rows], device=device)
+    longest = _checked(model, sources, starts, max_new_tokens)
+    last, state = _begun(model, sources, starts)
+    yield from written(
+        model,
+        last,
+        state,
+        [[start] for start in starts],
+        [longest] * len(starts),
+        sampling=sampling,
+        eos=eos,
+        stop=stop,
+        seed=seed,
+    )
 
 
 def generate_targets(
@@ -69,39 +60,69 @@ def generate_targets(
     sources: Sequence[Sequence[int]],
     starts: Sequence[int],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     sampling: SamplingConfig | None = None,
     eos: int | None = None,
+    stop: Stop | None = None,
     seed: int = 0,
 ) -> list[list[int]]:
     """The target of each source, without its start and without the final ``eos``."""
-    results: list[list[int]] = [[] for _ in sources]
-    for tokens in stream_targets(
-        model, sources, starts, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos, seed=seed
-    ):
-        for row, token in tokens.items():
-            if token != eos:
-                results[row].append(token)
-    return results
+    steps = stream_targets(
+        model, sources, starts, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos,
+        stop=stop, seed=seed,
+    )  # fmt: skip
+    return by_rows(steps, len(sources), eos)
 
 
-def _check(
+@torch.no_grad()
+def search_targets(
     model: EncoderDecoder,
     sources: Sequence[Sequence[int]],
     starts: Sequence[int],
-    max_new_tokens: int,
-) -> None:
+    beams: BeamConfig,
+    *,
+    max_new_tokens: int | None,
+    eos: int | None = None,
+) -> list[list[Continued]]:
+    """The best targets of each source that a beam search finds, the best first."""
+    longest = _checked(model, sources, starts, max_new_tokens)
+    last, state = _begun(model, sources, starts)
+    logits = model.logits(last)[:, 0]
+    return beam_search(model, logits, state, beams, max_new_tokens=longest, eos=eos)
+
+
+def _begun(
+    model: EncoderDecoder, sources: Sequence[Sequence[int]], starts: Sequence[int]
+) -> tuple[Tensor, State]:
+    """What the head reads after the starts, b 1 d, and the state after them."""
+    model.eval()
+    device = model.embedding.weight.device
+    tokens, real = left_padded(sources, device)
+    state = model.initial_state(len(sources), model.encode(tokens, real), real)
+    return model.extend_hidden(torch.tensor([[start] for start in starts], device=device), state)
+
+
+def _checked(
+    model: EncoderDecoder,
+    sources: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    max_new_tokens: int | None,
+) -> int:
+    """How many tokens a target may have."""
     architecture = model.architecture
     if architecture.input != "tokens" or architecture.head.type != "vocabulary":
         raise UsageError(f"{architecture.name} writes no text: that takes tokens to a vocabulary")
     if not sources or len(sources) != len(starts):
         raise UsageError(f"{len(sources)} sources were given, and {len(starts)} starts")
-    if max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens must be ≥ 1, not {max_new_tokens}")
+    limit = model.max_positions
+    longest = max_new_tokens if max_new_tokens is not None else limit
+    if longest is None:
+        raise UsageError("max_new_tokens is needed: nothing in this model limits a text")
+    if longest < 1:
+        raise UsageError(f"max_new_tokens must be ≥ 1, not {longest}")
     encoder = architecture.encoder
     assert encoder is not None, "a model without an encoder was asked for targets"
     read = encoder.vocab_size or architecture.vocab_size
-    limit = model.max_positions
     for number, (source, start) in enumerate(zip(sources, starts, strict=True), 1):
         if not source:
             raise UsageError(f"source {number} is empty")
@@ -109,8 +130,9 @@ def _check(
             raise UsageError(f"source {number} has token ids outside of 0 to {read - 1}")
         if not 0 <= start < architecture.vocab_size:
             raise UsageError(f"start {number} is outside of 0 to {architecture.vocab_size - 1}")
-        if limit is not None and max(len(source), max_new_tokens) > limit:
+        if limit is not None and max(len(source), longest) > limit:
             raise UsageError(
-                f"source {number} has {len(source)} tokens and {max_new_tokens} are to be written, "
+                f"source {number} has {len(source)} tokens and {longest} are to be written, "
                 f"but the learned positions end at {limit}"
             )
+    return longest

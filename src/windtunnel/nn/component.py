@@ -130,6 +130,11 @@ State = Any
 """What a mixer remembers: a NamedTuple of tensors, each with the batch first."""
 
 
+class Workspace:
+    """Something beside a state's tensors that makes going on faster and holds nothing of its value:
+    a state without it is the same state. Picking rows leaves it behind."""
+
+
 class Mixer(Component[C], ABC):
     """Mixes along time: b t d -> b t d. Its four methods are one function, cut differently.
 
@@ -312,6 +317,8 @@ def reorder(state: State, rows: Tensor) -> State:
         return state[rows]
     if state is None or isinstance(state, int):
         return state  # what all rows have in common
+    if isinstance(state, Workspace):
+        return None
     if not isinstance(state, tuple):
         raise TypeError(f"a state is a tuple of tensors, not {type(state).__name__}")
     parts = [reorder(part, rows) for part in state]

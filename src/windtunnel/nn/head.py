@@ -157,6 +157,8 @@ class Head(nn.Module):
             self.transform = HeadTransform(config.transform, scope)
         self.register_parameter("weight", nn.Parameter(torch.empty(V, d)) if own else None)
         self.register_parameter("bias", nn.Parameter(torch.empty(V)) if config.bias else None)
+        self.product: nn.Module | None = None
+        """Stands for the product with weight and bias, where another form of them is faster."""
 
     def initializers(self) -> dict[str, Init]:
         """The inits of ``bias`` and, where it is the head's own, ``weight``."""
@@ -193,6 +195,9 @@ class Head(nn.Module):
             hidden = self.transform(hidden)
         if scale is not None:
             hidden = hidden * scale
-        logits = F.linear(hidden, self.weight, self.bias)
+        if self.product is None:
+            logits = F.linear(hidden, self.weight, self.bias)
+        else:
+            logits = self.product(hidden)
         cap = self.config.softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap

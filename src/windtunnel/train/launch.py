@@ -22,6 +22,7 @@ from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import RunFolder, code_digest, run_key
 from windtunnel.train.checkpoint import load_weights
+from windtunnel.train.evaluation import evaluate
 from windtunnel.train.feed import feed_of
 from windtunnel.train.identity import run_identity
 from windtunnel.train.loop import resolve_device
@@ -254,3 +255,14 @@ def _plugins_then(folder: RunFolder) -> list[str]:
     """The digests of the plugins that the run began with."""
     starts = [event.values for event in folder.read_events() if event.kind == "start"]
     return list(starts[0]["identity"]["arch"].get("plugins", [])) if starts else []
+
+
+def validation_loss(trained: TrainedModel, max_tokens: int) -> float:
+    """The loss of a run's model (or of another form of it) on its validation data, on at most so
+    many targets: in nats a token."""
+    config = trained.config
+    limit = min(max_tokens, config.train.eval_tokens or max_tokens)
+    config = config.replace(train=config.train.replace(eval_tokens=limit))
+    valid = feed_of(prepare(config.data), config).valid
+    objective = objective_of(config.train.objective, trained.model)
+    return evaluate(trained.model, valid, trained.tokenizer, objective).loss

@@ -18,8 +18,9 @@ from windtunnel.data.sample_loader import Samples
 from windtunnel.data.samples import Marks, prompt_text
 from windtunnel.data.tokenizers import Tokenizer
 from windtunnel.errors import UsageError
-from windtunnel.generate import SamplingConfig, can_continue, generate, stream
-from windtunnel.generate.targets import generate_targets, stream_targets
+from windtunnel.generate import BeamConfig, SamplingConfig, can_continue, generate, search, stream
+from windtunnel.generate.generate import Stop
+from windtunnel.generate.targets import generate_targets, search_targets, stream_targets
 from windtunnel.train.feed import form_for
 from windtunnel.train.objectives.config import DiffusionConfig
 from windtunnel.train.objectives.diffusion import Diffusion
@@ -57,15 +58,20 @@ class Writer:
         self,
         prompts: Sequence[Sequence[int]],
         *,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         sampling: SamplingConfig | None = None,
+        stop: Stop | None = None,
+        beams: BeamConfig | None = None,
         seed: int = 0,
         steps: int | None = None,
     ) -> list[list[int]]:
         """What follows each of the encoded prompts, without the end mark.
 
         Args:
-            sampling: how tokens are chosen; diffusion has no use for it.
+            max_new_tokens: None: as many as the model has learned positions for.
+            sampling: how tokens are chosen; diffusion has no use for it, nor has a search.
+            stop: where a row ends besides; see :func:`windtunnel.generate.stream`.
+            beams: the most probable text that is found, in place of one that is drawn.
             steps: of diffusion's sampler.
 
         Raises:
@@ -74,28 +80,38 @@ class Writer:
         kind = objective_config(self.config).type
         eos = self.tokenizer.eos
         if kind == "diffusion":
+            if beams is not None:
+                raise UsageError("diffusion writes no token after another, so it has no beams")
             return [self._diffused(prompt, max_new_tokens, seed, steps) for prompt in prompts]
         if kind == "classification":
             raise UsageError(
                 f"{self.config.arch.name} classifies texts and writes none; see windtunnel classify"
             )
+        sources, starts = self._sources(prompts) if kind == "seq2seq" else ([], [])
+        if beams is not None:
+            if kind == "seq2seq":
+                found = search_targets(
+                    self.model, sources, starts, beams, max_new_tokens=max_new_tokens, eos=eos
+                )
+            else:
+                rows = self._rows(prompts)
+                found = search(self.model, rows, beams, max_new_tokens=max_new_tokens, eos=eos)
+            return [best[0].tokens for best in found]
+        options: dict[str, Any] = {
+            "max_new_tokens": max_new_tokens, "sampling": sampling, "eos": eos, "stop": stop,
+            "seed": seed,
+        }  # fmt: skip
         if kind == "seq2seq":
-            sources, starts = self._sources(prompts)
-            return generate_targets(
-                self.model, sources, starts, max_new_tokens=max_new_tokens, sampling=sampling,
-                eos=eos, seed=seed,
-            )  # fmt: skip
-        return generate(
-            self.model, self._rows(prompts), max_new_tokens=max_new_tokens, sampling=sampling,
-            eos=eos, seed=seed,
-        )  # fmt: skip
+            return generate_targets(self.model, sources, starts, **options)
+        return generate(self.model, self._rows(prompts), **options)
 
     def stream(
         self,
         prompt: Sequence[int],
         *,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         sampling: SamplingConfig | None = None,
+        stop: Stop | None = None,
         seed: int = 0,
     ) -> Iterator[int]:
         """The tokens after one encoded prompt as they come, without the end mark."""
@@ -104,7 +120,7 @@ class Writer:
             raise UsageError(f"{self.config.arch.name} does not write token by token")
         options: dict[str, Any] = {
             "max_new_tokens": max_new_tokens, "sampling": sampling, "eos": self.tokenizer.eos,
-            "seed": seed,
+            "stop": stop, "seed": seed,
         }  # fmt: skip
         if kind == "seq2seq":
             steps = stream_targets(self.model, *self._sources([prompt]), **options)
@@ -148,7 +164,7 @@ class Writer:
         return [row[:-1] for row in rows], [row[-1] for row in rows]
 
     def _diffused(
-        self, prompt: Sequence[int], max_new_tokens: int, seed: int, steps: int | None
+        self, prompt: Sequence[int], max_new_tokens: int | None, seed: int, steps: int | None
     ) -> list[int]:
         config = objective_config(self.config)
         assert isinstance(config, DiffusionConfig)
@@ -164,7 +180,7 @@ class Writer:
         row = diffusion.sample(self.model.eval(), batch, steps=count, seed=seed)[0]
         written: list[int] = row[len(prompt) + 2 :].tolist()
         end = written.index(form.marks.end) if form.marks.end in written else len(written)
-        return written[: min(end, max_new_tokens)]
+        return written[: end if max_new_tokens is None else min(end, max_new_tokens)]
 
 
 def _encoded(ids: Sequence[int]) -> Encoded:

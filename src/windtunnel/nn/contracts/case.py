@@ -17,6 +17,7 @@ from windtunnel.nn.component import (
     Scope,
     Span,
     State,
+    Workspace,
     build_component,
 )
 from windtunnel.nn.initialize import initialize, keyed_generator
@@ -113,6 +114,8 @@ def tensors(state: State) -> list[Tensor]:
     """All tensors of a state, in order."""
     if isinstance(state, Tensor):
         return [state]
+    if state is None or isinstance(state, Workspace):
+        return []
     return [item for part in state for item in tensors(part)]
 
 

@@ -26,6 +26,7 @@ from windtunnel.nn.cost import Cost, Num, larger, linear_cost
 from windtunnel.nn.linear import Linear, residual_gain
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
 from windtunnel.nn.ops.attention import attend, visible
+from windtunnel.nn.ops.room import Room, appended
 from windtunnel.nn.positions.rope import RoPEConfig
 
 
@@ -137,6 +138,8 @@ class LatentState(NamedTuple):
     """(b, s, rope_dim): the shared key, turned"""
     positions: Tensor
     """(b, s) int64, −1 at pads"""
+    room: Room | None = None
+    """Where they lie, with space behind them."""
 
 
 @register("mixer")
@@ -192,11 +195,9 @@ class LatentAttention(Mixer[LatentAttentionConfig]):
             return self._read(q, turned, latent, key, span), LatentState(latent, key, positions)
         if not self.causal:
             raise UsageError("bidirectional attention reads whole sequences, not chunks")
-        state = LatentState(
-            torch.cat((state.latent, latent), dim=1),
-            torch.cat((state.key, key), dim=1),
-            torch.cat((state.positions, positions), dim=1),
-        )
+        old, new = (state.latent, state.key, state.positions), (latent, key, positions)
+        (latent, key, positions), room = appended(old, new, (1, 1, 1), state.room)
+        state = LatentState(latent, key, positions, room)
         return self._read_on(q, turned, state, span), state
 
     def _compress(self, x: Tensor, span: Span) -> tuple[Tensor, Tensor]:

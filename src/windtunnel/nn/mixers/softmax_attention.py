@@ -33,6 +33,7 @@ from windtunnel.nn.ops.attention import (
     visible,
 )
 from windtunnel.nn.ops.kv_cache import KVState, keep_ends
+from windtunnel.nn.ops.room import appended
 from windtunnel.nn.positions.rope import RoPEConfig
 
 _USUAL_HEAD_DIM = 64
@@ -261,16 +262,16 @@ class SoftmaxAttention(Mixer[S]):
         """Raises UsageError when a bidirectional attention is asked to continue."""
         q, k, v = self._project(x, span)
         b, t, _ = x.shape
-        positions = span.positions.expand(b, t)
+        positions, room = span.positions.expand(b, t), None
         if state.positions.shape[1] == 0:
             y = self._read(q, k, v, span)
         else:
             if not self.causal:
                 raise UsageError("bidirectional attention reads whole sequences, not chunks")
-            k, v = torch.cat((state.k, k), dim=2), torch.cat((state.v, v), dim=2)
-            positions = torch.cat((state.positions, positions), dim=1)
+            old, new = (state.k, state.v, state.positions), (k, v, positions)
+            (k, v, positions), room = appended(old, new, (2, 2, 1), state.room)
             y = self._read_on(q, k, v, span, positions)
-        return self._join(y), self._remembered(KVState(k, v, positions), span)
+        return self._join(y), self._remembered(KVState(k, v, positions, room), span)
 
     def _project(self, x: Tensor, span: Span) -> tuple[Tensor, Tensor, Tensor]:
         """b t d -> b h t k, b g t k, b g t v"""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from windtunnel.nn.ops.room import Room
+
 
 class KVState(NamedTuple):
     """The keys and values seen so far; with a window, those that can still be seen."""
@@ -17,6 +19,8 @@ class KVState(NamedTuple):
     """b g s v"""
     positions: Tensor
     """(b, s) int64, −1 at pads"""
+    room: Room | None = None
+    """Where they lie, with space behind them."""
 
 
 def keep_ends(state: KVState, *, first: int, last: int, uniform: bool) -> KVState:
@@ -29,8 +33,9 @@ def keep_ends(state: KVState, *, first: int, last: int, uniform: bool) -> KVStat
     if s <= keep:
         return state
     if uniform:
-        k, v = (_ends(part, 2, first, last) for part in state[:2])
-        return KVState(k, v, _ends(state.positions, 1, first, last))
+        k, v = (_ends(part, 2, first, last) for part in (state.k, state.v))
+        room = state.room if first == 0 else None
+        return KVState(k, v, _ends(state.positions, 1, first, last), room)
     # Pads and what is out of sight first, the rest in order, so that it is not pushed out.
     positions = state.positions
     near = positions > positions.amax(dim=1, keepdim=True) - last
@@ -38,7 +43,7 @@ def keep_ends(state: KVState, *, first: int, last: int, uniform: bool) -> KVStat
     order = kept.to(torch.int8).argsort(dim=1, stable=True)[:, s - keep :]
     k, v = (
         part.gather(2, order[:, None, :, None].expand(-1, part.shape[1], -1, part.shape[3]))
-        for part in state[:2]
+        for part in (state.k, state.v)
     )
     return KVState(k, v, positions.gather(1, order))
 
