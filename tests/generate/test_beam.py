@@ -6,8 +6,11 @@ import pytest
 import torch
 from tests.generate.test_generate import model
 
+from windtunnel.arch import ArchSpec, EncoderDecoder, build, preset_document, resolve
+from windtunnel.config import decode
 from windtunnel.generate import BeamConfig, SamplingConfig, beam_search, generate, search
 from windtunnel.generate.beam import Continued
+from windtunnel.generate.targets import generate_targets, search_targets
 
 EOS, VOCABULARY, LENGTH = 1, 4, 3
 
@@ -106,3 +109,19 @@ def log_probability(net, prompt: list[int], found: Continued) -> float:
         steps = net(tokens)[0].log_softmax(-1)
     places = range(len(prompt) - 1, len(prompt) + len(found.tokens) - 1)
     return sum(steps[place, tokens[0, place + 1]].item() for place in places)
+
+
+def test_targets_are_searched_as_texts_are() -> None:
+    document = preset_document("t5").edit("d_model=32")
+    net = build(resolve(decode(document, ArchSpec), 40), seed=5).double()
+    assert isinstance(net, EncoderDecoder)
+    sources, starts = [[1, 2, 3], [4], [5, 6]], [7, 7, 8]
+    greedy = SamplingConfig(temperature=0.0)
+    expected = generate_targets(net, sources, starts, max_new_tokens=6, sampling=greedy)
+    one = search_targets(net, sources, starts, BeamConfig(num_beams=1), max_new_tokens=6)
+    assert [found[0].tokens for found in one] == expected
+    beams = BeamConfig(num_beams=3)
+    together = search_targets(net, sources, starts, beams, max_new_tokens=6)
+    for source, start, found in zip(sources, starts, together, strict=True):
+        (alone,) = search_targets(net, [source], [start], beams, max_new_tokens=6)
+        assert [f.tokens for f in alone] == [f.tokens for f in found]

@@ -24,7 +24,6 @@ from windtunnel.runs import RunFolder, RunStore
 from windtunnel.train.launch import TrainedModel, open_trained, validation_loss
 from windtunnel.train.writing import Writer
 
-
 _USUAL_LENGTH = 100
 _MEASURED_TOKENS = 8192
 
@@ -136,9 +135,7 @@ def _encoded(writer: Writer, prompts: Sequence[str]) -> list[list[int]]:
     return encoded
 
 
-def _streamed(
-    writer: Writer, shown: str, encoded: list[int], wish: Wish, stop: StopStrings
-) -> str:
+def _streamed(writer: Writer, shown: str, encoded: list[int], wish: Wish, stop: StopStrings) -> str:
     sys.stdout.write(shown)
     text, pieces = TextStream(writer.tokenizer, stop), list[str]()
 

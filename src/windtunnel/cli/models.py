@@ -47,8 +47,12 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more texts.")],
     max_new_tokens: Annotated[
         int | None,
-        typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to add at most [100, or as "
-                     "many as the model has positions for]."),
+        typer.Option(
+            "--max-new-tokens",
+            "-n",
+            min=1,
+            help="Tokens to add at most [100, or as many as the model has positions for].",
+        ),
     ] = None,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, help="0 takes the most likely token.")
@@ -61,13 +65,19 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random draws.")] = 0,
     stop: Annotated[
         list[str] | None,
-        typer.Option("--stop", metavar="TEXT", help="End where this is written, and leave it out; "
-                     "may be repeated."),
+        typer.Option(
+            "--stop",
+            metavar="TEXT",
+            help="End where this is written, and leave it out; may be repeated.",
+        ),
     ] = None,
     beams: Annotated[
         int | None,
-        typer.Option("--beams", min=1, help="Search for the most probable text with so many "
-                     "beams, in place of drawing."),
+        typer.Option(
+            "--beams",
+            min=1,
+            help="Search for the most probable text with so many beams, in place of drawing.",
+        ),
     ] = None,
     length_penalty: Annotated[
         float | None,
