@@ -64,7 +64,6 @@ def bert(d: int) -> int:
 
 DIFFERENCES: dict[str, int] = {
     "deepseek-v3": -58 * 256,  # the biases that balance experts are no parameters here
-    "olmo2-7b": 32 * 2 * (128 - 4096),  # queries and keys are normed a head at a time
     "bert-base": bert(768),
     "bert-large": bert(1024),
 }
