@@ -95,6 +95,26 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": {"rope_theta": 50.0, "partial_rotary_factor": 0.5},
         },
     ),
+    "qwen2": ("qwen2", BASE),
+    "qwen2-windows": (
+        "qwen2",
+        {
+            **BASE, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma": ("gemma", {**BASE, "head_dim": 16}),
+    "gemma3": (
+        "gemma3_text",
+        {
+            **BASE, "head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 24,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 900.0, "factor": 4.0},
+            },
+        },
+    ),
     "phi": ("phi", BASE),
     "phi-tied": (
         "phi",

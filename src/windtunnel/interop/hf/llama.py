@@ -1,4 +1,4 @@
-"""Llama and what is built like it: Mistral, Mixtral, Qwen 3, OLMo 2, Gemma 2.
+"""Llama and what is built like it: Mistral, Mixtral, Qwen 2 and 3, OLMo 2, Gemma 1 to 3.
 
 Each is a :class:`Dialect`: what it has beyond RMSNorm, rotary attention and a gated feed-forward.
 """
@@ -40,6 +40,8 @@ _NORMS = {
     },
 }
 """Where our norms of each placement stand in theirs."""
+_QWEN = ("qwen2", "qwen3")
+"""They ask besides whether windows are used."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,27 @@ class Dialect:
     windows: Literal["none", "all", "layer_types"] = "none"
     attention_bias: bool = False
     """Whether there is a key for it."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values, but not the output, have biases; there is no key for it."""
     mlp_bias: bool = False
     """Whether there is a key for it."""
     own_head_dim: bool = True
     """Whether the width of a head may differ from that of the stream over the heads."""
     gemma: bool = False
-    """Norms of 1 + weight, embeddings times √d, soft-caps, and a scale of its own."""
+    """Norms of 1 + weight, and embeddings times √d."""
+    caps: bool = False
+    """Keys for soft-caps and the scale of the logits (Gemma 2 and 3)."""
+    local_rope: bool = False
+    """Whether layers with a window have rotary positions of their own (Gemma 3)."""
     experts: bool = False
 
     @property
     def activation_key(self) -> str:
-        return "hidden_activation" if self.gemma else "hidden_act"
+        return "hidden_activation" if self.caps else "hidden_act"
 
 
 def _read(dialect: Dialect, keys: Keys) -> ArchSpec:
-    if dialect.model_type == "qwen3":
+    if dialect.model_type in _QWEN:
         keys.idle("use_sliding_window", "max_window_layers")  # layer_types is what is used
     keys.idle("pretraining_tp")
     norm: dict[str, Any] = {"type": "rmsnorm", "eps": float(keys("rms_norm_eps"))}
@@ -83,7 +91,11 @@ def _read(dialect: Dialect, keys: Keys) -> ArchSpec:
     num_layers = keys("num_hidden_layers")
     windows = [None] * num_layers if dialect.windows == "none" else read_windows(keys, num_layers)
     head: dict[str, Any] = {"norm": norm}
-    if dialect.gemma:
+    local = None
+    if dialect.local_rope:
+        keys.idle("_sliding_window_pattern")  # layer_types is what is used
+        local = read_rope(keys, mixer["head_dim"], kind="sliding_attention")
+    if dialect.caps:
         head["softcap"] = _float(keys("final_logit_softcapping"))
     return ArchSpec.model_validate(
         {
@@ -92,10 +104,16 @@ def _read(dialect: Dialect, keys: Keys) -> ArchSpec:
             "max_seq_len": keys("max_position_embeddings"),
             "d_model": keys("hidden_size"),
             "embedding": {"tie": keys("tie_word_embeddings", False), "scale": dialect.gemma},
-            "layers": grouped([{**layer, "mixer": {**mixer, "window": w}} for w in windows]),
+            "layers": grouped([{**layer, "mixer": _seen(mixer, local, w)} for w in windows]),
             "head": head,
         }
     )
+
+
+def _seen(mixer: dict[str, Any], local: dict[str, Any] | None, window: int | None) -> Any:
+    """The mixer of a layer with that window, and with positions of its own where it has some."""
+    own = {} if local is None or window is None else {"position": local}
+    return {**mixer, "window": window, **own}
 
 
 def _read_attention(dialect: Dialect, keys: Keys, norm: dict[str, Any]) -> dict[str, Any]:
@@ -107,13 +125,16 @@ def _read_attention(dialect: Dialect, keys: Keys, norm: dict[str, Any]) -> dict[
         "num_heads": heads,
         "num_kv_heads": keys("num_key_value_heads", heads),
         "head_dim": head_dim,
-        "position": read_rope(keys, head_dim),
-        "bias": bool(dialect.attention_bias and keys("attention_bias", False)),
+        "position": read_rope(
+            keys, head_dim, kind="full_attention" if dialect.local_rope else None
+        ),
+        "bias": dialect.qkv_bias or bool(dialect.attention_bias and keys("attention_bias", False)),
+        "out_bias": False if dialect.qkv_bias else None,
         "dropout": float(keys("attention_dropout", 0.0)),
     }
     if dialect.qk_norm is not None:
         mixer |= {"qk_norm": norm, "qk_norm_over": dialect.qk_norm}
-    if dialect.gemma:
+    if dialect.caps:
         mixer["softcap"] = _float(keys("attn_logit_softcapping"))
         mixer["scale"] = float(keys("query_pre_attn_scalar")) ** -0.5
     return mixer
@@ -159,7 +180,7 @@ def _write(dialect: Dialect, architecture: Architecture) -> dict[str, Any]:
         "max_position_embeddings": architecture.max_seq_len,
         "rms_norm_eps": norm.eps,
         "tie_word_embeddings": architecture.embedding.tie,
-        "rope_parameters": write_rope(rope_of(mixer), head_dim),
+        "rope_parameters": _write_rope(dialect, architecture, mixer),
         "attention_dropout": mixer.dropout,
         **_write_mlp(dialect, architecture),
     }
@@ -167,11 +188,24 @@ def _write(dialect: Dialect, architecture: Architecture) -> dict[str, Any]:
         values["head_dim"] = head_dim
     if dialect.attention_bias:
         values["attention_bias"] = mixer.bias
-    if dialect.gemma:
+    if dialect.caps:
         values["final_logit_softcapping"] = architecture.head.softcap
         values["attn_logit_softcapping"] = mixer.softcap
         values["query_pre_attn_scalar"] = round((mixer.scale or 1.0) ** -2)
     return values | _write_windows(dialect, architecture)
+
+
+def _write_rope(
+    dialect: Dialect, architecture: Architecture, mixer: AttentionConfig
+) -> dict[str, Any]:
+    if not dialect.local_rope:
+        return write_rope(rope_of(mixer), mixer.head_dim or 1)
+    kinds: dict[str, Any] = {}
+    for layer in architecture.layers:
+        if isinstance(layer.mixer, AttentionConfig):
+            kind = "full_attention" if layer.mixer.window is None else "sliding_attention"
+            kinds.setdefault(kind, write_rope(rope_of(layer.mixer), layer.mixer.head_dim or 1))
+    return kinds
 
 
 def _write_mlp(dialect: Dialect, architecture: Architecture) -> dict[str, Any]:
@@ -200,7 +234,7 @@ def _write_windows(dialect: Dialect, architecture: Architecture) -> dict[str, An
         values["layer_types"] = [
             "full_attention" if window is None else "sliding_attention" for window in windows
         ]
-    if dialect.model_type == "qwen3":
+    if dialect.model_type in _QWEN:
         values["use_sliding_window"] = widest is not None
     return values
 
@@ -253,7 +287,13 @@ DIALECTS = (
     ),
     Dialect(
         "gemma2", "Gemma2ForCausalLM", placement="sandwich", windows="layer_types",
-        attention_bias=True, gemma=True,
+        attention_bias=True, gemma=True, caps=True,
+    ),
+    Dialect("qwen2", "Qwen2ForCausalLM", qkv_bias=True, windows="layer_types", own_head_dim=False),
+    Dialect("gemma", "GemmaForCausalLM", attention_bias=True, gemma=True),
+    Dialect(
+        "gemma3_text", "Gemma3ForCausalLM", placement="sandwich", windows="layer_types",
+        qk_norm="head", attention_bias=True, gemma=True, caps=True, local_rope=True,
     ),
 )  # fmt: skip
 FAMILIES = tuple(

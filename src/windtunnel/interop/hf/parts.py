@@ -27,13 +27,15 @@ _SCALING = {
 _WHOLE = ("original_max_seq_len", "truncate")
 
 
-def read_rope(keys: Keys, head_dim: int) -> dict[str, Any]:
-    """Our rotary positions from ``rope_parameters``."""
+def read_rope(keys: Keys, head_dim: int, *, kind: str | None = None) -> dict[str, Any]:
+    """Our rotary positions from ``rope_parameters``, or from those of that kind of layers in it."""
     values = dict(keys("rope_parameters", {}))
+    if kind is not None:
+        values = dict(values.get(kind) or {})
     if any(isinstance(value, dict) for value in values.values()):
         keys.refuse("rope_parameters", "other positions in each kind of layer are not known here")
         return {"type": "rope"}
-    kind = values.pop("rope_type", values.pop("type", "default"))
+    scaled = values.pop("rope_type", values.pop("type", "default"))
     values.pop("type", None)
     rope: dict[str, Any] = {"type": "rope", "theta": float(values.pop("rope_theta", 10_000.0))}
     turned = int(head_dim * values.pop("partial_rotary_factor", 1.0))
@@ -41,17 +43,17 @@ def read_rope(keys: Keys, head_dim: int) -> dict[str, Any]:
         keys.refuse("rope_parameters.partial_rotary_factor", f"turns {turned} dimensions, not even")
         turned = 2
     rope["rotary_dim"] = turned
-    if kind == "default":
+    if scaled == "default":
         values.pop("factor", None)
-    elif kind in ("linear", "llama3", "yarn"):
-        rope["scaling"] = _read_scaling(keys, kind, values)
+    elif scaled in ("linear", "llama3", "yarn"):
+        rope["scaling"] = _read_scaling(keys, scaled, values)
     else:
-        text = f"{kind!r} cannot be expressed, only default, linear, llama3 or yarn"
+        text = f"{scaled!r} cannot be expressed, only default, linear, llama3 or yarn"
         keys.refuse("rope_parameters.rope_type", text)
         return rope
     for name, value in values.items():
         if value is not None:
-            keys.refuse(f"rope_parameters.{name}", f"{value!r} is not known for {kind}")
+            keys.refuse(f"rope_parameters.{name}", f"{value!r} is not known for {scaled}")
     return rope
 
 
