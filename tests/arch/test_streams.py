@@ -46,6 +46,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     "parallel": {"mixer": ATTENTION, "parallel": True},
     "no mlp": {"mixer": "mamba", "mlp": "none"},
     "shared": {"mixer": ATTENTION, "share": 2},
+    "depth": {"mixer": ATTENTION, "depth": {"capacity": 0.6}},
 }
 
 
@@ -152,7 +153,10 @@ def test_the_contracts_of_a_model_hold(residual: Any, layer: dict[str, Any]) -> 
     torch.testing.assert_close(model(ids, real)[:, 3:-1], whole)
     later = tokens()
     later[:, 5] = (later[:, 5] + 1) % V
-    assert torch.equal(model(later)[:, :5], whole[:, :5])
+    if layer is LAYERS["depth"]:  # the tokens read stand in products of other widths
+        torch.testing.assert_close(model(later)[:, :5], whole[:, :5], rtol=0, atol=1e-12)
+    else:
+        assert torch.equal(model(later)[:, :5], whole[:, :5])
     assert (model(later)[:, 5:] - whole[:, 5:]).abs().max() > 1e-3
     assert cost(model.architecture).total.params == sum(p.numel() for p in model.parameters())
     assert resolve(model.architecture.to_spec()) == model.architecture
@@ -238,16 +242,30 @@ def test_layers_of_other_widths_are_named(layers: Any, place: str, message: str)
     assert f"arch.{place}: {message}" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        ({"parallel": True, "shared_norm": True}, "each branch reads a mix of the streams"),
-        ({"depth": {"capacity": 0.5}}, "a token of several streams cannot go around"),
-    ],
-)
-def test_what_makes_no_sense_with_streams_is_refused(layer: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        architecture({"mixer": "lstm", **layer}, HYPER)
+def test_a_norm_that_branches_share_is_refused() -> None:
+    layer = {"mixer": "lstm", "parallel": True, "shared_norm": True}
+    with pytest.raises(ValueError, match="each branch reads a mix of the streams"):
+        architecture(layer, HYPER)
+
+
+def test_a_token_goes_around_a_layer_with_all_its_streams() -> None:
+    model = built(LAYERS["depth"], HYPER)
+    layer: Any = model.layers[0]
+    x = torch.randn(2, 12, 4, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mean = x.mean(2)
+    rms = mean / mean.square().mean(-1, keepdim=True).sqrt()
+    score = rms @ layer.depth.weight + layer.depth.bias
+    y = layer(x, Span.of(12))
+    whole = built({"mixer": ATTENTION}, HYPER)
+    whole.load_state_dict({k: v for k, v in model.state_dict().items() if "depth" not in k})
+    for row in range(2):
+        read = score[row] > 0
+        assert 0 < int(read.sum()) < 12
+        assert torch.equal(y[row, ~read], x[row, ~read])
+        alone: Any = whole.layers[0]
+        own = alone(x[row : row + 1, read], Span.of(int(read.sum())))[0]
+        gate = score[row, read].sigmoid()[:, None, None]
+        torch.testing.assert_close(y[row, read], x[row, read] + gate * (own - x[row, read]))
 
 
 def test_kinds_of_links_may_differ_between_layers() -> None:

@@ -83,7 +83,8 @@ def layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None = None) -
         total = _whole_layer_cost(layer, scope, t, s)
     else:
         inner = _whole_layer_cost(layer, scope, layer.depth.read(t), t if s is None else s)
-        total = layer.depth.thinned(inner) + layer.depth.cost(scope)
+        total = layer.depth.thinned(inner)
+        total += layer.depth.cost(scope, streams_of(layer.residual))
     if layer.share_with is not None:
         return replace(total, params=0)
     total += reduce(add, (slots * -1 for _, slots in _stored(layer)), Cost())

@@ -91,11 +91,8 @@ class LayerConfig(Config):
             raise ValueError("shared_norm has no effect unless parallel is true")
         if self.parallel and self.residual.type == "none" and self.mlp.type != "none":
             raise ValueError("parallel: with residual none the mixer's output would be lost")
-        if streams_of(self.residual) is not None:
-            if self.shared_norm:
-                raise ValueError("shared_norm: each branch reads a mix of the streams of its own")
-            if self.depth is not None:
-                raise ValueError("depth: a token of several streams cannot go around a layer")
+        if self.shared_norm and streams_of(self.residual) is not None:
+            raise ValueError("shared_norm: each branch reads a mix of the streams of its own")
         return self
 
     def joins(self, scope: Scope) -> Iterator[Scope]:

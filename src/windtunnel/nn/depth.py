@@ -34,10 +34,11 @@ class DepthConfig(Config):
     balance_rate: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Coefficient of that loss, (part that goes through − capacity)²."""
 
-    def cost(self, scope: Scope) -> Cost:
+    def cost(self, scope: Scope, streams: int | None = None) -> Cost:
         """Of the router alone."""
         d = scope.d_model
-        kept = 3 * d + 4  # the stream, the norm's output and what is joined, and the choice
+        # What the router reads, the norm's output and what is joined, and the choice.
+        kept = (2 + (streams or 1)) * d + 4
         return Cost(params=d + 1, forward_flops=2 * d, decode_flops=2 * d, state_values=1,
                     activation_values=kept)  # fmt: skip
 
@@ -69,7 +70,7 @@ class DepthState(NamedTuple):
 
 @dataclass(frozen=True)
 class Picked:
-    """The tokens that go through a layer, those of a row moved together: b r d."""
+    """The tokens that go through a layer, those of a row moved together: b r d, or b r n d."""
 
     x: Tensor
     span: Span
@@ -82,8 +83,14 @@ class Picked:
 
     def joined(self, stream: Tensor, y: Tensor) -> Tensor:
         """The stream (b t d) with the layer's output ``y`` (b r d) for the tokens that it read."""
-        moved = torch.where(self.span.real[..., None], self.gate[..., None] * (y - self.x), 0.0)
-        return stream.scatter(1, self.index[..., None].expand_as(y), self.x + moved)
+        real, gate = over(self.span.real, y), over(self.gate, y)
+        moved = torch.where(real, gate * (y - self.x), 0.0)
+        return stream.scatter(1, over(self.index, y).expand_as(y), self.x + moved)
+
+
+def over(values: Tensor, x: Tensor) -> Tensor:
+    """One value for each token (b r), to go with its vector or vectors ``x`` (b r …)."""
+    return values[..., *(None,) * (x.ndim - 2)]
 
 
 class DepthRouter(nn.Module):
@@ -105,8 +112,11 @@ class DepthRouter(nn.Module):
         return self.weight.new_zeros(batch, dtype=torch.long)
 
     def pick(self, x: Tensor, span: Span, seen: Tensor) -> Picked:
-        """Of the tokens of a span, those to read; ``seen`` (b,) were read before."""
-        normed = F.rms_norm(wide(x), x.shape[-1:])
+        """Of the tokens of a span, those to read; ``seen`` (b,) were read before.
+
+        Of several streams (b t n d) the router reads the mean, and a token goes with all of them.
+        """
+        normed = F.rms_norm(wide(x if x.ndim == 3 else x.mean(-2)), x.shape[-1:])
         score = F.linear(normed, wide(self.weight)[None], wide(self.bias)).squeeze(-1)  # b t
         real = span.real.expand(score.shape)
         through = (score > 0) & real
@@ -115,7 +125,7 @@ class DepthRouter(nn.Module):
         width = max(int(count.max()), 1)
         index = through.logical_not().to(torch.int8).argsort(dim=1, stable=True)[:, :width]
         read = torch.arange(width, device=x.device) < count[:, None]
-        picked = x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+        picked = x.gather(1, over(index, x).expand(-1, -1, *x.shape[2:]))
         gate = score.gather(1, index).sigmoid().to(x.dtype)
         return Picked(picked, Span.of_real(read, seen), index, gate, seen + count)
 
