@@ -27,6 +27,7 @@ from windtunnel.arch.spec import LayerSpec
 from windtunnel.errors import ConfigError
 from windtunnel.nn.auxiliary import collect_auxiliary
 from windtunnel.nn.component import Span, after_update, has_updates
+from windtunnel.nn.contracts.case import tensors
 
 
 def architecture(*layers: dict[str, Any], **values: Any) -> Architecture:
@@ -311,7 +312,7 @@ def test_a_layer_of_some_tokens_costs_its_part() -> None:
     found = layer_cost(model.architecture.layers[0], scope_of(model.architecture), 16)
     assert int(state.seen) == 8
     assert found.forward_flops * 16 == counter.get_total_flops()
-    held = state.seen.numel() + sum(part.numel() for part in state.inner)
+    held = state.seen.numel() + sum(part.numel() for part in tensors(state.inner))
     assert found.state_values + 16 * found.state_values_per_token == held
 
 
