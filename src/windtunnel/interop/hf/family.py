@@ -133,6 +133,9 @@ class Family:
     """Patterns of names of weights that no logit depends on, as those of another head."""
     renamed: tuple[tuple[str, str], ...] = ()
     """(pattern, its replacement) in names of older files."""
+    same: Callable[[Architecture], Architecture] = lambda architecture: architecture
+    """The architecture of the same function that the family has, where ``tensors`` can change the
+    weights accordingly."""
     endless: bool = False
     """Whether nothing limits the length of a sequence; the config then says no ``max_seq_len``."""
     buffers: tuple[str, ...] = (r".*\.rotary_emb\.inv_freq",)
@@ -171,6 +174,14 @@ class Family:
         Raises:
             NotExpressible: names every part that has no counterpart in this family.
         """
+        written, architecture = architecture, self.same(architecture)
+        folded = list(diff(written, architecture))
+        if folded and notes is not None:
+            first, more = folded[0], f", and {len(folded) - 1} more" if folded[1:] else ""
+            notes.append(
+                f"{first.path} = {first.first} is {first.second} in {self.model_type}, and the "
+                f"weights make up for it{more}"
+            )
         values = {**self.write(architecture), "model_type": self.model_type}
         try:
             again = resolve(self.to_spec(values))

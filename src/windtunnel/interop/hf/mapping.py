@@ -44,6 +44,13 @@ def joined(parts: int, *, transposed: bool = False) -> Transform:
     return Transform(split, join)
 
 
+def times(factor: float) -> Transform:
+    """Theirs are so many times ours."""
+    return Transform(
+        lambda tensors: [x / factor for x in tensors], lambda tensors: [x * factor for x in tensors]
+    )
+
+
 def cut(sizes: Sequence[int]) -> Transform:
     """One tensor of theirs is several of ours of these sizes, one after the other along the
     outputs (GPT-BigCode, whose keys and values have one head)."""

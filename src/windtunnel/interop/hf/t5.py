@@ -5,10 +5,11 @@ Deviation: the dropout that T5 has after the last norm of each stack, in trainin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from windtunnel.arch import Architecture, ArchSpec
+from windtunnel.arch.spec import LayerConfig
 from windtunnel.interop.hf.family import (
     ACTIVATIONS,
     Family,
@@ -16,7 +17,7 @@ from windtunnel.interop.hf.family import (
     no_counterpart,
     their_activation,
 )
-from windtunnel.interop.hf.mapping import TRANSPOSED, TensorMap, one, part
+from windtunnel.interop.hf.mapping import SAME, TRANSPOSED, TensorMap, one, part, times
 from windtunnel.interop.hf.parts import first_of
 from windtunnel.nn.mixers.attention import AttentionConfig
 from windtunnel.nn.mlps.dense import DenseConfig
@@ -84,6 +85,24 @@ def _mlp(keys: Keys) -> dict[str, Any]:
     }
 
 
+def _unscaled(architecture: Architecture) -> Architecture:
+    """With a factor of 1 of every attention's logits: T5 has none, so its queries take it."""
+    encoder = architecture.encoder
+    if encoder is not None:
+        encoder = encoder.replace(layers=tuple(_without_scale(layer) for layer in encoder.layers))
+    layers = tuple(_without_scale(layer) for layer in architecture.layers)
+    return architecture.replace(layers=layers, encoder=encoder)
+
+
+def _without_scale(layer: LayerConfig) -> LayerConfig:
+    changes: dict[str, Any] = {}
+    if isinstance(layer.mixer, AttentionConfig) and layer.mixer.qk_norm.type == "none":
+        changes["mixer"] = layer.mixer.replace(scale=1.0)
+    if layer.cross is not None:
+        changes["cross"] = layer.cross.replace(scale=1.0)
+    return layer.replace(**changes)
+
+
 def _write(architecture: Architecture) -> dict[str, Any]:
     if architecture.encoder is None:
         raise no_counterpart("type", architecture.type, "t5")
@@ -130,12 +149,14 @@ def _tensors(architecture: Architecture, names: Collection[str]) -> list[TensorM
     ]
     if not architecture.embedding.tie:
         maps.append(one("head.weight", "lm_head.weight"))
-    maps += _stack(names, "encoder.layers", "encoder", len(architecture.encoder.layers))
-    maps += _stack(names, "layers", "decoder", len(architecture.layers))
+    maps += _stack(names, "encoder.layers", "encoder", architecture.encoder.layers)
+    maps += _stack(names, "layers", "decoder", architecture.layers)
     return maps
 
 
-def _stack(names: Collection[str], ours: str, theirs: str, depth: int) -> Iterator[TensorMap]:
+def _stack(
+    names: Collection[str], ours: str, theirs: str, layers: Iterable[LayerConfig]
+) -> Iterator[TensorMap]:
     """Layers of one stack; a decoder's has cross-attention between the two parts."""
     table = "relative_attention_bias.weight"
     yield one(
@@ -146,13 +167,15 @@ def _stack(names: Collection[str], ours: str, theirs: str, depth: int) -> Iterat
     branches = [("mixer", _ATTENTION, "SelfAttention"), ("mlp", _DENSE, "DenseReluDense")]
     if theirs == "decoder":
         branches.insert(1, ("cross", _ATTENTION, "EncDecAttention"))
-    for index in range(depth):
+    for index, layer in enumerate(layers):
         gated = f"{ours}.{index}.mlp.gate.weight" in names
         for number, (branch, parts, module) in enumerate(branches):
             own, at = f"{ours}.{index}.{branch}", f"{theirs}.block.{index}.layer.{number}"
             yield from part(names, f"{own}_join.norm", f"{at}.layer_norm")
             for name, their_name in (_GATED if gated and branch == "mlp" else parts).items():
-                yield from part(names, f"{own}.{name}", f"{at}.{module}.{their_name}")
+                scale = getattr(getattr(layer, branch), "scale", 1.0) if name == "q" else 1.0
+                whole = SAME if scale == 1.0 else times(scale)
+                yield from part(names, f"{own}.{name}", f"{at}.{module}.{their_name}", whole)
 
 
 _ATTENTION = {"q": "q", "k": "k", "v": "v", "out": "o"}
@@ -174,5 +197,6 @@ FAMILY = Family(
     ),
     # read by no version of the model: cross-attention has no positions
     beside=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
+    same=_unscaled,
     endless=True,
 )
