@@ -8,6 +8,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+from windtunnel.arch.linear_maps import linear_maps_cost, shared_nets_params
 from windtunnel.arch.model import encoder_scope, scope_of
 from windtunnel.arch.spec import Architecture, Encoder, LayerConfig
 from windtunnel.nn.component import Scope, filled
@@ -85,6 +86,8 @@ def layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None = None) -
         inner = _whole_layer_cost(layer, scope, layer.depth.read(t), t if s is None else s)
         total = layer.depth.thinned(inner)
         total += layer.depth.cost(scope, streams_of(layer.residual))
+    if layer.linear is not None:
+        total += linear_maps_cost(layer, scope, t)
     if layer.share_with is not None:
         return replace(total, params=0)
     total += reduce(add, (slots * -1 for _, slots in _stored(layer)), Cost())
@@ -150,6 +153,7 @@ def cost(
     if architecture.encoder is not None:
         parts += _encoder_parts(architecture, architecture.encoder, t, s)
     parts += _layer_parts("layers", architecture.layers, scope, t, s)
+    parts += _nets_part("linear_nets", architecture.layers, scope)
     parts.append(PartCost("head", architecture.head.cost(scope, t)))
     if architecture.type == "encoder":
         parts = [replace(part, cost=_not_decoding(part.cost)) for part in parts]
@@ -172,6 +176,7 @@ def _encoder_parts(architecture: Architecture, encoder: Encoder, t: Num, s: Num)
     parts = [
         PartCost("encoder.embedding", embedding if own else replace(embedding, params=0)),
         *_layer_parts("encoder.layers", encoder.layers, scope, s, None),
+        *_nets_part("encoder.linear_nets", encoder.layers, scope),
         PartCost("encoder.norm", encoder.norm.cost(scope, s)),
     ]
     return [replace(p, cost=_shared_out(_not_decoding(p.cost), s / t)) for p in parts]
@@ -199,6 +204,12 @@ def _layer_parts(
     stores = {store: slots for layer in layers for store, slots in _stored(layer)}
     at = name.removesuffix("layers") + "stores"
     return [PartCost(f"{at}.{store}", slots) for store, slots in stores.items()] + parts
+
+
+def _nets_part(name: str, layers: tuple[LayerConfig, ...], scope: Scope) -> list[PartCost]:
+    """The parameters of networks that all layers share; each layer has the FLOPs of its own use."""
+    params = shared_nets_params(layers, scope)
+    return [PartCost(name, Cost(params=params))] if params else []
 
 
 def _groups(layers: tuple[LayerConfig, ...]) -> Iterator[tuple[int, int, LayerConfig]]:

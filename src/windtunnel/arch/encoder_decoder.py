@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from windtunnel.arch.linear_maps import equip
 from windtunnel.arch.model import Model, build_layers, encoder_scope, span_of
 from windtunnel.arch.spec import Architecture
 from windtunnel.nn.component import Norm, build_component
@@ -27,6 +28,7 @@ class SourceEncoder(nn.Module):
             embedding = Embedding if architecture.input == "tokens" else InputPositions
             self.embedding = embedding(config.embedding, scope)
         self.layers = build_layers(config.layers, scope)
+        self.linear_nets = equip(self.layers, config.layers)
         self.norm: Norm[Any] = build_component("norm", config.norm, scope)
 
     def forward(self, source: Tensor, real: Tensor | None, shared: nn.Module) -> Tensor:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.arch.build import build
+from windtunnel.arch.linear_maps import layer_parts
 from windtunnel.arch.model import Model
 from windtunnel.arch.spec import LayerConfig
 from windtunnel.nn.fold import fold_part, under
+from windtunnel.nn.unified_linear import LinearConfig, MapShape, linear_maps, plain_maps
 
 _PARTS = ("mixer", "cross", "mlp")
 
@@ -63,11 +65,22 @@ def _stack(
             if part in _PARTS:
                 folded = fold_part(module)
                 plain[part] = folded.config
-                weights |= under(at, folded.weights)
+                weights |= under(at, plain_maps(module, folded.weights))
             else:  # norms and residuals, which have no other form
                 weights |= under(at, module.state_dict())
+        if config.linear is not None:
+            plain["linear"] = _plain_linear(config.linear, modules.get_submodule(str(index)))
         layers.append(config.replace(**plain))
     return tuple(layers), weights
+
+
+def _plain_linear(linear: LinearConfig, layer: nn.Module) -> LinearConfig | None:
+    """What is left of it: biases, where some map of the layer has none of its own."""
+    left = linear.folded()
+    if left is None or linear.type == "biased":
+        return left
+    maps = [pair for part in layer_parts(layer) for pair in linear_maps(part)]
+    return left if any(left.adds_to(MapShape.of(own)) for _, own in maps) else None
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from windtunnel.arch.linear_maps import equip
 from windtunnel.arch.spec import Architecture, LayerConfig
 from windtunnel.errors import UsageError
 from windtunnel.nn.auxiliary import counting
@@ -186,6 +187,7 @@ class Model(nn.Module):
         embedding = Embedding if architecture.input == "tokens" else InputPositions
         self.embedding: Any = embedding(architecture.embedding, scope)
         self.layers = build_layers(architecture.layers, scope)
+        self.linear_nets = equip(self.layers, architecture.layers)
         self.head = Head(architecture.head, scope)
         if isinstance(self.embedding, Embedding) and architecture.embedding.tie:
             self.head.weight = self.embedding.weight

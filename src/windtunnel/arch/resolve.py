@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from windtunnel.arch.linear_maps import map_shapes
 from windtunnel.arch.spec import (
     Architecture,
     ArchSpec,
@@ -23,6 +24,7 @@ from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig
 from windtunnel.nn.memory_slots import SlotsConfig
 from windtunnel.nn.streams import streams_of
+from windtunnel.nn.unified_linear import LinearConfig
 
 R = TypeVar("R", ComponentConfig, CrossAttentionConfig, EmbeddingConfig, HeadConfig)
 _PARTS = ("norm", "mixer", "mlp", "residual")
@@ -66,7 +68,7 @@ def _settled(groups: Layers, layers: tuple[LayerConfig, ...]) -> Layers:
     found, first = [], 0
     for group in groups:
         final = layers[first]
-        found.append(group.replace(**{p: getattr(final, p) for p in (*_PARTS, "cross")}))
+        found.append(group.replace(**{p: getattr(final, p) for p in (*_PARTS, "cross", "linear")}))
         first += group.repeat
     return tuple(found)
 
@@ -80,6 +82,8 @@ def try_resolve(
         if depth > _MAX_LAYERS:
             return None, [(path, f"{depth:,} layers; at most {_MAX_LAYERS:,} are allowed")]
     attempts = _Attempts()
+    if spec.unit_weights:
+        attempts.problems += _off_the_sphere(spec)
     vocabulary = _vocabulary(spec, vocab_size, attempts.problems)
     path, groups = spec.stacks[-1]
     scope = Scope(
@@ -151,6 +155,8 @@ class _Attempts:
             self._stored((*path, group), parts, stores)
             if None not in parts.values():
                 final = _layer(layer, parts, cross)
+                if final.linear is not None:
+                    final = self._linear((*path, group, "linear"), final, final.linear, at)
                 if layer.share_with is not None:
                     final = self._shared((*path, group), final, layer.share_with, layers)
                 if layer.position_with is not None:
@@ -175,6 +181,14 @@ class _Attempts:
                     f"{other_h} heads with {other_m} slots of {other_k}"
                 )
                 self.problems.append(((*path, name), text))
+
+    def _linear(
+        self, path: Path, layer: LayerConfig, linear: LinearConfig, at: Scope
+    ) -> LayerConfig:
+        """The layer with its ``linear`` filled in; some map must be there to have it."""
+        if not any(linear.adds_to(shape) for shape in map_shapes(layer, at)):
+            self.problems.append((path, "has no effect: the layer has no linear map that it suits"))
+        return layer.replace(linear=linear.resolve(at))
 
     def _as_wide(self, path: Path, groups: Layers) -> None:
         """All layers of a stack have as many streams as its first."""
@@ -280,6 +294,16 @@ def _encoder(
         embedding=embedding,
         vocab_size=vocabulary,
     )
+
+
+def _off_the_sphere(spec: ArchSpec) -> list[tuple[Path, str]]:
+    text = "unified vectors would take the matrix off the sphere that unit_weights holds it on"
+    return [
+        ((*path, group, "linear"), text)
+        for path, groups in spec.stacks
+        for group, layer in enumerate(groups)
+        if layer.linear is not None and layer.linear.type == "unified"
+    ]
 
 
 def _depth(groups: Layers) -> int:

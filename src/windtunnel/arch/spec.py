@@ -17,6 +17,7 @@ from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
 from windtunnel.nn.streams import common_streams, streams_of
+from windtunnel.nn.unified_linear import LinearConfig
 
 Placement = Literal["pre", "post", "sandwich", "out", "none"]
 Topology = Literal["decoder", "encoder", "encoder_decoder"]
@@ -39,7 +40,7 @@ class LayerConfig(Config):
     """
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"cross", "parallel", "shared_norm", "share_with", "position_with", "depth"}
+        {"cross", "parallel", "shared_norm", "share_with", "position_with", "depth", "linear"}
     )
 
     norm: Annotated[ComponentConfig, Choice("norm", "rmsnorm")] = Field(
@@ -82,6 +83,14 @@ class LayerConfig(Config):
     mixer uses (T5's layers all use that of the first)."""
     depth: DepthConfig | None = None
     """Mixture of depths: a router of its own sends some tokens around the layer."""
+    linear: Annotated[
+        LinearConfig | None,
+        BeforeValidator(
+            _named, json_schema_input_type=Literal["biased", "unified"] | LinearConfig | None
+        ),
+    ] = None
+    """What every linear map of the mixer, the cross-attention and the feed-forward has besides:
+    a bias, or vectors in and out that fold into it (unified weights)."""
 
     @model_validator(mode="after")
     def _branches_side_by_side(self) -> Self:

@@ -18,6 +18,7 @@ from windtunnel.nn.component import REGISTRIES
 from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig, HeadTransformConfig
 from windtunnel.nn.unified_embedding import UnifiedConfig
+from windtunnel.nn.unified_linear import LinearConfig
 
 _INTRODUCTION = """\
 # Components
@@ -52,6 +53,7 @@ def _ends() -> list[tuple[str, type[Config]]]:
     return [
         ("embedding", EmbeddingConfig),
         ("embedding.unified", UnifiedConfig),
+        ("layers[].linear", LinearConfig),
         ("head", HeadConfig),
         ("head.transform", HeadTransformConfig),
     ]

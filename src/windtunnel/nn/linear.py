@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from windtunnel.nn.component import Scope
 from windtunnel.nn.initialize import Init, constant, fan_in_std, normal
@@ -16,11 +17,29 @@ class Linear(nn.Linear):
     W ~ N(0, (gain/√d_in)²), c = 0: unit variance in gives variance gain² out (LeCun et al. 1998).
     The values come from :func:`~windtunnel.nn.initialize.initialize`; construction leaves torch's
     global random state alone.
+
+    Whoever needs the matrix or the bias as it acts reads :meth:`effective`, not ``weight``:
+    ``unified`` may stand between (:mod:`windtunnel.nn.unified_linear`).
     """
 
-    def __init__(self, d_in: int, d_out: int, *, bias: bool, gain: float = 1.0) -> None:
+    def __init__(
+        self, d_in: int, d_out: int, *, bias: bool, gain: float = 1.0, product_only: bool = False
+    ) -> None:
+        """``product_only``: whoever uses the map needs it without a bias, always."""
         super().__init__(d_in, d_out, bias=bias)
-        self.gain = gain
+        self.gain, self.product_only = gain, product_only
+        self.unified: nn.Module | None = None
+
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        """W (d_out, d_in) and c (d_out,) as they act on an input."""
+        if self.unified is None:
+            return self.weight, self.bias
+        weight, bias = self.unified(self.weight, self.bias)
+        return weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """… d_in -> … d_out"""
+        return F.linear(x, *self.effective())
 
     def reset_parameters(self) -> None:
         """Nothing: ``initialize`` fills the weights."""

@@ -167,8 +167,8 @@ class LatentAttention(Mixer[LatentAttentionConfig]):
         self.q = Linear(config.q_rank or d, h * (k + r), bias=False)
         self.down = Linear(d, c + r, bias=False)
         self.norm: Norm[Any] = build_component("norm", config.norm, scope.inside(1, c))
-        self.k = Linear(c, h * k, bias=False)
-        self.v = Linear(c, h * v, bias=False)
+        self.k = Linear(c, h * k, bias=False, product_only=True)
+        self.v = Linear(c, h * v, bias=False, product_only=True)
         self.out = Linear(h * v, d, bias=False, gain=residual_gain(scope))
         self.position: Position[Any] = build_component(
             "position", config.position, scope.inside(h, r)
@@ -235,7 +235,7 @@ class LatentAttention(Mixer[LatentAttentionConfig]):
         """Attention of the span's tokens to all latents so far."""
         config = self.config
         h, c = filled(config.num_heads), filled(config.kv_rank)
-        q = torch.cat((q @ self.k.weight.view(h, -1, c), turned), dim=-1)
+        q = torch.cat((q @ self.k.effective()[0].view(h, -1, c), turned), dim=-1)
         keys = torch.cat((state.latent, state.key), dim=-1)[:, None]
         mask = factor = None
         if span.offset is None or q.shape[2] > 1 or config.position.biased:
@@ -250,7 +250,7 @@ class LatentAttention(Mixer[LatentAttentionConfig]):
             scale=self._scale(),
             dropout=self._dropout(),
         )
-        read = y @ self.v.weight.view(h, -1, c).transpose(1, 2)
+        read = y @ self.v.effective()[0].view(h, -1, c).transpose(1, 2)
         joined: Tensor = self.out(read.transpose(1, 2).flatten(2))
         return joined
 

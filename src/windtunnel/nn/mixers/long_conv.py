@@ -103,14 +103,14 @@ class ImplicitFilter(nn.Module):
         self.hidden = nn.ModuleList(
             Linear(one, other, bias=True) for one, other in pairwise(widths)
         )
-        self.out = Linear(w, self.sides * n, bias=False)
+        self.out = Linear(w, self.sides * n, bias=False, product_only=True)
 
     def forward(self, start: int, end: int) -> Tensor:
         """Taps at distances start … end − 1: (end − start, sides · n).
 
         In float32 at least: a sine of a large rounded number is noise.
         """
-        weight, config = self.out.weight, self.config
+        weight, config = self.out.effective()[0], self.config
         dtype = wide(weight).dtype
         place = torch.arange(start, end, device=weight.device, dtype=dtype)[:, None] / self.length
         waves = torch.arange(1, config.filter_waves + 1, device=weight.device, dtype=dtype)
@@ -118,7 +118,9 @@ class ImplicitFilter(nn.Module):
         x = torch.cat((place, angles.cos(), angles.sin()), dim=1)
         for layer in self.hidden:
             assert isinstance(layer, Linear)
-            x = F.linear(x, wide(layer.weight), wide(layer.bias))
+            matrix, bias = layer.effective()
+            assert bias is not None, "the filter's maps have biases"
+            x = F.linear(x, wide(matrix), wide(bias))
             x = torch.sin(config.frequency * x)
         fade = torch.linspace(0.0, 1.0, self.width, device=weight.device, dtype=dtype)
         slow, fast = _FADED / config.slow_decay, _FADED / config.fast_decay
