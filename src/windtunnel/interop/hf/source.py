@@ -92,23 +92,33 @@ def _convert_gguf(folder: Path, gguf_file: str, out: Path) -> None:
     """Writes config, float32 weights and tokenizer of a GGUF file, as transformers reads it."""
     library = transformers()
     try:
+        import accelerate  # noqa: F401
         import gguf  # noqa: F401
     except ImportError as error:
-        raise UsageError("a GGUF file needs gguf; install it with: pip install gguf") from error
+        raise UsageError(
+            f"a GGUF file needs {error.name}; install it with: pip install 'windtunnel[hf]'"
+        ) from error
+    bars = library.utils.logging.is_progress_bar_enabled()
+    library.utils.logging.disable_progress_bar()
     try:
         model = library.AutoModelForCausalLM.from_pretrained(
-            str(folder), gguf_file=gguf_file, dtype=torch.float32, local_files_only=True
+            str(folder),
+            gguf_file=gguf_file,
+            dtype=torch.float32,
+            local_files_only=True,
+            quantization_config=library.GgufConfig(dequantize=True),
         )
         tokenizer = library.AutoTokenizer.from_pretrained(
             str(folder), gguf_file=gguf_file, local_files_only=True
         )
+        model.save_pretrained(str(out))
+        tokenizer.save_pretrained(str(out))
     except (ValueError, KeyError, NotImplementedError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"{folder / gguf_file}: transformers cannot read it: {reason}") from error
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(str(out))
-    tokenizer.save_pretrained(str(out))
+    finally:
+        if bars:
+            library.utils.logging.enable_progress_bar()
 
 
 def read_config(folder: Path, notes: list[str]) -> dict[str, Any]:
@@ -131,7 +141,11 @@ def read_config(folder: Path, notes: list[str]) -> dict[str, Any]:
         raise UsageError(f"{folder / 'config.json'}: quantization_config: weights that are not "
                          "plain floating point cannot be read")  # fmt: skip
     known = type(config)().to_dict().keys()
-    strange = sorted(values.keys() - known)
+    strange = sorted(
+        key
+        for key in values.keys() - known
+        if not key.startswith("_") and not key.endswith("_token_id")
+    )
     if strange:
         names = ", ".join(strange)
         notes.append(f"{names}: {type(config).__name__} does not know it, so it is passed over")
