@@ -230,7 +230,7 @@ def test_an_imported_run_is_not_resumed(talking: Path, tmp_path: Path) -> None:
     edits += ["--set", f"data.validation={tmp_path}/other.txt", "--set", "train.steps=2"]
     refused = verb("train", f"{run}/config.yaml", "--resume", "--out", run, *edits)
     assert isinstance(refused.exception, UsageError)
-    assert "its record is final" in str(refused.exception)
+    assert "holds a run that has ended" in str(refused.exception)
     trained = verb("train", f"{run}/config.yaml", "--out", str(tmp_path / "anew"), *edits)
     assert trained.exit_code == 0, trained.output
 
