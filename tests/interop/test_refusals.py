@@ -149,7 +149,8 @@ def test_the_family_of_an_architecture_is_found(name: str) -> None:
     config = transformers.AutoConfig.for_model(model_type, **values)
     architecture = resolve(FAMILIES[model_type].to_spec(config.to_dict()))
     found = family_for(architecture).model_type
-    assert found == model_type or (name, found) == ("mistral-full", "llama")
+    # Of two that express the same, the first is found.
+    assert found == {"mistral-full": "llama", "gpt_bigcode-heads": "gpt2"}.get(name, model_type)
     assert resolve(family_of(found).to_spec(family_of(found).to_config(architecture))).digest() == (
         architecture.digest()
     )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from typer.testing import CliRunner
 
-from windtunnel.cli.generating import generate_verb
+from windtunnel.cli.main import app
 from windtunnel.data.packages import SMOLLM2, obtain
 from windtunnel.errors import DataError
 from windtunnel.generate import SamplingConfig, generate
 from windtunnel.interop.hf.load import create_imported_run, read_pretrained
-from windtunnel.train.launch import encode_prompts, open_trained
+from windtunnel.train.launch import open_trained
 
 PROMPT = "The capital of France is"
 NEW = 20
@@ -38,7 +40,7 @@ def test_smollm2_goes_on_as_in_transformers(tmp_path: Path) -> None:
     assert found.params == theirs.num_parameters() == 134_515_008
     run = create_imported_run(found, str(file), out=tmp_path / "run", runs=tmp_path)
     trained = open_trained(run)
-    (ids,) = encode_prompts(trained.tokenizer, [PROMPT])
+    ids = trained.tokenizer.encode_prompt(PROMPT)
     assert ids == their_tokenizer(PROMPT).input_ids
 
     logits = theirs(torch.tensor([ids])).logits
@@ -52,8 +54,8 @@ def test_smollm2_goes_on_as_in_transformers(tmp_path: Path) -> None:
         trained.model, [ids], max_new_tokens=NEW, sampling=greedy, eos=trained.tokenizer.eos
     )
     assert tokens == [token for token in expected if token != trained.tokenizer.eos]
-    (text,) = generate_verb(
-        tmp_path, str(run.path), [PROMPT], sampling=greedy, max_new_tokens=NEW, seed=0, stream=False
-    )
+    words = ["generate", str(run.path), PROMPT, "--greedy", "-n", str(NEW), "--json"]
+    (answer,) = json.loads(CliRunner().invoke(app, words).stdout)
+    text = answer["text"]
     assert text == their_tokenizer.decode(expected, skip_special_tokens=True)
     assert text.startswith(" Paris")
