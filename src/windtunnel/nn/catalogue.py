@@ -17,6 +17,7 @@ from windtunnel.config import Choice, Config, Ratio
 from windtunnel.nn.component import REGISTRIES
 from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.head import HeadConfig, HeadTransformConfig
+from windtunnel.nn.positions.rope_scaling import RoPEScaling
 from windtunnel.nn.unified_embedding import UnifiedConfig
 from windtunnel.nn.unified_linear import LinearConfig
 
@@ -42,9 +43,11 @@ def catalogue() -> str:
     """The whole page."""
     parts = [_INTRODUCTION, *_section("Embedding and head", "", _ends())]
     for kind, (title, text) in _TITLES.items():
-        configs = [
+        configs: list[tuple[str, type[Config]]] = [
             (cls.Config.model_fields["type"].default, cls.Config) for cls in REGISTRIES[kind]
         ]
+        if kind == "position":
+            configs.append(("rope.scaling", RoPEScaling))
         parts += _section(title, text, configs)
     return "\n".join(parts)
 
