@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from windtunnel.config import Choice, Config
-from windtunnel.train.group_config import GroupConfig
+from windtunnel.train.group_config import GroupConfig, MupConfig
 from windtunnel.train.objectives.config import AutoConfig, ObjectiveConfig
 from windtunnel.train.optimizers.config import AdamWConfig, OptimizerConfig
-from windtunnel.train.schedule_config import ScheduleConfig
+from windtunnel.train.schedule_config import ScheduleConfig, ScheduleType
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -37,7 +37,7 @@ class TrainConfig(Config):
     """
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"objective", "keep_every", "optimizer", "secondary_optimizer", "groups"}
+        {"objective", "keep_every", "optimizer", "secondary_optimizer", "groups", "mup"}
     )
 
     objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
@@ -57,7 +57,7 @@ class TrainConfig(Config):
         ScheduleConfig,
         BeforeValidator(
             _named,
-            json_schema_input_type=Literal["cosine", "linear", "wsd", "flat"] | ScheduleConfig,
+            json_schema_input_type=ScheduleType | ScheduleConfig,
         ),
     ] = ScheduleConfig()
     """The learning rate over the steps."""
@@ -67,6 +67,8 @@ class TrainConfig(Config):
     """What moves the parameters that ask for it, and the groups that name it. None: as the rest."""
     groups: tuple[GroupConfig, ...] = ()
     """Rules for parameters by name: learning rate, decay, frozen, optimizer."""
+    mup: MupConfig | None = None
+    """Rates and initial weights by muP, so that the best `lr` is the same at every width."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     """Of matrices, times the learning rate; not of norms, biases, vectors, embeddings."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)

@@ -54,3 +54,13 @@ class GroupConfig(Config):
         if self.expression is not None:
             return re.search(self.expression, name) is not None
         return fnmatchcase(name, self.match)
+
+
+class MupConfig(Config):
+    """Initial weights and learning rates with which the best rate is the same at every width."""
+
+    base_width: int = Field(ge=1)
+    """The d_model at which nothing changes: where the learning rate was found."""
+    base_head_dim: int | None = Field(default=None, ge=1)
+    """The width of a head there, where wider models have wider heads; none where they have more
+    heads of the same width."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from windtunnel.config import nearest
 from windtunnel.errors import UsageError
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.group_config import GroupConfig
-from windtunnel.train.optimizers.config import OptimizerConfig, Shape, is_matrix
+from windtunnel.train.optimizers.config import MuonConfig, OptimizerConfig, Shape, is_matrix
 
 Tagged = frozenset[str]
 
@@ -27,6 +27,18 @@ class Treatment:
 
 
 @dataclass(frozen=True)
+class WidthScale:
+    """How the rates of a model's parameters depend on its width (muP)."""
+
+    ratio: float
+    """The width over the base width."""
+    growing: frozenset[str]
+    """Matrices whose input grows with the width."""
+    factors: Mapping[str, float]
+    """Other factors of the rate, by name."""
+
+
+@dataclass(frozen=True)
 class Group:
     """Parameters that are treated alike."""
 
@@ -35,7 +47,10 @@ class Group:
 
 
 def parameter_groups(
-    config: TrainConfig, shapes: Mapping[str, Shape], tagged: Iterable[str] = ()
+    config: TrainConfig,
+    shapes: Mapping[str, Shape],
+    tagged: Iterable[str] = (),
+    scale: WidthScale | None = None,
 ) -> list[Group]:
     """Every parameter in exactly one group; those that decay first, as they stand in the model.
 
@@ -44,6 +59,7 @@ def parameter_groups(
         shapes: of each parameter, by name; a tied one stands once.
         tagged: those whose module asks for the secondary optimizer (``secondary_optimizer = True``
             on the parameter); without ``train.secondary_optimizer`` they are as any other.
+        scale: what ``train.mup`` makes of the rates.
 
     Raises:
         UsageError: a rule matches nothing, asks for a secondary optimizer that is not there, or
@@ -54,6 +70,8 @@ def parameter_groups(
         raise UsageError("; ".join(f"train.{path}: {text}" for path, text in problems))
     wanted = frozenset(tagged)
     treated = {name: _treatment(config, name, shapes[name], name in wanted) for name in shapes}
+    if scale is not None:
+        treated = {name: _scaled(treatment, name, scale) for name, treatment in treated.items()}
     order = [n for n in shapes if is_matrix(n, shapes[n])]
     order += [n for n in shapes if not is_matrix(n, shapes[n])]
     members: list[tuple[Treatment, list[str]]] = []
@@ -82,7 +100,17 @@ def rule_problems(config: TrainConfig, names: Iterable[str]) -> list[tuple[str, 
         if rule.optimizer == "secondary" and config.secondary_optimizer is None:
             text = "secondary, but there is no train.secondary_optimizer"
             found.append((f"{path}.optimizer", text))
+    if config.mup is not None:
+        used = [one for one in _optimizers(config) if one.width_factor(1.0) is None]
+        found += [("mup", f"there is no rule for {one.type}; adamw has one") for one in used]
     return found
+
+
+def _optimizers(config: TrainConfig) -> list[OptimizerConfig]:
+    """All that a recipe names."""
+    named = [config.optimizer, config.secondary_optimizer, *(r.optimizer for r in config.groups)]
+    used = [one for one in named if isinstance(one, OptimizerConfig)]
+    return used + [one.rest for one in used if isinstance(one, MuonConfig)]
 
 
 def _unmatched(rule: GroupConfig, names: list[str]) -> str:
@@ -127,12 +155,22 @@ def optimizer_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> in
     )
 
 
+def _scaled(treatment: Treatment, name: str, scale: WidthScale) -> Treatment:
+    """The rate that muP asks for; the decay of a step stays as it was."""
+    factor = scale.factors.get(name, 1.0)
+    optimizer, decay = treatment.optimizer, treatment.weight_decay
+    if name in scale.growing:
+        growing = optimizer.width_factor(scale.ratio)
+        assert growing is not None, "an optimizer that muP has no rule for"
+        factor *= growing
+        decay = decay if optimizer.type == "adam" else decay / growing  # its l2 is in the gradient
+    return replace(treatment, lr=treatment.lr * factor, weight_decay=decay)
+
+
 def without_effect(config: TrainConfig) -> list[tuple[str, str]]:
     """Settings of the optimizer that change nothing: (path, why)."""
     fields, found = type(config).model_fields, []
-    used = [config.optimizer, config.secondary_optimizer, *(r.optimizer for r in config.groups)]
-    used += [getattr(one, "rest", None) for one in used]
-    takers = [one for one in used if getattr(one, "type", None) in ("adam", "adamw")]
+    takers = [one for one in _optimizers(config) if one.type in ("adam", "adamw")]
     for name in ("betas", "eps"):
         changed = getattr(config, name) != fields[name].default
         if changed and not any(getattr(one, name) is None for one in takers):

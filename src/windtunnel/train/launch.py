@@ -26,6 +26,7 @@ from windtunnel.train.evaluation import evaluate
 from windtunnel.train.feed import feed_of
 from windtunnel.train.identity import run_identity
 from windtunnel.train.loop import resolve_device
+from windtunnel.train.mup import mup_architecture, rescale
 from windtunnel.train.objectives.make import build_model, objective_of
 from windtunnel.train.run_config import (
     LoadedRun,
@@ -180,7 +181,10 @@ def run_parts(ready: ReadyRun) -> RunParts:
     """Model, batches and the rest of a run, built."""
     train, dataset, architecture = ready.config.train, ready.dataset, ready.architecture
     device = resolve_device(train.device)
-    model = build_model(objective_config(ready.config), architecture, train.seed, device=device)
+    written = architecture if train.mup is None else mup_architecture(architecture, train.mup)
+    model = build_model(objective_config(ready.config), written, train.seed, device=device)
+    if train.mup is not None:
+        rescale(model, train.mup)
     feed = feed_of(dataset, ready.config)
     objective = objective_of(train.objective, model)
     flops_per_token = objective.train_flops_per_token(architecture, train.seq_len)

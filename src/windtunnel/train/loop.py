@@ -19,6 +19,7 @@ from windtunnel.nn.component import after_update, has_updates
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.batch import BatchSource, TokenBatch, count_targets, moved, pieces
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.mup import width_scale
 from windtunnel.train.objectives.make import objective_of
 from windtunnel.train.objectives.objective import Objective
 from windtunnel.train.optimizers.together import build_optimizer, freeze, tagged_names
@@ -117,14 +118,15 @@ def create_train_state(
 
     Raises:
         UsageError: this machine has no such device, the objective does not fit the model, or a
-            rule of ``train.groups`` matches none of its parameters.
+            rule of ``train.groups`` or ``train.mup`` does not.
     """
     device = resolve_device(config.device)
     model.to(device)
     tagged = tagged_names(model)
     freeze(config, model)
     weights = training_weights(model, config)
-    optimizer = build_optimizer(config, weights.parameters, tagged)
+    scale = None if config.mup is None else width_scale(model, config.mup)
+    optimizer = build_optimizer(config, weights.parameters, tagged, scale)
     objective = objective_of(config.objective, model)
     return TrainState(
         config, model, weights, optimizer, batches, objective, device, flops_per_token

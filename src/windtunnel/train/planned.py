@@ -8,6 +8,7 @@ from typing import Any
 from windtunnel.arch import Architecture, TrainMemory, build, train_memory
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.groups import Group, optimizer_values, parameter_groups
+from windtunnel.train.mup import width_scale
 from windtunnel.train.optimizers.together import tagged_names
 
 Shapes = dict[str, tuple[int, ...]]
@@ -21,7 +22,8 @@ def planned_groups(architecture: Architecture, train: TrainConfig) -> tuple[list
     """
     model = build(architecture, device="meta")
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return parameter_groups(train, shapes, tagged_names(model)), shapes
+    scale = None if train.mup is None else width_scale(model, train.mup)
+    return parameter_groups(train, shapes, tagged_names(model), scale), shapes
 
 
 def run_memory(

@@ -25,6 +25,7 @@ from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Confi
 from windtunnel.errors import ConfigError, Problem
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.groups import rule_problems
+from windtunnel.train.mup import mup_misfit
 from windtunnel.train.objectives.config import ObjectiveConfig, chosen
 from windtunnel.train.objectives.make import data_misfit, misfit
 
@@ -145,8 +146,12 @@ def _rule_misfits(
     config: RunConfig, architecture: Architecture | None
 ) -> list[tuple[ConfigPath, str]]:
     """Rules for parameters that the architecture does not have."""
-    if architecture is None or not config.train.groups:
+    mup = config.train.mup
+    if architecture is None or (not config.train.groups and mup is None):
         return []
+    reason = None if mup is None else mup_misfit(architecture, mup)
+    if reason is not None:
+        return [(("train", "mup"), reason)]
     names = [name for name, _ in build(architecture, device="meta").named_parameters()]
     return [
         (("train", *parse_path(path)), text) for path, text in rule_problems(config.train, names)

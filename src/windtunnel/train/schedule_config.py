@@ -13,6 +13,8 @@ from windtunnel.config import Config
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Steps = Annotated[int, Field(ge=0)]
 
+ScheduleType = Literal["cosine", "linear", "wsd", "flat", "step", "inverse_sqrt"]
+
 OF_TYPES = {
     "min_ratio": ("cosine", "linear", "wsd"),
     "decay": ("wsd",),
@@ -44,7 +46,7 @@ class ScheduleConfig(Config):
         {"cycles", "cycle_factor", "tail", "milestones", "factor"}
     )
 
-    type: Literal["cosine", "linear", "wsd", "flat", "step", "inverse_sqrt"] = "cosine"
+    type: ScheduleType = "cosine"
     """The shape after the warm-up; wsd (warm-up, stable, decay): flat, then linear at the end."""
     warmup: Steps | Fraction = 0.05
     """Warm-up from near 0 to `lr`: a number of steps, or a fraction (below 1) of all steps."""

@@ -47,13 +47,18 @@ class OptimizerConfig(Config):
     """
 
     adam_like: ClassVar[bool] = False
-    """Whether an update has the size of γ whatever the gradient's: what muP's rates rest on."""
+    """Whether every number moves by about γ, whatever the gradient's size: what muP rests on."""
 
     type: str
 
     def base_decay(self, weight_decay: float) -> float:
         """The decay of a matrix, where ``train.weight_decay`` is ``weight_decay``."""
         return weight_decay
+
+    def width_factor(self, ratio: float) -> float | None:
+        """muP's factor of the rate of a matrix inside a model ``ratio`` times as wide as the base;
+        None where there is no such rule."""
+        return 1 / ratio if self.adam_like else None
 
     def takes(self, name: str, shape: Shape) -> bool:
         """Whether it can move a parameter."""
@@ -248,6 +253,10 @@ class MuonConfig(OptimizerConfig):
     def remainder(self) -> OptimizerConfig:
         return self.rest
 
+    def width_factor(self, ratio: float) -> float | None:
+        """What keeps the step's largest singular value: the original scaling does by itself."""
+        return 1.0 if self.adjust == "original" else ratio**-0.5
+
     def state_values(self, shape: Shape) -> int:
         return math.prod(shape)
 
@@ -262,8 +271,6 @@ class MuonConfig(OptimizerConfig):
 
 class SOAPConfig(OptimizerConfig):
     """SOAP (arXiv 2409.11321, algorithm 3): Adam in the eigenbasis of Shampoo's preconditioner."""
-
-    adam_like: ClassVar[bool] = True
 
     type: Literal["soap"] = "soap"
     betas: Betas = (0.95, 0.95)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from windtunnel.train.config import TrainConfig
-from windtunnel.train.groups import Group, parameter_groups
+from windtunnel.train.groups import Group, WidthScale, parameter_groups
 from windtunnel.train.optimizers.config import OptimizerConfig
 from windtunnel.train.optimizers.schedule_free import ScheduleFreeAdamW
 
@@ -55,7 +55,10 @@ def parts_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
 
 
 def build_optimizer(
-    config: TrainConfig, parameters: Mapping[str, nn.Parameter], tagged: Iterable[str] = ()
+    config: TrainConfig,
+    parameters: Mapping[str, nn.Parameter],
+    tagged: Iterable[str] = (),
+    scale: WidthScale | None = None,
 ) -> Optimizer:
     """What the recipe's optimizers move, over the given parameters; frozen ones are left out.
 
@@ -66,7 +69,7 @@ def build_optimizer(
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     by_optimizer: list[tuple[OptimizerConfig, list[Group]]] = []
-    for group in parameter_groups(config, shapes, tagged):
+    for group in parameter_groups(config, shapes, tagged, scale):
         if group.treatment.frozen:
             continue
         for optimizer, groups in by_optimizer:
