@@ -115,7 +115,12 @@ def test_the_cost_counts_the_parameters_that_are_built(text: str) -> None:
     assert cost(architecture).total.params == built
 
 
-HEADS = ["none", "{type: classification, num_classes: 5, pooling: first, bias: true}", "vocabulary"]
+HEADS = [
+    "none",
+    "{transform: {activation: silu}, scale: rsqrt, bias: true}",
+    "{type: classification, num_classes: 5, pooling: first, bias: true}",
+    "vocabulary",
+]
 
 
 @pytest.mark.parametrize("head", HEADS)

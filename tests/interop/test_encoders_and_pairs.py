@@ -14,6 +14,8 @@ from small_models import saved
 from windtunnel.arch import ArchSpec, EncoderDecoder, build, preset_document, resolve
 from windtunnel.config import Document, decode
 from windtunnel.errors import UsageError
+from windtunnel.generate import SamplingConfig
+from windtunnel.generate.targets import generate_targets
 from windtunnel.interop.hf.export import write_folder
 from windtunnel.interop.hf.families import FAMILIES, family_of
 from windtunnel.interop.hf.family import NotExpressible
@@ -138,12 +140,10 @@ def test_a_source_is_continued_greedily_as_they_do(tmp_path: Path) -> None:
         TOKENS, attention_mask=REAL.long(), decoder_start_token_id=0, do_sample=False,
         max_new_tokens=12, min_new_tokens=12, eos_token_id=-1, pad_token_id=0,
     )  # fmt: skip
-    state = model.initial_state(3, model.encode(TOKENS, REAL), REAL)
-    written = [torch.zeros(3, 1, dtype=torch.long)]
-    for _ in range(12):
-        logits, state = model.extend(written[-1], state)
-        written.append(logits[:, -1:].argmax(-1))
-    assert torch.equal(torch.cat(written, 1), expected)
+    sources = [row[real].tolist() for row, real in zip(TOKENS, REAL, strict=True)]
+    greedy = SamplingConfig(temperature=0.0)
+    found = generate_targets(model, sources, [0, 0, 0], max_new_tokens=12, sampling=greedy)
+    assert [list(row) for row in found] == expected[:, 1:].tolist()
 
 
 @torch.no_grad()
@@ -168,6 +168,23 @@ def test_the_factor_of_our_logits_goes_into_their_queries(gated: bool, tmp_path:
     torch.testing.assert_close(their_logits(theirs, REAL), expected, **CLOSE)
     again = read_pretrained(str(done.path)).model()
     torch.testing.assert_close(our_logits(again, REAL), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_pads_before_a_mamba_with_biases_change_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(
+        vocab_size=64, hidden_size=32, state_size=5, num_hidden_layers=2, use_bias=True
+    )
+    theirs = transformers.MambaForCausalLM(config).eval()
+    for parameter in theirs.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape))
+    ours = read_pretrained(saved(theirs, tmp_path / "mamba")).model()
+    real = REAL.flip(1)
+    found = ours(TOKENS, real)
+    for row in range(3):  # each alone: padded, theirs reads the bias of in_proj at pads
+        alone = theirs(TOKENS[row : row + 1, real[row]]).logits[0]
+        torch.testing.assert_close(found[row, real[row]], alone, **CLOSE)
 
 
 def test_parameters_are_as_many(pair: Pair) -> None:

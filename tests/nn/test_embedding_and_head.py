@@ -200,3 +200,37 @@ def test_a_scaled_untied_head_begins_with_the_usual_spread() -> None:
 def test_without_logits_there_is_nothing_to_scale(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(values))} has no effect"):
         HeadConfig(type="none", **values)
+
+
+KEPT: list[tuple[str, dict[str, Any]]] = [
+    ("head", {"transform": {}, "bias": True}),
+    ("head", {"transform": {"activation": "relu", "norm": "none"}, "scale": 0.5}),
+    ("head", {"transform": {"activation": "silu", "norm": "rmsnorm"}, "softcap": 3.0}),
+    ("embedding", {"token_types": 2, "norm": "layernorm", "position": "learned"}),
+    ("embedding", {"norm": "rmsnorm", "dropout": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("part", "values"), KEPT)
+def test_what_is_kept_for_the_backward_is_what_is_predicted(
+    part: str, values: dict[str, Any]
+) -> None:
+    module: Any = (_head if part == "head" else _embedding)(**values).train()
+
+    def kept(batch: int) -> float:
+        held: dict[int, torch.Tensor] = {}
+
+        def keep(value: torch.Tensor) -> torch.Tensor:
+            held[value.untyped_storage().data_ptr()] = value
+            return value
+
+        x: torch.Tensor = torch.randn(batch, 8, 32, requires_grad=True)
+        tokens = torch.randint(50, (batch, 8))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            y = module(module.normed(x)) if part == "head" else module(tokens, Span.of(8))
+        assert y.requires_grad
+        return sum(value.untyped_storage().nbytes() for value in held.values()) / 4
+
+    measured = (kept(4) - kept(2)) / 2 / 8
+    predicted = module.config.cost(SCOPE, 8).activation_values
+    assert predicted == pytest.approx(measured, rel=0.1, abs=2.0)

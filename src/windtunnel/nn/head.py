@@ -36,9 +36,11 @@ class HeadTransformConfig(Config):
     def resolve(self, scope: Scope) -> Self:
         return self.replace(norm=self.norm.resolve(scope))
 
-    def cost(self, scope: Scope, t: Num) -> Cost:
-        """Without what the reader of its output keeps."""
+    def cost(self, scope: Scope, t: Num, *, scaled: bool = False) -> Cost:
+        """Without what the reader of its output keeps; of ``scaled`` outputs it keeps a copy."""
         kept = scope.d_model * kept_values(self.activation)
+        if scaled and self.norm.type == "none":
+            kept += scope.d_model * (2 - kept_values(self.activation))
         linear = linear_cost(scope.d_model, scope.d_model, bias=self.bias)
         return linear + self.norm.cost(scope, t) + Cost(activation_values=kept)
 
@@ -114,7 +116,7 @@ class HeadConfig(Config):
             return norm
         logits = linear_cost(d, V, bias=self.bias)
         if self.transform is not None:
-            logits += self.transform.cost(scope, t)
+            logits += self.transform.cost(scope, t, scaled=self.scale is not None)
         kept = logits.activation_values + d + V * (self.softcap is not None)
         if self.type == "classification":  # once a sequence, and not while decoding
             once = Cost(forward_flops=logits.forward_flops / t, activation_values=kept / t)

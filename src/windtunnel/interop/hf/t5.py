@@ -29,6 +29,10 @@ from windtunnel.nn.positions.relative import RelativeConfig
 def _read(keys: Keys) -> ArchSpec:
     keys.idle("is_encoder_decoder", "is_gated_act", "dense_act_fn", "initializer_factor")
     keys.must("is_decoder", False)
+    if keys("dropout_rate"):
+        keys.notes.append(
+            "dropout_rate after the last norm of each stack acts in training alone and is left out"
+        )
     tie = keys("tie_word_embeddings", True)
     scale = "rsqrt" if keys("scale_decoder_outputs", tie) else None
     norm = {"type": "rmsnorm", "eps": keys("layer_norm_epsilon")}
