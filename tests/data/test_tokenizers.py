@@ -114,6 +114,7 @@ def test_a_saved_tokenizer_is_the_same(name: str, tmp_path: Path) -> None:
 def test_the_tokenizers_library_gives_our_ids(text: str) -> None:
     assert LOSSLESS["hf"].encode(text) == BPE.encode(text)
     assert as_hf(BytesTokenizer(SPECIALS)).encode(text) == LOSSLESS["bytes"].encode(text)
+    assert as_hf(LOSSLESS["gpt2"]).encode(text) == LOSSLESS["gpt2"].encode(text)
     assert LOSSLESS["hf"].pieces == BPE.pieces
 
 
