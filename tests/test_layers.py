@@ -20,6 +20,7 @@ LAYERS = (
     "generate",
     "train",
     "factory",
+    "runner",
     "study",
     "interop",
     "report",

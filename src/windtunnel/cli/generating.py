@@ -117,6 +117,34 @@ def classify_verb(runs: Path, run: str, texts: Sequence[str]) -> list[dict[str, 
     return found
 
 
+def score_verb(
+    runs: Path,
+    run: str,
+    metrics: Sequence[str],
+    *,
+    samples: int,
+    max_new_tokens: int,
+    beams: int | None,
+) -> dict[str, Any]:
+    """The scores, and each text with its truth."""
+    from windtunnel.generate.scores import SCORES
+    from windtunnel.train.scoring import score_run
+
+    trained, _ = _opened(runs, run)
+    found = score_run(
+        trained,
+        metrics or list(SCORES),
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        beams=None if beams is None else BeamConfig(num_beams=beams),
+    )
+    texts = [
+        {"prompt": prompt, "text": text, "truth": truth}
+        for prompt, text, truth in zip(found.prompts, found.written, found.truths, strict=True)
+    ]
+    return {"scores": found.scores, "texts": texts}
+
+
 def _folder(runs: Path, run: str) -> RunFolder:
     return RunFolder.open(Path(run)) if Path(run).is_dir() else RunStore(runs).select(run)
 

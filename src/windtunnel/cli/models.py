@@ -142,7 +142,46 @@ def classify(
         typer.echo("  ".join(f"{label} {chance:.3f}" for label, chance in ranked))
 
 
+def score(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, name, or the start of its key.")
+    ],
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="exact_match, word_accuracy, bleu or chrf; may be repeated [all].",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Validation pairs at most.")
+    ] = 200,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens of a text at most.")
+    ] = 100,
+    beams: Annotated[
+        int | None, typer.Option("--beams", min=1, help="Beams; the likeliest token if left out.")
+    ] = None,
+    runs: RunsFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score what a run trained on pairs writes for its validation prompts."""
+    from windtunnel.cli.generating import score_verb
+
+    found = score_verb(
+        runs_folder(runs), run, metrics or [], samples=samples, max_new_tokens=max_new_tokens,
+        beams=beams,
+    )  # fmt: skip
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found["scores"].items():
+        typer.echo(f"{name:<14} {value:.3f}")
+    typer.echo(f"of {len(found['texts'])} validation pairs", err=True)
+
+
 def add_to(app: typer.Typer) -> None:
     """Adds these verbs to the command."""
-    for verb in (train, generate, classify):
+    for verb in (train, generate, classify, score):
         app.command()(verb)

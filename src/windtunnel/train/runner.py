@@ -21,7 +21,7 @@ from windtunnel.train.evaluation import evaluate, evaluation_mode
 from windtunnel.train.identity import check_same_run
 from windtunnel.train.interrupts import Interrupted, StopRequest
 from windtunnel.train.loop import StepInfo, TrainState, create_train_state, train_steps
-from windtunnel.train.memory import peak_memory
+from windtunnel.train.memory import is_out_of_memory, peak_memory
 
 OnEvent = Callable[[Event], None]
 OnStep = Callable[[StepInfo], None]
@@ -87,7 +87,7 @@ def train_run(
             except Exception as error:
                 with suppress(RunError):  # the disk may be full: then the log stays as it is
                     session.log_event("end", status="failed", error=_one_line(error))
-                if _is_out_of_memory(error):
+                if is_out_of_memory(error):
                     size = parts.train.micro_batch_size or parts.train.batch_size
                     raise RunError(
                         f"{folder.path}: out of memory; set train.micro_batch_size below {size} "
@@ -331,13 +331,6 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
 
 
 def _one_line(error: Exception) -> str:

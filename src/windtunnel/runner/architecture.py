@@ -1,0 +1,115 @@
+"""Any architecture of this package as a model of a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from windtunnel.arch import ArchSpec, Model, build, preset_document, resolve
+from windtunnel.config import decode
+from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
+from windtunnel.data.tokenizers.gpt2 import Gpt2Tokenizer
+from windtunnel.data.tokenizers.plain import BytesTokenizer
+from windtunnel.errors import UsageError
+from windtunnel.generate import SamplingConfig, generate
+from windtunnel.runner.model import LMBase
+
+
+class ArchitectureLM(LMBase):
+    """A decoder preset (or a mapping as under ``arch:``), decoded in batches through its state.
+
+    Args:
+        arch: the name of a preset, or a mapping of an architecture.
+        max_len, embed_dim, num_blocks: of a preset: the longest sequence, the width, the number of
+            layers; left out, the preset's.
+        tokenizer: ``bytes``, ``gpt2``, or a folder with a saved tokenizer.
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict[str, Any] = "gpt2",
+        max_len: int = 1024,
+        embed_dim: int | None = None,
+        num_blocks: int | None = None,
+        tokenizer: str = "gpt2",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            name=arch if isinstance(arch, str) else str(arch.get("name", "model")),
+            max_len=max_len, arch=arch, embed_dim=embed_dim, num_blocks=num_blocks,
+            tokenizer=tokenizer, seed=seed,
+        )  # fmt: skip
+        self.tokenizer = _tokenizer(tokenizer)
+        spec = _spec(arch, max_len, embed_dim, num_blocks)
+        architecture = resolve(spec, self.tokenizer.vocab_size)
+        if architecture.type != "decoder" or architecture.reads_memory:
+            raise UsageError(f"{self.name} does not continue text: that takes a plain decoder")
+        self.net: Model = build(architecture, seed)
+
+    def forward(self, x: Tensor, cache: list[Any] | None = None) -> Tensor:
+        if cache is None:
+            logits: Tensor = self.net(x)
+            return logits
+        state = cache[0] if cache else self.net.initial_state(len(x))
+        logits, state = self.net.extend(x, state)
+        cache[:] = [state]
+        return logits[:, -1:]
+
+    @torch.no_grad()
+    def generate_prompts(
+        self, prompts: Sequence[dict[str, Any]], max_len: int | None = None
+    ) -> list[str]:
+        codec, was = self.codec, self.training
+        limit = self.max_len if max_len is None else min(max_len, self.max_len)
+        rows = [[codec.end, *codec.encode(sample["prompt"])] for sample in prompts]
+        room = [limit + 1 - len(row) for row in rows]
+        open_rows = [place for place, left in enumerate(room) if left > 0]
+        texts = [""] * len(prompts)
+        if open_rows:
+            written = generate(
+                self.net,
+                [rows[place] for place in open_rows],
+                max_new_tokens=max(room[place] for place in open_rows),
+                sampling=SamplingConfig(temperature=0.0),
+                eos=codec.end,
+                stop=_Ends([room[place] for place in open_rows]),
+            )
+            for place, ids in zip(open_rows, written, strict=True):
+                texts[place] = codec.decode(ids)
+        self.train(was)
+        return texts
+
+
+class _Ends:
+    """Ends each row after its own number of tokens."""
+
+    def __init__(self, limits: Sequence[int]) -> None:
+        self._left = list(limits)
+
+    def __call__(self, row: int, token: int) -> bool:
+        self._left[row] -= 1
+        return self._left[row] <= 0
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    if name == "bytes":
+        return BytesTokenizer(("eos",))
+    return Gpt2Tokenizer.obtain() if name == "gpt2" else load_tokenizer(Path(name))
+
+
+def _spec(
+    arch: str | dict[str, Any], max_len: int, embed_dim: int | None, num_blocks: int | None
+) -> ArchSpec:
+    if isinstance(arch, dict):
+        return ArchSpec.model_validate(arch)
+    document = preset_document(arch).edit(f"max_seq_len={max_len}").edit("vocab_size=auto")
+    if embed_dim is not None:
+        document = document.edit(f"d_model={embed_dim}")
+    if num_blocks is not None:
+        document = document.edit(f"layers[0].repeat={num_blocks}")
+    return decode(document, ArchSpec)
