@@ -29,7 +29,7 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     architecture = resolve(config.arch, counted_vocab_size(config))
     length = seq_len or train.seq_len
     width = 2 if train.precision == "bfloat16" else 4
-    row = row_cost(train.objective, architecture, length)
+    row = row_cost(train.objective, architecture, length, config.data.kind)
     counted = row.counted
     planned = planned_groups(architecture, train)
     memory = run_memory(architecture, train, seq_len=length, planned=planned)
@@ -108,9 +108,11 @@ def print_check(result: dict[str, Any], loaded: LoadedRun) -> None:
     console.print(cost_view(result))
     train = loaded.config.train
     tokens, flops = result["train_tokens"], result["train_flops"]
+    samples = loaded.config.data.kind != "text"
+    at_most = " at most: samples are as long as they are" if samples else ""
     console.print(
         f"{train.steps:,} steps × {train.batch_size} × {train.seq_len} tokens = {tokens:,} tokens, "
-        f"{flops:.3g} FLOPs",
+        f"{flops:.3g} FLOPs" + at_most,
         highlight=False,
     )
     for group in result["groups"]:

@@ -166,9 +166,7 @@ def _job(plan: Plan, key: str, run: RunFolder) -> Job:
         name=f"{arm.name} seed {planned.seed}",
         steps=arm.steps,
         # Measured where it was: a recurrence takes longer for the same FLOPs.
-        work_per_step=1 / arm.steps_per_second
-        if arm.steps_per_second
-        else arm.flops_per_token * train["batch_size"] * train["seq_len"],
+        work_per_step=1 / arm.steps_per_second if arm.steps_per_second else arm.flops / arm.steps,
         threads=train["threads"],
         memory_bytes=arm.memory_bytes,
     )

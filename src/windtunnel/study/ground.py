@@ -44,6 +44,7 @@ class _Settler:
 
     def __call__(self, loaded: LoadedRun) -> Settled:
         from windtunnel.data.dataset import prepare
+        from windtunnel.train.feed import feed_of
         from windtunnel.train.launch import ready_run
 
         data = loaded.config.data
@@ -56,6 +57,7 @@ class _Settler:
             config=ready.config.model_dump(mode="json"),
             data_fingerprint=dataset.fingerprint,
             vocab_size=dataset.tokenizer.vocab_size,
+            step=feed_of(dataset, loaded.config).step,
         )
 
 

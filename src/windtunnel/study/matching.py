@@ -12,7 +12,7 @@ from windtunnel.arch import Architecture, ArchSpec, cost, diff, resolve, try_res
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.nn.memory_slots import SlotsConfig
 from windtunnel.study.budget import Match, WidthMatch, solve_width, steps_for, steps_within
-from windtunnel.train.objectives.row_cost import row_cost
+from windtunnel.train.objectives.row_cost import StepSize, row_cost
 from windtunnel.train.run_config import RunConfig
 
 Speeds = Callable[[Sequence[RunConfig]], Sequence[float]]
@@ -28,6 +28,8 @@ class Candidate:
     config: RunConfig
     vocab_size: int
     changes: tuple[str, ...] = ()
+    step: StepSize | None = None
+    """What a step on samples comes to; None: full rows of a text."""
 
     @property
     def name(self) -> str:
@@ -38,7 +40,10 @@ class Candidate:
         return resolve(self.config.arch, self.vocab_size)
 
     @property
-    def tokens_per_step(self) -> int:
+    def tokens_per_step(self) -> float:
+        """Of a text all tokens of its rows; of samples the targets, on average."""
+        if self.step is not None:
+            return self.step.targets
         return self.config.train.batch_size * self.config.train.seq_len
 
     @property
@@ -47,7 +52,10 @@ class Candidate:
 
     @property
     def flops_per_token(self) -> float:
-        """Of training: three forwards, of rows as the objective cuts them."""
+        """Of training: three forwards, of rows as the objective cuts them; of samples, for each
+        target."""
+        if self.step is not None:
+            return self.step.train_flops(self.architecture) / self.step.targets
         train = self.config.train
         return row_cost(train.objective, self.architecture, train.seq_len).train_flops_per_token
 

@@ -16,8 +16,10 @@ from windtunnel.study.budget import Match
 from windtunnel.study.matching import Candidate, Speeds, match_arm, own_amount
 from windtunnel.study.plan import Arm, Estimate, Metric, Plan, PlannedRun
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.objectives.config import NextTokenConfig, Seq2SeqConfig
+from windtunnel.train.objectives.row_cost import StepSize
 from windtunnel.train.planned import run_memory
-from windtunnel.train.run_config import LoadedRun, RunConfig
+from windtunnel.train.run_config import LoadedRun, RunConfig, objective_config
 
 PROCESS_BYTES = 450 * 2**20
 """A worker before its model (Python, torch, the corpus): an estimate; small runs peak near it."""
@@ -37,6 +39,8 @@ class Settled:
     data_fingerprint: str
     """Of the tokens of both sides and the tokenizer."""
     vocab_size: int
+    step: StepSize | None = None
+    """What a step on samples comes to; None: full rows of a text."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def plan_compare(
         named = [_with_whole_validation(run) for run in named]
         notes = (*notes, *_text_notes(match))
     candidates = [
-        Candidate(run.config, facts.vocab_size) for run, facts in zip(named, settled, strict=True)
+        Candidate(run.config, facts.vocab_size, step=facts.step)
+        for run, facts in zip(named, settled, strict=True)
     ]
     amount, matched, speeds = _match(candidates, match, budget, ground)
     trees = [_tree(arm.config) for arm in matched]
@@ -176,7 +181,8 @@ def _named(run: LoadedRun, name: str) -> LoadedRun:
 def _metric_of(
     named: Sequence[LoadedRun], settled: Sequence[Settled]
 ) -> tuple[Metric, tuple[str, ...]]:
-    """What is compared; raises where the arms do not predict the same text."""
+    """What is compared; raises where the arms do not predict the same."""
+    _check_same_loss(named)
     if len({facts.data_fingerprint for facts in settled}) == 1:
         return "loss", ()
     first = named[0]
@@ -187,9 +193,41 @@ def _metric_of(
                     f"{arm.name}: data.{field} differs from that of {first.name}; "
                     "arms must be trained and judged on the same text"
                 )
+    if first.config.data.kind == "labels":
+        return "loss", ()  # of a text, whatever its tokens
+    if (objective := objective_config(first.config).type) == "diffusion":
+        raise UsageError(f"{objective} has no bits per byte: arms must have one tokenizer")
     return "bits_per_byte", (
         "The tokenizers differ, so a token is not the same thing in each arm: the verdicts are "
         "about bits per byte.",
+    )
+
+
+def _check_same_loss(named: Sequence[LoadedRun]) -> None:
+    """Raises UsageError where losses of the arms are not of the same thing."""
+    first = _what_counts(named[0].config)
+    for run in named[1:]:
+        if (what := _what_counts(run.config)) != first:
+            raise UsageError(
+                f"{run.name}: train.objective is {_shown(what)}, but that of {named[0].name} is "
+                f"{_shown(first)}: their losses do not measure the same"
+            )
+
+
+def _what_counts(config: RunConfig) -> dict[str, Any]:
+    """The objective, without what changes no evaluation."""
+    objective = objective_config(config)
+    found = objective.model_dump(mode="json", exclude={"label_smoothing"})
+    if config.data.kind == "text":
+        found.pop("loss_on", None)
+    elif isinstance(objective, Seq2SeqConfig):  # as a decoder that writes the same truth
+        found = NextTokenConfig().model_dump(mode="json")
+    return found
+
+
+def _shown(what: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{value}" if key == "type" else f"{key} {value}" for key, value in what.items()
     )
 
 
@@ -248,7 +286,7 @@ def _arm(arm: Candidate, source: str, speed: float | None, first: Mapping[str, A
         arch_digest=arm.architecture.digest(),
         params=arm.params,
         steps=train.steps,
-        tokens=train.steps * arm.tokens_per_step,
+        tokens=round(train.steps * arm.tokens_per_step),
         flops_per_token=arm.flops_per_token,
         memory_bytes=_memory(arm.architecture, train),
         steps_per_second=speed,

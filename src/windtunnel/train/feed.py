@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from windtunnel.data.dataset import Dataset
-from windtunnel.data.forms import Form, form_of
+from windtunnel.data.forms import Form, Pairs, form_of
 from windtunnel.data.loader import Batches, evaluation_batches
 from windtunnel.data.sample_loader import SampleBatches, Samples, evaluation_samples
 from windtunnel.data.samples import Marks
 from windtunnel.errors import UsageError
 from windtunnel.train.batch import BatchSource, TokenBatch
 from windtunnel.train.objectives.config import NextTokenConfig
+from windtunnel.train.objectives.row_cost import StepSize
 from windtunnel.train.run_config import RunConfig, objective_config
+
+_MEASURED = 16
+"""Batches that are looked at for the shape of all."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Feed:
     """Samples of both sides that were left out."""
     cut: int = 0
     """Samples of both sides that lost tokens."""
+    step: StepSize | None = None
+    """What a step comes to; None where it is full rows of text."""
 
 
 class Again:
@@ -64,14 +70,25 @@ def feed_of(dataset: Dataset, config: RunConfig) -> Feed:
             max_tokens=train.eval_tokens,
         )
 
-    notes = (side.note("train"), held.note("valid"))
+    batches = SampleBatches(side, batch_size=train.batch_size, seed=train.seed)
     return Feed(
-        SampleBatches(side, batch_size=train.batch_size, seed=train.seed),
+        batches,
         Again(valid),
-        tuple(note for note in notes if note is not None),
+        tuple(note for note in (side.note("train"), held.note("valid")) if note is not None),
         side.skipped + held.skipped,
         side.cut + held.cut,
+        StepSize(float(side.targets.mean()) * train.batch_size, _shapes(batches)),
     )
+
+
+def _shapes(batches: BatchSource) -> tuple[tuple[int, int, int], ...]:
+    """Of the first batches: rows, their tokens, and those of a source."""
+    found = []
+    for position in range(_MEASURED):
+        batch = batches.at(position)
+        rows, t = batch.inputs.shape
+        found.append((rows, t, batch.source.shape[1] if isinstance(batch, Pairs) else 0))
+    return tuple(found)
 
 
 def form_for(config: RunConfig, marks: Marks) -> Form[Any]:

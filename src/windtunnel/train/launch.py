@@ -188,6 +188,8 @@ def run_parts(ready: ReadyRun) -> RunParts:
     feed = feed_of(dataset, ready.config)
     objective = objective_of(train.objective, model)
     flops_per_token = objective.train_flops_per_token(architecture, train.seq_len)
+    if feed.step is not None:
+        flops_per_token = feed.step.train_flops(architecture) / feed.step.targets
     return RunParts(
         model=model,
         batches=feed.batches,

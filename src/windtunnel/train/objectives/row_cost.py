@@ -1,10 +1,11 @@
-"""What training on a row of text costs: an objective may cut it before the model sees it."""
+"""What training costs: on a row of text, which an objective may cut, and on batches of samples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from windtunnel.arch import ArchCost, Architecture, cost
+from windtunnel.data.config import Kind
 from windtunnel.train.objectives.config import ObjectiveConfig, Seq2SeqConfig, chosen
 from windtunnel.train.objectives.seq2seq import Seq2Seq
 
@@ -21,13 +22,36 @@ class RowCost:
     """Tokens of a row that an encoder reads; the rest are the decoder's. 0 without an encoder."""
 
 
-def row_cost(written: ObjectiveConfig, architecture: Architecture, seq_len: int) -> RowCost:
-    """What the objective makes of a row, counted.
+@dataclass(frozen=True)
+class StepSize:
+    """What steps on samples come to on average: the batches are not equally wide."""
 
-    An encoder_decoder reads the beginning and writes the rest: together they are as long as the
-    row.
+    targets: float
+    """That count, in one step."""
+    shapes: tuple[tuple[int, int, int], ...]
+    """Of some batches: rows, tokens in each, and tokens of a source beside each (0 without)."""
+
+    def train_flops(self, architecture: Architecture) -> float:
+        """Of training, in one step, pads included."""
+        found = [
+            rows * t * float(cost(architecture, t, source_len=s or None).train_flops_per_token)
+            for rows, t, s in self.shapes
+        ]
+        return sum(found) / len(found)
+
+
+def row_cost(
+    written: ObjectiveConfig, architecture: Architecture, seq_len: int, data: Kind = "text"
+) -> RowCost:
+    """What the objective makes of a row of text, counted; of samples as long as a row may be.
+
+    Of a text an encoder_decoder reads the beginning and writes the rest: together they are as long
+    as the row. Of a pair each side may be so long.
     """
     config = chosen(written, architecture.type)
+    if architecture.encoder is not None and data == "pairs":
+        counted = cost(architecture, seq_len, source_len=seq_len)
+        return RowCost(counted, float(counted.train_flops_per_token), seq_len)
     if architecture.encoder is None or not isinstance(config, Seq2SeqConfig) or seq_len < 2:
         counted = cost(architecture, seq_len)
         return RowCost(counted, float(counted.train_flops_per_token), 0)
