@@ -97,6 +97,11 @@ class DiffusionModel(nn.Module):
         initialize(diffusion.level, seed)
         return diffusion
 
+    @property
+    def max_positions(self) -> int | None:
+        """How many positions the model has vectors for; None: it is not limited by them."""
+        return self.model.max_positions
+
     def embed(self, tokens: Tensor) -> Tensor:
         """b t -> b t d, without positions."""
         embedded: Tensor = self.model.embedding.looked_up(tokens)
