@@ -25,3 +25,16 @@ def result_weights(state: TrainState) -> Iterator[None]:
     finally:
         use_average(state.optimizer, on=False)
         state.weights.publish()
+
+
+@contextmanager
+def ema_weights(state: TrainState) -> Iterator[None]:
+    """Inside, the model has the average of its weights that ``train.ema`` asks for."""
+    assert state.ema is not None, "the recipe has no ema"
+    state.ema.swap(state.weights.parameters)
+    state.weights.publish()
+    try:
+        yield
+    finally:
+        state.ema.swap(state.weights.parameters)
+        state.weights.publish()

@@ -3,6 +3,7 @@
     checkpoints/step-00000250/
         model.safetensors       float32 weights by parameter name, each tied one once, and buffers
         optimizer.safetensors   <value>/<parameter>: exp_avg/embedding.weight
+        ema.safetensors         the average of the weights, where the recipe has one
         state.json              progress and the optimizer's settings
         manifest.json           SHA-256 of the other files; written last
 
@@ -29,14 +30,16 @@ from torch import Tensor, nn
 from windtunnel.errors import CheckpointError, RunError
 from windtunnel.runs import strict_json, sync_folder, write_atomic
 from windtunnel.train.average import result_weights
+from windtunnel.train.ema import Ema
 from windtunnel.train.loop import Progress, TrainState
 from windtunnel.train.optimizers.together import parts_of, use_average
 from windtunnel.train.tensors import read_shapes, read_tensors, write_tensors
 
 FORMAT = 1
-MODEL, OPTIMIZER, STATE, MANIFEST = (
+MODEL, OPTIMIZER, EMA, STATE, MANIFEST = (
     "model.safetensors",
     "optimizer.safetensors",
+    "ema.safetensors",
     "state.json",
     "manifest.json",
 )
@@ -151,7 +154,9 @@ def load_newest(folder: Path, state: TrainState, warn: Warn) -> int | None:
     return checkpoint.step
 
 
-def load_weights(folder: Path, model: nn.Module, warn: Warn, *, best: bool = False) -> int:
+def load_weights(
+    folder: Path, model: nn.Module, warn: Warn, *, best: bool = False, ema: bool = False
+) -> int:
     """Put a checkpoint's weights into a model, in the model's own precision; the step they are of.
 
     Args:
@@ -159,6 +164,7 @@ def load_weights(folder: Path, model: nn.Module, warn: Warn, *, best: bool = Fal
         model: of the checkpoint's architecture.
         warn: is told of damaged checkpoints that are passed over.
         best: the checkpoint of the lowest validation loss instead of the newest.
+        ema: the average of the weights instead of the weights.
 
     Raises:
         CheckpointError: there is none, none is whole, or it does not fit the model.
@@ -173,7 +179,13 @@ def load_weights(folder: Path, model: nn.Module, warn: Warn, *, best: bool = Fal
         checkpoint = _newest_whole(folder, warn, [])
     if checkpoint is None:
         raise CheckpointError(f"{folder}: there is no checkpoint")
-    _copy_into(kept_tensors(model), checkpoint.path / MODEL)
+    kept = kept_tensors(model)
+    _copy_into(kept, checkpoint.path / MODEL)
+    if ema:
+        if EMA not in checkpoint.files:
+            raise CheckpointError(f"{checkpoint.path}: has no average of the weights (train.ema)")
+        averaged = read_shapes(checkpoint.path / EMA).keys()
+        _copy_into({n: t for n, t in kept.items() if n in averaged}, checkpoint.path / EMA)
     return checkpoint.step
 
 
@@ -208,6 +220,8 @@ def _write(draft: Path, state: TrainState, validation_loss: float | None) -> Non
         OPTIMIZER: write_tensors(draft / OPTIMIZER, tensors),
         STATE: hashlib.sha256(text.encode()).hexdigest(),
     }
+    if state.ema is not None:
+        files[EMA] = write_tensors(draft / EMA, state.ema.values)
     write_atomic(draft / STATE, text)
     manifest = {
         "format": FORMAT,
@@ -298,6 +312,11 @@ def _restore(checkpoint: Checkpoint, state: TrainState, warn: Warn) -> None:
     if clean:
         warn(f"{checkpoint.path}: was made with the optimizer {saved['type']}: {clean}")
     use_average(state.optimizer, on=False)
+    if state.ema is not None and EMA in checkpoint.files:
+        _copy_into(state.ema.values, checkpoint.path / EMA)
+    elif state.ema is not None:
+        state.ema = Ema(state.ema.config, state.weights.parameters)
+        warn(f"{checkpoint.path}: has no average of the weights: it begins with these weights")
     state.weights.publish()
     state.progress = Progress(**document["progress"])
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from windtunnel.config import Choice, Config
-from windtunnel.train.group_config import GroupConfig, MupConfig
+from windtunnel.train.group_config import EmaConfig, GroupConfig, MupConfig
 from windtunnel.train.objectives.config import AutoConfig, ObjectiveConfig
-from windtunnel.train.optimizers.config import AdamWConfig, OptimizerConfig
+from windtunnel.train.optimizers.config import AdamWConfig, OptimizerConfig, ScheduleFreeConfig
 from windtunnel.train.schedule_config import ScheduleConfig, ScheduleType
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -21,6 +21,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 def _named(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
+
+
+def _decay(value: Any) -> Any:
+    return {"decay": float(value)} if isinstance(value, float | int) else value
 
 
 def _device(name: str) -> str:
@@ -37,7 +41,16 @@ class TrainConfig(Config):
     """
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"objective", "keep_every", "optimizer", "secondary_optimizer", "groups", "mup"}
+        {
+            "objective",
+            "keep_every",
+            "optimizer",
+            "secondary_optimizer",
+            "groups",
+            "mup",
+            "ema",
+            "watch_every",
+        }
     )
 
     objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
@@ -77,6 +90,8 @@ class TrainConfig(Config):
     """AdamW: added to the root of the averaged square."""
     clip: Positive | None = 1.0
     """The gradient's norm is cut to this. None: never."""
+    ema: Annotated[EmaConfig, BeforeValidator(_decay)] | None = None
+    """An average of the weights, evaluated and saved beside them. None: there is none."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the initial weights, the order of the data and dropout."""
     eval_every: int = Field(default=100, gt=0)
@@ -91,6 +106,9 @@ class TrainConfig(Config):
     """Checkpoints of steps that are multiples of this are kept for good. None: none are."""
     log_every: int = Field(default=10, gt=0)
     """Steps between `step` events; the first and the last step are logged besides."""
+    watch_every: int | None = Field(default=None, gt=0)
+    """Steps between `watch` events: norms of gradients, weights and updates by part of the model,
+    sizes of activations by layer. None: never."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: computes with bfloat16 copies of float32 weights."""
     device: Annotated[str, AfterValidator(_device)] = "auto"
@@ -105,6 +123,8 @@ class TrainConfig(Config):
                 f"micro_batch_size ({self.micro_batch_size}) must be at most "
                 f"batch_size ({self.batch_size})"
             )
+        if self.ema is not None and isinstance(self.optimizer, ScheduleFreeConfig):
+            raise ValueError("ema: schedule_free_adamw keeps an average of its own; give one")
         misfit = self.schedule.misfit(self.steps)
         if misfit is not None:
             raise ValueError(misfit)

@@ -64,3 +64,12 @@ class MupConfig(Config):
     base_head_dim: int | None = Field(default=None, ge=1)
     """The width of a head there, where wider models have wider heads; none where they have more
     heads of the same width."""
+
+
+class EmaConfig(Config):
+    """An average of the weights; a number alone (``ema: 0.999``) is its decay."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """How much of the average is kept at each update."""
+    warmup: bool = True
+    """Whether less is kept at first, at most (1 + t) / (10 + t) at update t."""

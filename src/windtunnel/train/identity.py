@@ -9,7 +9,15 @@ from windtunnel.errors import UsageError
 from windtunnel.train.config import TrainConfig
 
 WITHOUT_EFFECT = frozenset(
-    {"eval_every", "checkpoint_every", "keep_checkpoints", "keep_every", "log_every", "device"}
+    {
+        "eval_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_every",
+        "log_every",
+        "device",
+        "watch_every",
+    }
 )
 """Settings that change no weight and no measured loss; the device's type stands by itself."""
 

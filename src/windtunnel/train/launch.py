@@ -222,9 +222,15 @@ class TrainedModel:
 
 
 def open_trained(
-    folder: RunFolder, *, device: str = "cpu", warn: Any = None, best: bool = False
+    folder: RunFolder,
+    *,
+    device: str = "cpu",
+    warn: Any = None,
+    best: bool = False,
+    ema: bool = False,
 ) -> TrainedModel:
-    """The model of a run at its newest whole checkpoint (or its best), in eval mode.
+    """The model of a run at its newest whole checkpoint (or its best), in eval mode. With ``ema``
+    its weights are the average that the run kept of them.
 
     Raises:
         CheckpointError: no checkpoint is whole.
@@ -240,7 +246,7 @@ def open_trained(
     tell: Any = warn or logging.getLogger(__name__).warning
     if _plugins_then(folder) != sorted(loaded.plugin_digests.values()):
         tell(f"{folder.path}: a plugin has changed since the run: its weights may not fit it")
-    step = load_weights(folder.checkpoints, model, tell, best=best)
+    step = load_weights(folder.checkpoints, model, tell, best=best, ema=ema)
     return TrainedModel(model.eval(), tokenizer, step, config, _labels_of(folder, config))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,14 @@ from windtunnel.nn.component import after_update, has_updates
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.batch import BatchSource, TokenBatch, count_targets, moved, pieces
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.ema import Ema
 from windtunnel.train.mup import width_scale
 from windtunnel.train.objectives.make import objective_of
 from windtunnel.train.objectives.objective import Objective
 from windtunnel.train.optimizers.together import build_optimizer, freeze, tagged_names
 from windtunnel.train.precision import Weights, gradients, training_weights
 from windtunnel.train.schedule import lr_at
+from windtunnel.train.watch import Watch
 
 DIVERGED_AFTER = 10
 """Non-finite steps in a row that end a run."""
@@ -63,6 +65,8 @@ class TrainState:
     flops_per_token: float = 0.0
     """Of training: forward and backward."""
     progress: Progress = field(default_factory=Progress)
+    ema: Ema | None = None
+    """An average of the weights, where the recipe asks for one."""
 
     @property
     def diverged(self) -> bool:
@@ -84,6 +88,8 @@ class StepInfo:
     seconds: float
     skipped: bool
     """The loss or the gradient was not finite, so the weights are what they were."""
+    watched: Mapping[str, Any] | None = None
+    """What ``train.watch_every`` asks for, on the steps on which it does."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -128,8 +134,9 @@ def create_train_state(
     scale = None if config.mup is None else width_scale(model, config.mup)
     optimizer = build_optimizer(config, weights.parameters, tagged, scale)
     objective = objective_of(config.objective, model)
+    ema = None if config.ema is None else Ema(config.ema, weights.parameters)
     return TrainState(
-        config, model, weights, optimizer, batches, objective, device, flops_per_token
+        config, model, weights, optimizer, batches, objective, device, flops_per_token, ema=ema
     )
 
 
@@ -156,7 +163,10 @@ def _take_step(state: TrainState) -> StepInfo:
     tokens = count_targets(batch)
     if tokens == 0:
         raise DataError(f"batch {progress.position} has no target to train on")
-    summed = accumulate(state, batch, tokens)
+    every = state.config.watch_every
+    watch = Watch(state.model) if every and (progress.step + 1) % every == 0 else None
+    with watch or nullcontext():
+        summed = accumulate(state, batch, tokens)
     found = gradients(state.weights)
     assert found, "no parameter got a gradient"
     norm = torch.nn.utils.get_total_norm(found)
@@ -164,7 +174,11 @@ def _take_step(state: TrainState) -> StepInfo:
     lr = lr_at(state.config, progress.step)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     if finite:
+        if watch is not None:
+            watch.before_update(state.weights.parameters)
         _update(state, found, grad_norm, lr)
+        if watch is not None:
+            watch.after_update(state.weights.parameters)
     state.weights.clear()
     progress.step += 1
     progress.position += 1
@@ -174,8 +188,9 @@ def _take_step(state: TrainState) -> StepInfo:
     progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
     progress.seconds += time.perf_counter() - started
     return StepInfo(
-        progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite
-    )
+        progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite,
+        watch.values() if watch is not None and finite else None,
+    )  # fmt: skip
 
 
 def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
@@ -212,6 +227,8 @@ def _update(state: TrainState, found: list[Tensor], grad_norm: float, lr: float)
     if has_updates(state.model):
         step = state.progress.step + 1
         state.weights.adjust(lambda: after_update(state.model, state.config.seed, step))
+    if state.ema is not None:
+        state.ema.update(state.weights.parameters, state.progress.step + 1)
 
 
 @contextmanager

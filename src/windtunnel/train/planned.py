@@ -46,9 +46,13 @@ def run_memory(
         UsageError: a rule of ``train.groups`` cannot be followed.
     """
     values = None
-    if planned is not None or train.groups or train.optimizer.type != "adamw":
+    plain = train.optimizer.type == "adamw" and not train.groups and train.ema is None
+    if planned is not None or not plain:
         groups, shapes = planned or planned_groups(architecture, train)
         values = optimizer_values(groups, shapes)
+        if train.ema is not None:  # a copy of all that is moved
+            moved = [n for g in groups if not g.treatment.frozen for n in g.names]
+            values += sum(math.prod(shapes[name]) for name in moved)
     return train_memory(
         architecture,
         seq_len=seq_len or train.seq_len,

@@ -13,15 +13,16 @@ from torch import nn
 
 from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import Event, EventLog, RunFolder, code_digest, environment, git_state
-from windtunnel.train.average import result_weights
+from windtunnel.train.average import ema_weights, result_weights
 from windtunnel.train.batch import BatchSource, TokenBatch, TokenLengths
 from windtunnel.train.checkpoint import load_newest, save_checkpoint
 from windtunnel.train.config import TrainConfig
-from windtunnel.train.evaluation import evaluate, evaluation_mode
+from windtunnel.train.evaluation import Evaluation, evaluate, evaluation_mode
 from windtunnel.train.identity import check_same_run
 from windtunnel.train.interrupts import Interrupted, StopRequest
 from windtunnel.train.loop import StepInfo, TrainState, create_train_state, train_steps
 from windtunnel.train.memory import is_out_of_memory, peak_memory
+from windtunnel.train.optimizers.together import has_average
 
 OnEvent = Callable[[Event], None]
 OnStep = Callable[[StepInfo], None]
@@ -187,6 +188,8 @@ class _Session:
                 in_a_row=self.state.progress.skipped_in_a_row,
                 total=self.state.progress.skipped,
             )
+        if info.watched is not None:
+            self.log_event("watch", step=info.step, **info.watched)
         if info.step == 1 or info.step % self.parts.train.log_every == 0 or self._over:
             self.log_event(
                 "step",
@@ -203,9 +206,7 @@ class _Session:
         if not due or step in self.evaluations:
             return
         with result_weights(self.state):
-            found = evaluate(
-                self.state.model, self.parts.valid, self.parts.tokenizer, self.state.objective
-            )
+            found = self._evaluation()
         values = {
             **self._totals(),
             "loss": found.loss,
@@ -214,9 +215,28 @@ class _Session:
             "accuracy": found.accuracy,
             "eval_tokens": found.tokens,
             "eval_seconds": found.seconds,
+            **self._of_the_average(),
         }
         self.evaluations[step] = values
         self.log_event("eval", **values)
+
+    def _evaluation(self) -> Evaluation:
+        return evaluate(
+            self.state.model, self.parts.valid, self.parts.tokenizer, self.state.objective
+        )
+
+    def _of_the_average(self) -> dict[str, Any]:
+        """How good the average of the weights is, where the recipe has one."""
+        if self.state.ema is None:
+            return {}
+        with ema_weights(self.state):
+            found = self._evaluation()
+        return {
+            "ema_loss": found.loss,
+            "ema_perplexity": found.perplexity,
+            "ema_bits_per_byte": found.bits_per_byte,
+            "ema_accuracy": found.accuracy,
+        }
 
     def _save_if_due(self) -> None:
         step = self.state.progress.step
@@ -287,10 +307,18 @@ class _Session:
             "peak_memory_bytes": max(peak, progress.peak_memory_bytes),
             "peak_memory_is": measure,
             "device": str(self.state.device),
+            **self._what_was_evaluated(),
             **self._provenance(),
             "code_digest": code_digest(),
             "samples": list(samples),
         }
+
+    def _what_was_evaluated(self) -> dict[str, Any]:
+        """Which weights the record's losses are of, where they are not just the trained ones."""
+        if self.parts.train.ema is not None:
+            return {"weights": "trained; ema_*: their exponential moving average"}
+        free = has_average(self.state.optimizer)
+        return {"weights": "the average of a schedule-free optimizer"} if free else {}
 
     def _totals(self) -> dict[str, Any]:
         """Where the run stands, since its first step: the axes of every curve."""

@@ -117,10 +117,15 @@ def tagged_names(model: nn.Module) -> frozenset[str]:
 def use_average(optimizer: Optimizer, *, on: bool) -> bool:
     """For optimizers whose result is an average: the parameters become it, or, off, what is trained
     again. Whether there is such an optimizer."""
-    free = [part for part in parts_of(optimizer) if isinstance(part, ScheduleFreeAdamW)]
-    for part in free:
-        part.average() if on else part.train()
-    return bool(free)
+    for part in parts_of(optimizer):
+        if isinstance(part, ScheduleFreeAdamW):
+            part.average() if on else part.train()
+    return has_average(optimizer)
+
+
+def has_average(optimizer: Optimizer) -> bool:
+    """Whether the result of some of the optimizers is an average."""
+    return any(isinstance(part, ScheduleFreeAdamW) for part in parts_of(optimizer))
 
 
 def state_sizes(optimizer: Optimizer) -> int:
