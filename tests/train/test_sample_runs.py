@@ -11,6 +11,7 @@ from tests.conftest import Command
 from torch import Tensor
 
 from windtunnel.config import parse_document
+from windtunnel.data.sample_loader import _chosen
 from windtunnel.errors import ConfigError, UsageError
 from windtunnel.generate import SamplingConfig
 from windtunnel.nn.initialize import keyed_generator
@@ -261,3 +262,88 @@ def test_cut_and_left_out_samples_are_recorded(corpus: Path, caplog: Any) -> Non
     record = run_in_folder(create_run_folder(made, corpus / "run"), ready=made)
     assert (record["left_out"], record["cut"]) == (20, 20)
     assert "left out, their prompts leave no token to learn" in caplog.text
+
+
+def test_packed_samples_give_the_gradient_of_the_same_samples_alone(corpus: Path) -> None:
+    packed: Any = feed_of(*_data(long("decoder", ", packing: documents"))).batches
+    parts = run_parts(long("decoder"))
+    state = create_train_state(parts.model.double(), parts.batches, parts.train)
+    batch = packed.at(0)
+    assert batch.documents is not None
+    assert batch.documents.amax() >= 1
+    samples = packed.samples
+    rows = _chosen(len(packed.rows), packed.batch_size, packed.seed, 0)
+    members = [samples.encoded(packed.rows[row]) for row in rows]
+    alone = samples.form.batch([sample for row in members for sample in row])
+    assert count_targets(batch) == count_targets(alone)
+    found = []
+    for given in (batch, alone):
+        state.weights.clear()
+        accumulate(state, given, count_targets(given))
+        found.append(
+            torch.cat([p.grad.flatten() for p in state.model.parameters() if p.grad is not None])
+        )
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-9)
+
+
+def long(kind: str, data: str = "") -> Any:
+    """Rows with room for several samples."""
+    text = run_file(kind, data).replace("seq_len: 48", "seq_len: 96")
+    return ready_run(load_run_document(parse_document(text, "f.yaml")))
+
+
+def _data(made: Any) -> tuple[Any, Any]:
+    return made.dataset, made.config
+
+
+def test_packed_runs_learn_and_count_in_the_key(corpus: Path) -> None:
+    made = long("decoder", ", packing: documents")
+    assert made.key != long("decoder").key
+    record = run_in_folder(create_run_folder(made, corpus / "run"), ready=made)
+    assert record["final"]["loss"] < 2.0
+    step = feed_of(*_data(made)).step
+    assert step is not None
+    assert record["tokens"] == pytest.approx(50 * step.targets, rel=0.05)
+    assert record["flops"] == pytest.approx(50 * step.train_flops(made.architecture), rel=0.05)
+
+
+def test_documents_of_a_text_do_not_see_each_other(corpus: Path) -> None:
+    (corpus / "t.jsonl").write_text(
+        "".join(json.dumps({"text": f"number {n} is a document"}) + "\n" for n in range(60))
+    )
+    text = run_file("decoder").replace(source_of("decoder"), "./t.jsonl")
+    plain = ready_run(load_run_document(parse_document(text, "f.yaml")))
+    apart = ready_run(
+        load_run_document(
+            parse_document(text.replace("tokenizer: bytes", "tokenizer: bytes, packing: documents"))
+        )
+    )
+    assert plain.key != apart.key
+    assert plain.dataset.fingerprint == apart.dataset.fingerprint
+    one, other = (feed_of(*_data(made)).batches.at(2) for made in (plain, apart))
+    assert torch.equal(one.inputs, other.inputs)
+    assert torch.equal(one.targets, other.targets)
+    found: Any = other
+    bos = plain.dataset.tokenizer.bos
+    inside = found.inputs[:, 1:] == bos
+    assert torch.equal(found.documents[:, 1:] - found.documents[:, :-1], inside.long())
+    record = run_in_folder(create_run_folder(apart, corpus / "run"), ready=apart)
+    assert record["final"]["loss"] < 3.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("encoder_decoder", ("tokenizer: bytes", "tokenizer: bytes, packing: documents"),
+         "data.packing: seq2seq has one sample"),
+        ("decoder", ("mlp: {type: dense}}]}", "mlp: {type: dense}, depth: {capacity: 0.5}}]}"),
+         r"arch.layers\[0\].depth: cannot keep apart"),
+    ],
+)  # fmt: skip
+def test_packing_that_cannot_be_is_refused_by_name(
+    kind: str, changes: tuple[str, str], message: str, corpus: Path
+) -> None:
+    text = run_file(kind, ", packing: documents" if kind == "decoder" else "")
+    assert changes[0] in text
+    with pytest.raises(ConfigError, match=message):
+        load_run_document(parse_document(text.replace(*changes), "f.yaml"))

@@ -112,6 +112,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, span: Span, memory: MemoryKV | None = None) -> Tensor:
         if self.depth is None:
             return self._whole(x, span, memory)
+        if span.documents is not None:
+            raise UsageError("a layer with depth cannot keep apart documents that share a row")
         some = self.depth.pick(x, span, self.depth.none_seen(len(x)))
         return some.joined(x, self._whole(some.x, some.span, memory))
 
@@ -126,7 +128,9 @@ class Layer(nn.Module):
 
     def _whole(self, x: Tensor, span: Span, memory: MemoryKV | None) -> Tensor:
         entered, links = self.mixer_join.enter(x)
-        mixed = self.mixer_join.leave(x, self.mixer(entered, span), links)
+        documents = span.documents
+        y = self.mixer(entered, span) if documents is None else documents.mixed(self.mixer, entered)
+        mixed = self.mixer_join.leave(x, y, links)
         return self._go_on(x, entered, mixed, span, memory)
 
     def _next(
@@ -208,10 +212,13 @@ class Model(nn.Module):
         memory: Tensor | None = None,
         memory_real: Tensor | None = None,
         types: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Logits (b, t, V) of the token after each; ``real`` (b, t) is False at pads, ``types``
-        (b, t) the kind of each token where ``embedding.token_types`` is set (0 unless told)."""
-        return self.logits(self.hidden(tokens, real, memory, memory_real, types), real)
+        (b, t) the kind of each token where ``embedding.token_types`` is set (0 unless told),
+        ``documents`` (b, t) which document of its row it belongs to: none sees another."""
+        hidden = self.hidden(tokens, real, memory, memory_real, types, documents)
+        return self.logits(hidden, real)
 
     def hidden(
         self,
@@ -220,10 +227,11 @@ class Model(nn.Module):
         memory: Tensor | None = None,
         memory_real: Tensor | None = None,
         types: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """What the head reads, after its norm: b t -> b t d."""
         kv = self.project(memory, memory_real)
-        span = span_of(tokens, real)
+        span = span_of(tokens, real, documents)
         x = spread(self.embedding(tokens, span, types), self.streams)
         for index, layer in enumerate(self.layers):
             x = layer(x, span) if kv is None else layer(x, span, kv[index])
@@ -321,8 +329,12 @@ class Model(nn.Module):
         return Span(positions, offset=None), state.seen + t, None
 
 
-def span_of(tokens: Tensor, real: Tensor | None) -> Span:
-    """The span of whole sequences; ``real`` (b, t) is False at pads."""
+def span_of(tokens: Tensor, real: Tensor | None, documents: Tensor | None = None) -> Span:
+    """The span of whole sequences; ``real`` (b, t) is False at pads, ``documents`` (b, t) says
+    which of its row's documents a token belongs to."""
+    if documents is not None:
+        every = torch.ones_like(documents, dtype=torch.bool)
+        return Span.of_documents(documents, every if real is None else real)
     if real is None:
         return Span.of(tokens.shape[1], device=tokens.device)
     return Span.of_real(real)

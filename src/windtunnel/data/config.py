@@ -267,7 +267,7 @@ ValidationConfig = Annotated[
 ]
 
 
-LAYOUT = frozenset({"padding"})
+LAYOUT = frozenset({"padding", "packing"})
 """Keys that change how tokens stand in a batch, not which there are; unwritten at their default."""
 
 
@@ -290,6 +290,9 @@ class DataConfig(Config):
     validation files. A mapping says what differs from the source."""
     seed: int = Field(default=0, ge=0)
     """Which documents are held out; the order of training has its own seed."""
+    packing: Literal["documents"] | None = None
+    """`documents`: several documents, or samples, share a row and none sees another. None: a text
+    is one stream, cut into rows; each sample has a row of its own."""
     padding: PadSide = "right"
     """Samples: the side of a batch's shorter rows that is filled up."""
 

@@ -46,6 +46,16 @@ class SampleRows:
     documents: Tensor | None = None
     """(b, t) int64: which sample of its row a token belongs to; None where a row holds one"""
 
+    @property
+    def shape_of_documents(self) -> tuple[int, int]:
+        """How many rows of what length do as much: as they are, or of documents as long as the mean
+        of those that share rows."""
+        b, t = self.inputs.shape
+        if self.documents is None:
+            return b, t
+        count = int((self.documents.masked_fill(~self.real, -1).amax(1) + 1).sum())
+        return count, -(-b * t // count)
+
 
 @dataclass(frozen=True)
 class Pairs:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from windtunnel.config import Config, offer
 from windtunnel.nn.cost import Cost, Num
+from windtunnel.nn.documents import Documents
 from windtunnel.nn.initialize import Init
 
 
@@ -103,6 +104,8 @@ class Span:
     offset: int | None = 0
     """How many tokens each row has seen before this call, where all rows have seen the same number
     and none has ever seen a pad; else None. Known, it saves every mask while decoding."""
+    documents: Documents | None = None
+    """Where several documents share a row, none seeing another; positions are then theirs."""
     memo: dict[Any, tuple[Tensor, ...]] = field(default_factory=dict, compare=False, repr=False)
     """Tables derived from the positions (rotations, masks), so that all layers share them."""
 
@@ -124,6 +127,12 @@ class Span:
             positions = positions + seen[:, None]
         padded = not bool(real.all())  # one look at the values spares every layer the slow path
         return cls(positions.masked_fill(~real, -1), padded=padded, offset=None)
+
+    @classmethod
+    def of_documents(cls, ids: Tensor, real: Tensor) -> Span:
+        """Of rows that hold several documents: ``ids`` (b, t) says which each token belongs to."""
+        documents, positions = Documents.of(ids, real)
+        return cls(positions, padded=not bool(real.all()), offset=None, documents=documents)
 
 
 State = Any

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from windtunnel.data.dataset import Dataset
-from windtunnel.data.forms import Form, Pairs, form_of
+from windtunnel.data.forms import Form, Pairs, SampleRows, form_of
 from windtunnel.data.loader import Batches, evaluation_batches
-from windtunnel.data.sample_loader import SampleBatches, Samples, evaluation_samples
+from windtunnel.data.sample_loader import PackedBatches, SampleBatches, Samples, evaluation_samples
 from windtunnel.data.samples import Marks
 from windtunnel.errors import UsageError
-from windtunnel.train.batch import BatchSource, TokenBatch
+from windtunnel.train.batch import IGNORED, BatchSource, TokenBatch
+from windtunnel.train.config import TrainConfig
 from windtunnel.train.objectives.config import NextTokenConfig
 from windtunnel.train.objectives.row_cost import StepSize
 from windtunnel.train.run_config import RunConfig, objective_config
@@ -70,14 +73,19 @@ def feed_of(dataset: Dataset, config: RunConfig) -> Feed:
             max_tokens=train.eval_tokens,
         )
 
-    batches = SampleBatches(side, batch_size=train.batch_size, seed=train.seed)
+    packed = config.data.packing == "documents"
+    stream = PackedBatches if packed else SampleBatches
+    batches: Any = stream(side, batch_size=train.batch_size, seed=train.seed)
+    per_step = float(side.targets.mean()) * train.batch_size
+    if packed:
+        per_step *= len(side) / len(batches.rows)
     return Feed(
         batches,
         Again(valid),
         tuple(note for note in (side.note("train"), held.note("valid")) if note is not None),
         side.skipped + held.skipped,
         side.cut + held.cut,
-        StepSize(float(side.targets.mean()) * train.batch_size, _shapes(batches)),
+        StepSize(per_step, _shapes(batches)),
     )
 
 
@@ -85,7 +93,10 @@ def _shapes(batches: BatchSource) -> tuple[tuple[int, int, int], ...]:
     """Of the first batches: rows, their tokens, and those of a source."""
     found = []
     for position in range(_MEASURED):
-        batch = batches.at(position)
+        batch: Any = batches.at(position)
+        if isinstance(batch, SampleRows):
+            found.append((*batch.shape_of_documents, 0))
+            continue
         rows, t = batch.inputs.shape
         found.append((rows, t, batch.source.shape[1] if isinstance(batch, Pairs) else 0))
     return tuple(found)
@@ -113,6 +124,8 @@ def _text_feed(dataset: Dataset, config: RunConfig) -> Feed:
         )
 
     valid()  # raises where there is too little, at the call
+    if config.data.packing == "documents":
+        return _apart(dataset, train, valid)
     batches = Batches(
         dataset.train.tokens,
         seq_len=train.seq_len,
@@ -120,6 +133,58 @@ def _text_feed(dataset: Dataset, config: RunConfig) -> Feed:
         seed=train.seed,
     )
     return Feed(batches, Again(valid))
+
+
+def _apart(dataset: Dataset, train: TrainConfig, valid: Callable[[], Iterator[Any]]) -> Feed:
+    """The same rows, with documents that do not see each other."""
+    tokenizer = dataset.tokenizer
+    if tokenizer.bos is None and tokenizer.eos is None:
+        raise UsageError(
+            "data.packing: documents end with eos or begin with bos; specials has none"
+        )
+    batches = Batches(
+        dataset.train.tokens,
+        seq_len=train.seq_len,
+        batch_size=train.batch_size,
+        seed=train.seed,
+    )
+    rows = DocumentRows(tokenizer.bos, tokenizer.eos)
+    return Feed(
+        Mapped(batches, rows.of),
+        Again(lambda: (rows.of(batch) for batch in valid())),
+    )
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Batches that are changed before they are read."""
+
+    batches: BatchSource
+    change: Callable[[Any], Any]
+
+    def at(self, position: int) -> TokenBatch:
+        """Batch number ``position``, changed."""
+        changed: TokenBatch = self.change(self.batches.at(position))
+        return changed
+
+
+@dataclass(frozen=True)
+class DocumentRows:
+    """Finds where documents begin in rows of a text: at ``bos``, or else after ``eos``."""
+
+    bos: int | None
+    eos: int | None
+
+    def of(self, batch: TokenBatch) -> SampleRows:
+        """The same inputs and targets, with the document of each token."""
+        inputs = batch.inputs
+        if self.bos is not None:
+            begins = inputs == self.bos
+        else:
+            begins = torch.zeros_like(inputs, dtype=torch.bool)
+            begins[:, 1:] = inputs[:, :-1] == self.eos
+        begins[:, 0] = False  # a row begins with the document that it is cut out of
+        return SampleRows(inputs, batch.targets, batch.targets != IGNORED, begins.cumsum(1))
 
 
 def _check_classes(dataset: Dataset, config: RunConfig) -> None:

@@ -166,6 +166,18 @@ def counted_vocab_size(config: RunConfig) -> int | None:
     return UNKNOWN_VOCABULARY if unknown else known
 
 
+def _packing_misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
+    """What cannot keep documents apart that share a row."""
+    found: list[tuple[ConfigPath, str]] = []
+    if (objective := objective_config(config).type) != "next_token":
+        found.append((("data", "packing"), f"{objective} has one sample, or row, at a time"))
+    for index, layer in enumerate(config.arch.layers):
+        if layer.depth is not None:
+            path = ("arch", "layers", index, "depth")
+            found.append((path, "cannot keep apart documents that share a row"))
+    return found
+
+
 def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, str]]:
     """What the parts' own types cannot see."""
     width = f"; d_model is written at {document.place(('arch', 'd_model'))}"
@@ -189,6 +201,16 @@ def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, st
     reason = misfit(objective, arch) or data_misfit(objective, config.data.kind)
     if reason is not None:
         found.append((("train", "objective"), reason))
+    if config.data.packing is not None:
+        if objective.type != "next_token":
+            found.append(
+                (("data", "packing"), f"{objective.type} has one sample, or row, at a time")
+            )
+        found += [
+            (("arch", "layers", index, "depth"), "cannot keep apart documents that share a row")
+            for index, layer in enumerate(arch.layers)
+            if layer.depth is not None
+        ]
     marked = "eos" in getattr(config.data.tokenizer, "specials", ("eos",))
     if config.data.kind != "text" and not marked:
         found.append((("data", "tokenizer"), "samples end with eos: add it to specials"))
