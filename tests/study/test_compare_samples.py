@@ -93,3 +93,9 @@ def test_classes_are_compared_by_their_loss_alone(windtunnel: Command, corpus: P
     assert found["arms"][1]["bits_per_byte"]["mean"] is None
     assert found["arms"][0]["tokens"] == 12 * 8
     assert windtunnel("report", "s").code == 0
+
+
+def test_arms_that_see_other_contexts_are_told_apart() -> None:
+    packed = load("decoder", data=PAIRS.replace("bytes", "bytes, packing: documents"))
+    found = plan(load("decoder"), packed)
+    assert any("data.packing differs" in note for note in found.notes)

@@ -323,6 +323,8 @@ def _recipe_notes(arms: Sequence[Candidate]) -> list[str]:
         if len(set(values.values())) > 1:
             shown = ", ".join(f"{name} {value}" for name, value in values.items())
             notes.append(f"train.{field} differs ({shown}): the losses are not measured alike.")
+    if len({arm.config.data.packing for arm in arms}) > 1:
+        notes.append("data.packing differs: the arms do not see the same context.")
     return notes
 
 

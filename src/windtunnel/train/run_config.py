@@ -202,15 +202,14 @@ def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, st
     if reason is not None:
         found.append((("train", "objective"), reason))
     if config.data.packing is not None:
-        if objective.type != "next_token":
-            found.append(
-                (("data", "packing"), f"{objective.type} has one sample, or row, at a time")
-            )
-        found += [
-            (("arch", "layers", index, "depth"), "cannot keep apart documents that share a row")
-            for index, layer in enumerate(arch.layers)
-            if layer.depth is not None
-        ]
+        found += _packing_misfits(config)
+    if config.train.groups and objective.type == "diffusion":
+        text = "no rules with diffusion: its parameters are not named as the architecture's"
+        found.append((("train", "groups"), text))
+    read = arch.encoder.vocab_size if arch.encoder is not None else None
+    if read is not None and vocabulary is not None and read < vocabulary:
+        text = f"{read}, but the tokenizer has {vocabulary} ids, and it is the source's too"
+        found.append((("arch", "encoder", "vocab_size"), text))
     marked = "eos" in getattr(config.data.tokenizer, "specials", ("eos",))
     if config.data.kind != "text" and not marked:
         found.append((("data", "tokenizer"), "samples end with eos: add it to specials"))
