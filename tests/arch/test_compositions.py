@@ -135,13 +135,6 @@ def check_that_it_decodes_and_sees_no_future(model: Any) -> None:
     torch.testing.assert_close(other[:, :7], whole[:, :7], atol=1e-9, rtol=1e-9)
 
 
-def goes_around(model: Any, name: str) -> bool:
-    """Whether a parameter is in a layer that reads only some tokens."""
-    stack, _, rest = name.partition(".")
-    index = rest.partition(".")[0]
-    return stack == "layers" and model.architecture.layers[int(index)].depth is not None
-
-
 def check_that_it_trains(model: Any) -> None:
     tokens = torch.randint(0, VOCABULARY, (2, T), generator=torch.Generator().manual_seed(2))
     model.train()
@@ -151,9 +144,6 @@ def check_that_it_trains(model: Any) -> None:
         loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
         loss.backward()
         for name, parameter in model.named_parameters():
-            if parameter.grad is None and goes_around(model, name):
-                # A mixture of depths may read one token: it has no past, so a decay no gradient.
-                parameter.grad = torch.zeros_like(parameter)
             assert parameter.grad is not None, f"{name} gets no gradient"
             assert bool(parameter.grad.isfinite().all()), f"{name}: not finite"
         with torch.no_grad():
@@ -162,6 +152,19 @@ def check_that_it_trains(model: Any) -> None:
                 parameter.grad = None
         losses.append(loss.item())
     assert all(torch.tensor(losses).isfinite())
+
+
+@pytest.mark.parametrize("bias", [-1e3, 0.0, 1e3], ids=["none", "some", "all"])
+@pytest.mark.parametrize("mixer", EXAMPLES["mixer"], ids=lambda mixer: mixer["type"])
+def test_however_many_tokens_a_layer_reads_every_parameter_has_a_gradient(
+    mixer: dict[str, Any], bias: float
+) -> None:
+    layer = {"mixer": mixer, "mlp": "none", "norm": "rmsnorm", "depth": {"capacity": 0.5}}
+    tree = {"vocab_size": VOCABULARY, "max_seq_len": 32, "d_model": D, "layers": [layer]}
+    model: Any = build(resolve(decode(parse_document(annotated_yaml(tree)), ArchSpec)), seed=0)
+    with torch.no_grad():
+        model.layers[0].depth.bias.fill_(bias)
+    check_that_it_trains(model)
 
 
 LOOSE = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]

@@ -200,8 +200,8 @@ class LongConv(Mixer[LongConvConfig]):
 
     def _convolve(self, inputs: Tensor, taps: Tensor) -> Tensor:
         """Tokens by position (b, s, n) and taps (s, sides · n) -> b s n."""
-        if inputs.shape[1] == 0:
-            return inputs
+        if inputs.shape[1] == 0:  # pads alone: the filter's gradient is 0, not missing
+            return inputs * taps[:, : inputs.shape[2]].to(inputs.dtype)
         if self.causal:
             return long_convolution(inputs, taps)
         before, after = taps.chunk(2, dim=1)

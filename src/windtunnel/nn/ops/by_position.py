@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from windtunnel.nn.component import Span
 
@@ -20,7 +21,7 @@ def by_position(past: Tensor, x: Tensor, span: Span) -> Tensor:
     if span.positions.device.type != "meta":
         columns = max(s, int(span.positions.max()) + 1)
     if columns == 0:
-        return past  # pads alone, and nothing before them
+        return torch.cat((past, x[:, :0]), dim=1)  # pads alone: their gradient is 0, not missing
     room = past.new_zeros(b, columns - s, d)
     real = span.real.expand(b, t)[..., None]
     index = span.positions.expand(b, t).clamp(min=0)[..., None].expand(b, t, d)
@@ -33,7 +34,7 @@ def of_span(y: Tensor, span: Span) -> Tensor:
     if span.offset is not None:
         return y[:, span.offset :]
     if y.shape[1] == 0:
-        return y.new_zeros(y.shape[0], span.positions.shape[1], y.shape[2])  # pads alone
+        return F.pad(y, (0, 0, 0, span.positions.shape[1]))  # pads alone
     b, _, d = y.shape
     index = span.positions.expand(b, -1).clamp(min=0)
     return y.gather(1, index[..., None].expand(-1, -1, d))

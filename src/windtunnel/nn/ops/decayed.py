@@ -48,7 +48,8 @@ def attend_decayed(
             in_chunks(x.to(dtype).contiguous(), n * c, 1) for x in (q, k, v, log_decay)
         )
         own = q * k if bonus is None else q * k * bonus.to(dtype)[:, None, None]
-        nothing = torch.zeros_like(decay)
+        # One token alone reads no past: its decay still gets a gradient, of 0.
+        nothing = decay * 0 if t == 1 else torch.zeros_like(decay)
         decays = _Decays(decay if bonus is None else nothing, nothing, decay)
         y, decays = _by_halves(q, k, v, own.sum(-1, keepdim=True) * v, decays, c)
         q, k, v = (x.reshape(*x.shape[:2], n, c, x.shape[-1]) for x in (q, k, v))
