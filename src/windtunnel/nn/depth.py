@@ -99,6 +99,7 @@ class DepthRouter(nn.Module):
     def __init__(self, config: DepthConfig, scope: Scope) -> None:
         super().__init__()
         self.config = config
+        self.counts_whole_batches = config.balance_rate > 0
         self.weight = nn.Parameter(torch.empty(scope.d_model))
         self.bias = nn.Parameter(torch.empty(1))
 
@@ -131,8 +132,13 @@ class DepthRouter(nn.Module):
 
     def _balance(self, score: Tensor, through: Tensor) -> None:
         collector = auxiliary_losses(self)
-        if collector is None or score.numel() == 0:
+        if collector is None:
             return
-        soft = score.sigmoid().mean()
-        part = through.to(soft.dtype).mean() + soft - soft.detach()  # counted, with a gradient
-        collector.add(self.config.balance_rate * (part - self.config.capacity).square())
+        sizes = torch.tensor([0, through.numel()], device=score.device)
+        sizes[0] = through.sum()
+        read, tokens = collector.whole(sizes).to(score.dtype)
+        tokens = tokens.clamp(min=1)
+        soft = score.sigmoid().sum() / tokens
+        part = read / tokens + soft - soft.detach()  # counted, with a gradient
+        off = part - self.config.capacity
+        collector.add(self.config.balance_rate * off.square(), part=True)

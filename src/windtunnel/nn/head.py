@@ -19,6 +19,7 @@ from windtunnel.nn.initialize import Init, constant, normal
 from windtunnel.nn.linear import Linear
 from windtunnel.nn.norms.layernorm import LayerNormConfig
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
+from windtunnel.nn.ops.chunked_cross_entropy import summed_cross_entropy
 
 Pooling = Literal["mean", "first", "last"]
 
@@ -191,15 +192,31 @@ class Head(nn.Module):
         if self.config.type == "none":
             return hidden
         assert self.weight is not None, "a tied head needs the embedding's weight"
-        scale = self.config.scale
-        assert scale != "rsqrt", "an unresolved config was built"
-        if self.transform is not None:
-            hidden = self.transform(hidden)
-        if scale is not None:
-            hidden = hidden * scale
+        hidden = self._read(hidden)
         if self.product is None:
             logits = F.linear(hidden, self.weight, self.bias)
         else:
             logits = self.product(hidden)
         cap = self.config.softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def _read(self, hidden: Tensor) -> Tensor:
+        """What the weight is multiplied with."""
+        scale = self.config.scale
+        assert scale != "rsqrt", "an unresolved config was built"
+        if self.transform is not None:
+            hidden = self.transform(hidden)
+        return hidden if scale is None else hidden * scale
+
+    def summed_nats(self, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
+        """Σ −ln p(target) over what :meth:`forward` gives, a float32 scalar; the logits of so many
+        ``rows`` at once. b t d, b t (−100: counts nothing)."""
+        assert self.weight is not None, "a tied head needs the embedding's weight"
+        return summed_cross_entropy(
+            self._read(hidden).flatten(0, -2),
+            self.weight,
+            targets.flatten(),
+            rows=rows,
+            bias=self.bias,
+            softcap=self.config.softcap,
+        )

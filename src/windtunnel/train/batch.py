@@ -50,12 +50,12 @@ class TokenLengths(Protocol):
 def pieces(batch: B, size: int) -> Iterator[B]:
     """The batch cut into pieces of at most ``size`` rows."""
     for start in range(0, len(batch.targets), size):
-        yield _each(batch, lambda tensor: tensor[start : start + size])  # noqa: B023 - used at once
+        yield each_tensor(batch, lambda tensor: tensor[start : start + size])  # noqa: B023 - used at once
 
 
 def moved(batch: B, device: torch.device) -> B:
     """The batch on a device."""
-    return _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    return each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def count_targets(batch: TokenBatch) -> int:
@@ -63,7 +63,8 @@ def count_targets(batch: TokenBatch) -> int:
     return int((batch.targets != IGNORED).sum())
 
 
-def _each(batch: B, change: Callable[[Tensor], Tensor]) -> B:
+def each_tensor(batch: B, change: Callable[[Tensor], Tensor]) -> B:
+    """The batch with each of its tensors changed."""
     parts: Any = batch
     values = {field.name: getattr(parts, field.name) for field in fields(parts)}
     tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}

@@ -16,6 +16,7 @@ from windtunnel.train.schedule_config import ScheduleConfig, ScheduleType
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -41,16 +42,8 @@ class TrainConfig(Config):
     """
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {
-            "objective",
-            "keep_every",
-            "optimizer",
-            "secondary_optimizer",
-            "groups",
-            "mup",
-            "ema",
-            "watch_every",
-        }
+        {"objective", "keep_every", "optimizer", "secondary_optimizer", "groups", "mup", "ema"}
+        | {"watch_every", "activation_checkpointing", "loss_chunk", "distributed"}
     )
 
     objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
@@ -61,9 +54,10 @@ class TrainConfig(Config):
     """Sequences in one update."""
     seq_len: int = Field(default=256, gt=0)
     """Tokens in one sequence; at most the architecture's max_seq_len."""
-    micro_batch_size: int | None = Field(default=None, gt=0)
+    micro_batch_size: Count | Literal["auto"] | None = None
     """Sequences computed at once: a batch is cut into pieces of at most this size to save memory.
-    The gradient is that of the whole batch. None: the batch in one piece."""
+    The gradient is that of the whole batch. None: the batch in one piece; auto: in one piece, or in
+    halves, quarters, … where memory is too small."""
     lr: Positive = 1e-3
     """The highest learning rate."""
     schedule: Annotated[
@@ -109,8 +103,15 @@ class TrainConfig(Config):
     watch_every: int | None = Field(default=None, gt=0)
     """Steps between `watch` events: norms of gradients, weights and updates by part of the model,
     sizes of activations by layer. None: never."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: computes with bfloat16 copies of float32 weights."""
+    precision: Literal["float32", "bfloat16", "autocast", "float16"] = "float32"
+    """bfloat16: computes with bfloat16 copies of float32 weights; autocast: torch chooses for each
+    operation between bfloat16 and float32; float16: the same with float16 and a scaled loss."""
+    activation_checkpointing: bool = False
+    """Whether each layer keeps its input alone and is computed again in the backward."""
+    loss_chunk: Count | Literal["auto"] | None = None
+    """The logits of so many tokens exist at once. None: those of all; auto: where it pays."""
+    distributed: Literal["ddp", "fsdp"] | None = None
+    """Several processes under torchrun: each holds the whole model (ddp) or a part of it (fsdp)."""
     device: Annotated[str, AfterValidator(_device)] = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:N or mps."""
     threads: int | None = Field(default=None, gt=0)
@@ -118,7 +119,17 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+        if self.precision == "float16" and self.loss_chunk is not None:
+            raise ValueError(
+                "loss_chunk computes gradients before the loss can be scaled, so not with "
+                "precision float16; choose autocast, or leave loss_chunk out"
+            )
+        if self.micro_batch_size == "auto" and self.distributed is not None:
+            raise ValueError(
+                "micro_batch_size auto is found by one process; give a number where the run is "
+                "distributed"
+            )
+        if self.largest_micro_batch > self.batch_size:
             raise ValueError(
                 f"micro_batch_size ({self.micro_batch_size}) must be at most "
                 f"batch_size ({self.batch_size})"
@@ -141,9 +152,10 @@ class TrainConfig(Config):
         return self.schedule.decay_steps(self.steps)
 
     @property
-    def micro_batches(self) -> int:
-        """Pieces into which a batch is cut."""
-        return -(-self.batch_size // (self.micro_batch_size or self.batch_size))
+    def largest_micro_batch(self) -> int:
+        """Sequences computed at once, as far as it is known before the run."""
+        size = self.micro_batch_size
+        return size if isinstance(size, int) else self.batch_size
 
     @property
     def tokens(self) -> int:

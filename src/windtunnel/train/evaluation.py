@@ -7,14 +7,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from windtunnel.errors import DataError
 from windtunnel.nn.initialize import keyed_generator
-from windtunnel.train.batch import IGNORED, TokenBatch, TokenLengths, moved
+from windtunnel.train.batch import IGNORED, TokenBatch, TokenLengths, moved, pieces
+from windtunnel.train.distributed.world import ALONE, World
 from windtunnel.train.objectives.config import NextTokenConfig
 from windtunnel.train.objectives.next_token import NextToken
 from windtunnel.train.objectives.objective import Objective
@@ -53,33 +55,30 @@ def evaluate(
     batches: Iterable[TokenBatch],
     tokenizer: TokenLengths,
     objective: Objective[Any] | None = None,
+    *,
+    rows: int | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Loss, bits per byte and accuracy, without dropout and without gradients.
 
     The objective is that of the next token unless told; what it chooses at random is the same in
     every evaluation of every run. Sums are kept in float64. Every module's mode is afterwards what
-    it was.
+    it was. At most ``rows`` rows are computed at once. Of several processes each takes some of the
+    batches, and all get the sums of all, added up in the same order as by one.
 
     Raises:
         DataError: there is no target in the batches.
     """
     started = time.perf_counter()
     sizes = torch.tensor(tokenizer.token_bytes, dtype=torch.long)
-    device = next(model.parameters()).device
-    loss, right, tokens, text_bytes = 0.0, 0, 0, 0
     # Not inference_mode: what a module caches there could not be used in training afterwards.
     with evaluation_mode(model), torch.no_grad():
         objective = objective or NextToken(NextTokenConfig(), vocab_size=0)
-        for number, given in enumerate(batches):
-            generator = keyed_generator(0, "evaluation", number)
-            batch = moved(objective.prepare(given, generator), device)
-            nats, hits = objective.score(model, batch, generator)
-            loss += nats
-            right += hits
-            counted = batch.targets[batch.targets != IGNORED].cpu()
-            tokens += counted.numel()
-            if objective.measures_text:
-                text_bytes += int(sizes[counted].sum())
+        counted = [
+            (number, _count(model, given, number, objective, sizes, rows))
+            for number, given in _own_batches(batches, world)
+        ]
+    loss, right, tokens, text_bytes = _added(counted, world)
     if tokens == 0:
         raise DataError("the validation split has no token to evaluate on")
     bits = loss / math.log(2)
@@ -91,6 +90,61 @@ def evaluate(
         seconds=time.perf_counter() - started,
         measures_text=objective.measures_text,
     )
+
+
+Counts = tuple[float, int, int, int]
+"""Nats, hits, tokens, bytes of text."""
+
+
+def _own_batches(batches: Iterable[TokenBatch], world: World) -> Iterator[tuple[int, TokenBatch]]:
+    """The batches that this process computes, with their numbers: r, r + n, …
+
+    A process without a batch in the last round computes the round's first again, with the number
+    −1: where a model is sharded, all must call it equally often.
+    """
+    if world.size == 1:
+        yield from enumerate(batches)
+        return
+    numbered = enumerate(batches)
+    while group := list(islice(numbered, world.size)):
+        yield group[world.rank] if world.rank < len(group) else (-1, group[0][1])
+
+
+def _count(
+    model: nn.Module,
+    given: TokenBatch,
+    number: int,
+    objective: Objective[Any],
+    sizes: Tensor,
+    rows: int | None,
+) -> Counts:
+    device = next(model.parameters()).device
+    generator = keyed_generator(0, "evaluation", number)
+    prepared = objective.prepare(given, generator)
+    nats, hits = 0.0, 0
+    for piece in pieces(prepared, rows or len(prepared.targets)):
+        found = objective.score(model, moved(piece, device), generator)
+        nats, hits = nats + found[0], hits + found[1]
+    targets = prepared.targets[prepared.targets != IGNORED].cpu()
+    text_bytes = int(sizes[targets].sum()) if objective.measures_text else 0
+    return nats, hits, targets.numel(), text_bytes
+
+
+def _added(counted: list[tuple[int, Counts]], world: World) -> Counts:
+    """The sums over all batches of all processes, in the order of the batches."""
+    if world.size > 1:
+        count = world.largest(max((number for number, _ in counted), default=-1)) + 1
+        table = torch.zeros(count, 4, dtype=torch.float64)
+        for number, counts in counted:
+            if number >= 0:
+                table[number] = torch.tensor(counts, dtype=torch.float64)
+        world.add(table)  # each row is another process's, so nothing is rounded
+        counted = list(enumerate((n, int(h), int(t), int(b)) for n, h, t, b in table.tolist()))
+    nats, hits, tokens, text_bytes = 0.0, 0, 0, 0
+    for _, counts in counted:
+        nats += counts[0]
+        hits, tokens, text_bytes = hits + counts[1], tokens + counts[2], text_bytes + counts[3]
+    return nats, hits, tokens, text_bytes
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def feed_of(dataset: Dataset, config: RunConfig) -> Feed:
     def valid() -> Iterator[Any]:
         return evaluation_samples(
             held,
-            batch_size=train.micro_batch_size or train.batch_size,
+            batch_size=train.largest_micro_batch,
             max_tokens=train.eval_tokens,
         )
 
@@ -119,7 +119,7 @@ def _text_feed(dataset: Dataset, config: RunConfig) -> Feed:
         return evaluation_batches(
             dataset.valid.tokens,
             seq_len=train.seq_len,
-            batch_size=train.micro_batch_size or train.batch_size,
+            batch_size=train.largest_micro_batch,
             max_tokens=train.eval_tokens,
         )
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +13,40 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import DataError, UsageError
-from windtunnel.nn.auxiliary import collect_auxiliary
+from windtunnel.nn.auxiliary import tallies
 from windtunnel.nn.component import after_update, has_updates
 from windtunnel.nn.initialize import keyed_generator
-from windtunnel.train.batch import BatchSource, TokenBatch, count_targets, moved, pieces
+from windtunnel.train.accumulate import BatchLoss, Note, accumulate, keyed_randomness, loss_rows
+from windtunnel.train.activation_checkpointing import checkpoint_layers
+from windtunnel.train.batch import BatchSource, count_targets
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.distributed.parallel import Parallel, check_rows, parallel_of, shard
+from windtunnel.train.distributed.world import ALONE, World, whole_tensor
 from windtunnel.train.ema import Ema
 from windtunnel.train.mup import width_scale
 from windtunnel.train.objectives.make import objective_of
 from windtunnel.train.objectives.objective import Objective
 from windtunnel.train.optimizers.together import build_optimizer, freeze, tagged_names
-from windtunnel.train.precision import Weights, gradients, training_weights
+from windtunnel.train.precision import (
+    LossScaler,
+    Weights,
+    check_precision,
+    gradients,
+    training_weights,
+)
 from windtunnel.train.schedule import lr_at
 from windtunnel.train.watch import Watch
+
+__all__ = [
+    "Progress",
+    "StepInfo",
+    "TrainState",
+    "accumulate",
+    "create_train_state",
+    "keyed_randomness",
+    "resolve_device",
+    "train_steps",
+]
 
 DIVERGED_AFTER = 10
 """Non-finite steps in a row that end a run."""
@@ -49,6 +69,12 @@ class Progress:
     """Updates that were not made, for a loss or gradient that was not finite."""
     peak_memory_bytes: int = 0
     skipped_in_a_row: int = 0
+    micro_batch_size: int = 0
+    """Sequences that were found to fit into memory at once; 0: none were sought yet."""
+    loss_scale: float = 0.0
+    """float16: what the loss is multiplied with; 0: not yet known."""
+    good_steps: int = 0
+    """float16: updates since the scale was last changed."""
 
 
 @dataclass
@@ -67,6 +93,12 @@ class TrainState:
     progress: Progress = field(default_factory=Progress)
     ema: Ema | None = None
     """An average of the weights, where the recipe asks for one."""
+    world: World = ALONE
+    parallel: Parallel = field(default_factory=Parallel)
+    """How the gradients of several processes become one."""
+    scaler: LossScaler | None = None
+    notes: list[Note] = field(default_factory=list)
+    """What happened that the run's log should tell; whoever reads them clears them."""
 
     @property
     def diverged(self) -> bool:
@@ -107,7 +139,9 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise UsageError(f"train.device: {name} is not here; this machine has {count} GPUs")
-        return torch.device("cuda", device.index or 0)
+        # Without a number: the process's own, of several processes each has another.
+        own = torch.cuda.current_device() if device.index is None else device.index
+        return torch.device("cuda", own)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("train.device: mps is not here")
     return device
@@ -119,25 +153,45 @@ def create_train_state(
     config: TrainConfig,
     *,
     flops_per_token: float = 0.0,
+    world: World = ALONE,
 ) -> TrainState:
     """The state before the first step. Moves the model to the config's device and precision.
 
+    Args:
+        model: with its initial weights, the same in every process.
+        batches: whole batches, the same in every process.
+        config: the recipe.
+        flops_per_token: of training.
+        world: the processes that train together.
+
     Raises:
-        UsageError: this machine has no such device, the objective does not fit the model, or a
-            rule of ``train.groups`` or ``train.mup`` does not.
+        UsageError: this machine has no such device, the objective does not fit the model, a rule
+            of ``train.groups`` or ``train.mup`` does not, or a part of the recipe does not go with
+            the device or the model.
     """
     device = resolve_device(config.device)
+    check_precision(config.precision, device)
     model.to(device)
     tagged = tagged_names(model)
     freeze(config, model)
+    objective = objective_of(config.objective, model)
+    objective.loss_rows = loss_rows(config, objective, model)
+    if config.activation_checkpointing:
+        checkpoint_layers(model)
+    check_rows(config, world)
+    shard(model, config, world)
     weights = training_weights(model, config)
     scale = None if config.mup is None else width_scale(model, config.mup)
     optimizer = build_optimizer(config, weights.parameters, tagged, scale)
-    objective = objective_of(config.objective, model)
     ema = None if config.ema is None else Ema(config.ema, weights.parameters)
-    return TrainState(
-        config, model, weights, optimizer, batches, objective, device, flops_per_token, ema=ema
-    )
+    state = TrainState(
+        config, model, weights, optimizer, batches, objective, device, flops_per_token,
+        ema=ema, world=world,
+    )  # fmt: skip
+    state.parallel = parallel_of(BatchLoss(model, objective), config, world, device)
+    if config.precision == "float16":
+        state.scaler = LossScaler(state.progress)
+    return state
 
 
 def train_steps(state: TrainState) -> Iterator[StepInfo]:
@@ -169,7 +223,9 @@ def _take_step(state: TrainState) -> StepInfo:
         summed = accumulate(state, batch, tokens)
     found = gradients(state.weights)
     assert found, "no parameter got a gradient"
-    norm = torch.nn.utils.get_total_norm(found)
+    if state.scaler is not None:
+        state.scaler.unscale(found)
+    norm = whole_tensor(torch.nn.utils.get_total_norm(found))
     loss, grad_norm = torch.stack([summed / tokens, norm]).tolist()  # the step's only wait
     lr = lr_at(state.config, progress.step)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
@@ -179,40 +235,21 @@ def _take_step(state: TrainState) -> StepInfo:
         _update(state, found, grad_norm, lr)
         if watch is not None:
             watch.after_update(state.weights.parameters)
+    # A gradient that only the scale made too large says nothing about the run.
+    overflow = state.scaler is not None and state.scaler.update(grad_norm) and math.isfinite(loss)
     state.weights.clear()
     progress.step += 1
     progress.position += 1
     progress.tokens += tokens
     progress.flops += state.objective.train_flops(batch, state.flops_per_token)
     progress.skipped += not finite
-    progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
+    if not overflow:
+        progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
     progress.seconds += time.perf_counter() - started
     return StepInfo(
         progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite,
         watch.values() if watch is not None and finite else None,
     )  # fmt: skip
-
-
-def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
-    """Adds the gradient of the batch's mean loss to the weights; returns the summed loss.
-
-    Each micro-batch's sum is divided by the targets of the *whole* batch, so the gradient is the
-    same however the batch is cut and wherever its ignored targets lie.
-    """
-    size = state.config.micro_batch_size or state.config.batch_size
-    total = torch.zeros((), device=state.device)
-    for number, piece in enumerate(pieces(batch, size)):
-        key = (state.config.seed, state.progress.step, number)
-        with keyed_randomness(state.device, *key), collect_auxiliary() as auxiliary:
-            loss = state.objective.summed(state.model, moved(piece, state.device))
-            objective = loss / tokens
-            if auxiliary.losses:  # means over this piece, so it counts by its share of the batch
-                share = count_targets(piece) / tokens
-                objective = objective + auxiliary.total() * share
-            objective.backward()  # type: ignore[no-untyped-call]
-        state.weights.gather()
-        total += loss.detach()
-    return total
 
 
 @torch.no_grad()
@@ -225,23 +262,9 @@ def _update(state: TrainState, found: list[Tensor], grad_norm: float, lr: float)
     state.optimizer.step()
     state.weights.publish()
     if has_updates(state.model):
+        for tally in tallies(state.model):
+            state.world.add(tally)
         step = state.progress.step + 1
         state.weights.adjust(lambda: after_update(state.model, state.config.seed, step))
     if state.ema is not None:
         state.ema.update(state.weights.parameters, state.progress.step + 1)
-
-
-@contextmanager
-def keyed_randomness(device: torch.device, seed: int, step: int, piece: int) -> Iterator[None]:
-    """Random numbers keyed by (seed, step, piece) on the CPU and ``device``, the caller's after."""
-    text = f"dropout/{seed}/{step}/{piece}".encode()
-    key = int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
-    devices = [device.index or 0] if device.type != "cpu" else []
-    kind = device.type if devices else "cuda"
-    with torch.random.fork_rng(devices, device_type=kind):
-        torch.default_generator.manual_seed(key)
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(key)
-        elif device.type == "mps":
-            torch.mps.manual_seed(key)
-        yield

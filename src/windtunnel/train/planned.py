@@ -56,7 +56,7 @@ def run_memory(
     return train_memory(
         architecture,
         seq_len=seq_len or train.seq_len,
-        batch_size=train.micro_batch_size or train.batch_size,
+        batch_size=train.largest_micro_batch,
         precision=train.precision,
         optimizer_values=values,
     )

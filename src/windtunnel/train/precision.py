@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from windtunnel.errors import UsageError
 from windtunnel.train.config import TrainConfig
 
 
@@ -99,7 +102,79 @@ class MasterWeights:
 
 def training_weights(model: nn.Module, config: TrainConfig) -> Weights:
     """The weights to optimize at the config's precision; converts the module for bfloat16."""
-    return MasterWeights(model) if config.precision == "bfloat16" else ModuleWeights(model)
+    if config.precision != "bfloat16" or is_sharded(model):  # FSDP keeps float32 masters itself
+        return ModuleWeights(model)
+    return MasterWeights(model)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds a part of the model (FSDP)."""
+    # A DTensor, not imported by name: that alone takes half a second.
+    return any(hasattr(parameter, "placements") for parameter in model.parameters())
+
+
+AUTOCAST = {"autocast": torch.bfloat16, "float16": torch.float16}
+
+
+@contextmanager
+def computing(precision: str, device: torch.device) -> Iterator[None]:
+    """What a forward at the recipe's precision runs under: torch's autocast, or nothing."""
+    dtype = AUTOCAST.get(precision)
+    if dtype is None:
+        yield
+        return
+    with torch.autocast(device.type, dtype):
+        yield
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises UsageError where the device does not compute so."""
+    if precision == "float16" and device.type != "cuda":
+        raise UsageError(
+            f"train.precision: float16 needs a CUDA GPU, and the device is {device.type}; "
+            "bfloat16 and autocast take as much memory and have the range of float32"
+        )
+
+
+class ScaleState(Protocol):
+    """Where the scale is kept from step to step, and saved."""
+
+    loss_scale: float
+    good_steps: int
+
+
+class LossScaler:
+    """Lifts small float16 gradients above its least number, 6·10⁻⁸ (arXiv 1710.03740, 3.2).
+
+    The loss is multiplied by a power of two, so gradients are too. After a gradient that was not
+    finite the update is skipped and the scale halved; after 2000 good updates it is doubled.
+    """
+
+    start, grow_after, least = 2.0**16, 2000, 1.0
+
+    def __init__(self, state: ScaleState) -> None:
+        self._state = state
+
+    @property
+    def scale(self) -> float:
+        """The present factor of the loss."""
+        return self._state.loss_scale or self.start
+
+    @torch.no_grad()
+    def unscale(self, grads: list[Tensor]) -> None:
+        """Divides gradients by the scale, in place; exact, as it is a power of two."""
+        torch._foreach_mul_(grads, 1.0 / self.scale)
+
+    def update(self, grad_norm: float) -> bool:
+        """After a step; whether its gradient was too large for float16, so that the scale fell."""
+        state, scale = self._state, self.scale
+        if math.isfinite(grad_norm):
+            state.loss_scale, state.good_steps = scale, state.good_steps + 1
+            if state.good_steps == self.grow_after:
+                state.loss_scale, state.good_steps = scale * 2, 0
+            return False
+        state.loss_scale, state.good_steps = max(scale / 2, self.least), 0
+        return scale > self.least
 
 
 def gradients(weights: Weights) -> list[Tensor]:

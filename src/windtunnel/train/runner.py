@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,16 +13,21 @@ from torch import nn
 
 from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import Event, EventLog, RunFolder, code_digest, environment, git_state
+from windtunnel.train.accumulate import halve, may_halve
 from windtunnel.train.average import ema_weights, result_weights
 from windtunnel.train.batch import BatchSource, TokenBatch, TokenLengths
 from windtunnel.train.checkpoint import load_newest, save_checkpoint
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.distributed.parallel import whole_model
+from windtunnel.train.distributed.world import ALONE, World
 from windtunnel.train.evaluation import Evaluation, evaluate, evaluation_mode
+from windtunnel.train.holding import events_of, lock_of, threads
 from windtunnel.train.identity import check_same_run
 from windtunnel.train.interrupts import Interrupted, StopRequest
 from windtunnel.train.loop import StepInfo, TrainState, create_train_state, train_steps
 from windtunnel.train.memory import is_out_of_memory, peak_memory
 from windtunnel.train.optimizers.together import has_average
+from windtunnel.train.precision import computing
 
 OnEvent = Callable[[Event], None]
 OnStep = Callable[[StepInfo], None]
@@ -47,6 +52,8 @@ class RunParts:
     flops_per_token: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
     samples: Samples | None = None
+    world: World = ALONE
+    """The processes that train together; the first one writes."""
 
 
 def train_run(
@@ -72,29 +79,33 @@ def train_run(
         CheckpointError: no checkpoint is whole.
         DataError: there is nothing to train or evaluate on.
     """
-    with folder.lock() as lock, _threads(parts.train.threads):
+    world = parts.world
+    with lock_of(folder, world) as lock, threads(parts.train.threads):
         if folder.read_record() is not None:
             raise UsageError(f"{folder.path}: this run has ended; its record is final")
         began = _start_of(folder)
         if began is not None and not resume:
             raise UsageError(f"{folder.path}: this run has begun; resume it")
         warnings = [] if began is None else check_same_run(began["identity"], parts.identity)
-        with folder.open_events(lock) as log, StopRequest() as stop:
+        world.wait()  # nothing is written before all have read
+        with events_of(folder, lock) as log, StopRequest() as stop:
             session = _Session.create(parts, folder, log, stop, on_event, on_step)
             try:
                 return session.run(warnings, begun=began is not None)
             except Interrupted:
                 raise
             except Exception as error:
+                explained = world.explained(error)
                 with suppress(RunError):  # the disk may be full: then the log stays as it is
-                    session.log_event("end", status="failed", error=_one_line(error))
+                    session.log_event("end", status="failed", error=_one_line(explained))
                 if is_out_of_memory(error):
-                    size = parts.train.micro_batch_size or parts.train.batch_size
+                    size = session.state.progress.micro_batch_size
+                    size = size or parts.train.largest_micro_batch
                     raise RunError(
                         f"{folder.path}: out of memory; set train.micro_batch_size below {size} "
                         "(the gradient stays the same) and start again"
                     ) from error
-                raise
+                raise explained from error
 
 
 @dataclass
@@ -103,7 +114,7 @@ class _Session:
 
     parts: RunParts
     folder: RunFolder
-    log: EventLog
+    log: EventLog | None
     stop: StopRequest
     on_event: OnEvent | None
     on_step: OnStep | None
@@ -117,14 +128,15 @@ class _Session:
         cls,
         parts: RunParts,
         folder: RunFolder,
-        log: EventLog,
+        log: EventLog | None,
         stop: StopRequest,
         on_event: OnEvent | None,
         on_step: OnStep | None,
     ) -> _Session:
         state = create_train_state(
-            parts.model, parts.batches, parts.train, flops_per_token=parts.flops_per_token
-        )
+            parts.model, parts.batches, parts.train,
+            flops_per_token=parts.flops_per_token, world=parts.world,
+        )  # fmt: skip
         return cls(parts, folder, log, stop, on_event, on_step, state)
 
     def run(self, warnings: Sequence[str], *, begun: bool) -> dict[str, Any]:
@@ -144,6 +156,8 @@ class _Session:
         return self._finish()
 
     def log_event(self, kind: str, **values: Any) -> None:
+        if self.log is None:  # another process writes
+            return
         event = self.log.append(kind, **values)
         if self.on_event is not None:
             self.on_event(event)
@@ -174,10 +188,12 @@ class _Session:
         self.log_event("resume", **self._totals(), **self._provenance())
         for text in found:
             self.log_event("warning", message=text)
+        self.parts.world.wait()  # until it is written
         standing = [event for event in self.folder.read_events() if event.kind == "eval"]
         self.evaluations = {event.values["step"]: event.values for event in standing}
 
     def _log_step(self, info: StepInfo) -> None:
+        self._log_notes()
         if info.skipped:
             self.log_event(
                 "nonfinite",
@@ -207,6 +223,7 @@ class _Session:
             return
         with result_weights(self.state):
             found = self._evaluation()
+        self._log_notes()
         values = {
             **self._totals(),
             "loss": found.loss,
@@ -221,9 +238,20 @@ class _Session:
         self.log_event("eval", **values)
 
     def _evaluation(self) -> Evaluation:
-        return evaluate(
-            self.state.model, self.parts.valid, self.parts.tokenizer, self.state.objective
-        )
+        """In smaller pieces where memory is too small and the recipe allows it."""
+        state, config = self.state, self.parts.train
+        while True:
+            try:
+                with computing(config.precision, state.device):
+                    return evaluate(
+                        state.model, self.parts.valid, self.parts.tokenizer, state.objective,
+                        rows=state.progress.micro_batch_size or None, world=self.parts.world,
+                    )  # fmt: skip
+            except Exception as error:
+                size = state.progress.micro_batch_size or config.largest_micro_batch
+                if not may_halve(state, error, size):
+                    raise
+            halve(state, size)
 
     def _of_the_average(self) -> dict[str, Any]:
         """How good the average of the weights is, where the recipe has one."""
@@ -238,6 +266,11 @@ class _Session:
             "ema_accuracy": found.accuracy,
         }
 
+    def _log_notes(self) -> None:
+        for note in self.state.notes:
+            self.log_event("warning", message=note.message, **note.values)
+        self.state.notes.clear()
+
     def _save_if_due(self) -> None:
         step = self.state.progress.step
         if step % self.parts.train.checkpoint_every == 0 or self._over:
@@ -250,7 +283,8 @@ class _Session:
         now, _ = peak_memory(self.state.device)
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, now)
         evaluated = self.evaluations.get(progress.step, {})
-        self.log.sync()  # a checkpoint never knows more than the events before it
+        if self.log is not None:
+            self.log.sync()  # a checkpoint never knows more than the events before it
         path = save_checkpoint(
             self.folder.checkpoints,
             self.state,
@@ -262,10 +296,13 @@ class _Session:
         self.log_event("checkpoint", step=progress.step, folder=path.name)
 
     def _stop_if_asked(self) -> None:
-        if self.stop.signum is None or self._over:
+        if self._over:
+            return
+        signum = self.parts.world.largest(self.stop.signum or 0)  # one is asked: all stop
+        if not signum:
             return
         self._save()
-        step, signum = self.state.progress.step, self.stop.signum
+        step = self.state.progress.step
         self.log_event("end", status="interrupted", step=step, signal=signum)
         raise Interrupted(
             f"{self.folder.path}: interrupted after step {step} of {self.parts.train.steps}; "
@@ -277,18 +314,24 @@ class _Session:
         self._save()
         status = "diverged" if self.state.diverged else "finished"
         self.log_event("end", status=status, step=self.state.progress.step)
-        self.log.sync()
-        self.folder.write_record(self._record(status))
-        record = self.folder.read_record()
-        assert record is not None
-        return record
+        record = self._record(status)
+        if self.log is not None:
+            self.log.sync()
+            self.folder.write_record(record)
+        self.parts.world.wait()
+        written = self.folder.read_record()
+        assert written is not None
+        return written
 
     def _record(self, status: str) -> dict[str, Any]:
         progress, parts = self.state.progress, self.parts
         peak, measure = peak_memory(self.state.device)
         known = [e for e in self.evaluations.values() if _finite(e["loss"]) is not None]
-        with result_weights(self.state), evaluation_mode(self.state.model):
-            samples = parts.samples(self.state.model) if parts.samples is not None else ()
+        with result_weights(self.state), whole_model(self.state.model) as model:
+            samples: Sequence[Mapping[str, Any]] = ()
+            if parts.samples is not None and self.log is not None:
+                with evaluation_mode(model):
+                    samples = parts.samples(model)
         return {
             "key": self.folder.key,
             "name": self.folder.name,
@@ -311,6 +354,7 @@ class _Session:
             **self._provenance(),
             "code_digest": code_digest(),
             "samples": list(samples),
+            **({"processes": parts.world.size} if parts.world.size > 1 else {}),
         }
 
     def _what_was_evaluated(self) -> dict[str, Any]:
@@ -341,20 +385,6 @@ def _start_of(folder: RunFolder) -> Mapping[str, Any] | None:
     """The values of the run's start event; None where it has not begun."""
     starts = [event.values for event in folder.read_events() if event.kind == "start"]
     return starts[0] if starts else None
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute with that many threads; afterwards with as many as before."""
-    if count is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _finite(value: float | None) -> float | None:

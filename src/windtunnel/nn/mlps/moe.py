@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from windtunnel.config import Choice
-from windtunnel.nn.auxiliary import auxiliary_losses, counted
+from windtunnel.nn.auxiliary import auxiliary_losses, counted, may_tally
 from windtunnel.nn.component import (
     MLP,
     ComponentConfig,
@@ -133,11 +133,13 @@ class MoE(MLP[MoEConfig]):
     """
 
     Config = MoEConfig
+    tallies = ("load",)
     router: nn.Parameter | None
     load: Tensor
 
     def __init__(self, config: MoEConfig, scope: Scope) -> None:
         super().__init__(config, scope)
+        self.counts_whole_batches = config.balance == "loss"
         d, e = scope.d_model, config.num_experts
         self.register_parameter("router", nn.Parameter(torch.empty(e, d)) if e > 1 else None)
         self.experts = nn.ModuleList(_expert(config, scope) for _ in range(e))
@@ -182,7 +184,7 @@ class MoE(MLP[MoEConfig]):
         if config.balance == "loss_free":
             favoured = favoured.exp() + self.get_buffer("balance_bias")
         chosen = favoured.topk(config.top_k, dim=-1).indices
-        if self.training and torch.is_grad_enabled():
+        if self.training:
             self._weigh(score, chosen)
         gates = score.gather(1, chosen)
         return gates.softmax(-1) if config.normalize else gates.exp(), chosen
@@ -193,13 +195,15 @@ class MoE(MLP[MoEConfig]):
         score, chosen = counted(score), counted(chosen)
         e = config.num_experts
         if config.balance == "loss_free":
-            self.load += chosen.flatten().bincount(minlength=e)
+            if may_tally(self):
+                self.load += chosen.flatten().bincount(minlength=e)
         elif config.balance == "loss" and collector is not None:
             assert config.balance_rate is not None, "an unresolved config was built"
-            tokens = max(len(score), 1)
-            used = chosen.flatten().bincount(minlength=e) / (tokens * config.top_k)
+            chosen_by = collector.whole(chosen.flatten().bincount(minlength=e))
+            tokens = (chosen_by.sum() / config.top_k).clamp(min=1)
+            used = chosen_by / (tokens * config.top_k)
             mean = score.softmax(-1).sum(0) / tokens
-            collector.add(config.balance_rate * e * (used * mean).sum())
+            collector.add(config.balance_rate * e * (used * mean).sum(), part=True)
 
     def _mixed(self, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         """Each token through its experts: n d, n k, n k -> n d."""

@@ -16,6 +16,8 @@ class _Recomputed(Function):
     @staticmethod
     def forward(ctx: Any, operation: Operation, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.operation = operation
+        ctx.kind = kind = tensors[0].device.type
+        ctx.autocast = (torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)  # a state that nobody reads costs no backward
         return operation(*tensors)
@@ -23,7 +25,8 @@ class _Recomputed(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
-        with torch.enable_grad():
+        dtype, enabled = ctx.autocast  # as it was: the backward itself runs without
+        with torch.enable_grad(), torch.autocast(ctx.kind, dtype, enabled=enabled):
             inputs = [
                 x.detach().requires_grad_(need)
                 for x, need in zip(ctx.saved_tensors, needed, strict=True)

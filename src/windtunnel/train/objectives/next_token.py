@@ -22,6 +22,11 @@ class NextToken(Objective[NextTokenConfig]):
             return logits, batch.targets
         return model(batch.inputs), batch.targets
 
+    def hidden(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(batch, SampleRows):
+            return model.hidden(batch.inputs, batch.real), batch.targets
+        return model.hidden(batch.inputs), batch.targets
+
     def train_flops(self, batch: Any, flops_per_token: float) -> float:
         if isinstance(batch, SampleRows):  # as wide as its longest sample, pads included
             flops_per_token = self._flops_at(batch.shape_of_documents[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from windtunnel.arch import Architecture, cost
+from windtunnel.nn.head import Head
 from windtunnel.train.batch import IGNORED, TokenBatch, count_targets, summed_nats
 from windtunnel.train.objectives.config import ObjectiveConfig
 
@@ -32,6 +34,8 @@ class Objective(Generic[C]):
         self.vocab_size = vocab_size
         self.architecture = architecture
         self._costs: dict[tuple[int, int], float] = {}
+        self.loss_rows: int | None = None
+        """The logits of so many tokens exist at once; None: those of all."""
 
     def prepare(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
         """The batch as the model is to see it; ``generator`` is on the CPU."""
@@ -41,9 +45,29 @@ class Objective(Generic[C]):
         """Logits (…, V) for a prepared batch, and what they should be: (…)."""
         return model(batch.inputs), batch.targets
 
+    def hidden(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        """As :meth:`predictions`, but what the head reads (…, d) in place of logits."""
+        return model.hidden(batch.inputs), batch.targets
+
+    def in_chunks(self, model: nn.Module) -> bool:
+        """Whether the loss can be computed from :meth:`hidden`, some rows at a time."""
+        owners = {
+            next(cls for cls in type(self).__mro__ if name in cls.__dict__)
+            for name in ("predictions", "hidden")
+        }  # an objective that changes one of the two must change both
+        head = getattr(model, "head", None)
+        vocabulary = isinstance(head, Head) and head.config.type == "vocabulary"
+        plain = type(self).summed is Objective.summed and len(owners) == 1
+        return vocabulary and plain and hasattr(model, "hidden")
+
     def summed(self, model: nn.Module, batch: Any) -> Tensor:
         """The sum over targets of −ln p(target), in nats, of a prepared batch: a float32 scalar."""
-        return summed_nats(*self.predictions(model, batch))
+        if self.loss_rows is None:
+            return summed_nats(*self.predictions(model, batch))
+        hidden, targets = self.hidden(model, batch)
+        head: Any = model.head
+        nats: Tensor = head.summed_nats(hidden, targets, self.loss_rows)
+        return nats
 
     @torch.no_grad()
     def score(self, model: nn.Module, batch: Any, generator: torch.Generator) -> tuple[float, int]:
@@ -51,11 +75,17 @@ class Objective(Generic[C]):
 
         ``generator`` (on the CPU) is for what an objective draws besides.
         """
-        logits, sought = self.predictions(model, batch)
-        logits, targets = logits.flatten(0, -2).float(), sought.flatten()
-        losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
-        hits = logits.argmax(-1) == targets  # an ignored target is no id, so never a hit
-        return float(losses.cpu().double().sum()), int(hits.sum())
+        if self.loss_rows is None:
+            return _scored(*self.predictions(model, batch))
+        hidden, targets = self.hidden(model, batch)
+        head: Any = model.head
+        cut = zip(
+            torch.split(hidden.flatten(0, -2), self.loss_rows),
+            torch.split(targets.flatten(), self.loss_rows),
+            strict=True,
+        )
+        scores = [_scored(head(rows), sought) for rows, sought in cut]
+        return math.fsum(nats for nats, _ in scores), sum(hits for _, hits in scores)
 
     def loss(
         self, model: nn.Module, batch: TokenBatch, generator: torch.Generator
@@ -80,3 +110,11 @@ class Objective(Generic[C]):
             counted = cost(self.architecture, t, source_len=s or None)
             self._costs[t, s] = float(counted.train_flops_per_token)
         return self._costs[t, s]
+
+
+def _scored(logits: Tensor, sought: Tensor) -> tuple[float, int]:
+    """The summed loss in float64, and the hits, of logits (…, V) for targets (…)."""
+    logits, targets = logits.flatten(0, -2).float(), sought.flatten()
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+    hits = logits.argmax(-1) == targets  # an ignored target is no id, so never a hit
+    return float(losses.cpu().double().sum()), int(hits.sum())

@@ -44,6 +44,16 @@ class Seq2Seq(Objective[Seq2SeqConfig]):
         s = self.cut(batch.inputs.shape[1])
         return model(batch.inputs[:, :s], batch.inputs[:, s:]), batch.targets[:, s:]
 
+    def hidden(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(batch, Pairs):
+            written = batch.targets != IGNORED
+            memory = model.encode(batch.source, batch.source_real)
+            hidden = model.hidden(batch.inputs, written, memory, batch.source_real)
+            return hidden, batch.targets
+        s = self.cut(batch.inputs.shape[1])
+        memory = model.encode(batch.inputs[:, :s])
+        return model.hidden(batch.inputs[:, s:], memory=memory), batch.targets[:, s:]
+
     def train_flops_per_token(self, architecture: Architecture, seq_len: int) -> float:
         s = self.cut(seq_len)
         counted = cost(architecture, seq_len - s, source_len=s)

@@ -1,0 +1,161 @@
+"""The processes of a run: which one this is, and the few things that they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from windtunnel.errors import RunError, UsageError, WindtunnelError
+
+_FAILED = "windtunnel/failed"
+
+
+@dataclass(frozen=True)
+class World:
+    """Process ``rank`` of ``size``; alone, nothing is sent and nothing waits."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes events, the record and messages."""
+        return self.rank == 0
+
+    def add(self, tensor: Tensor) -> None:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def largest(self, value: int) -> int:
+        """The largest of the processes' numbers."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.long)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def texts(self, text: str) -> list[str]:
+        """The short texts of all processes, in their order."""
+        if self.size == 1:
+            return [text]
+        width = 256
+        data = text.encode()[:width].ljust(width, b"\0")
+        mine = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        all_of_them = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(all_of_them, mine)
+        return [bytes(found.tolist()).rstrip(b"\0").decode() for found in all_of_them]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            self.largest(0)  # not a barrier: that of NCCL needs to know its device
+
+    def explained(self, error: Exception) -> Exception:
+        """What to say of an error: where another process failed first, that."""
+        if self.size == 1 or isinstance(error, WindtunnelError):
+            return error
+        told = told_failure()
+        if told is None and isinstance(error, (dist.DistError, RuntimeError)) and _is_lost(error):
+            told = "another process of this run has died without a word"
+        return error if told is None else PeerFailed(told)
+
+
+ALONE = World()
+
+
+class PeerFailed(RunError):
+    """Another process of the run has failed; the message is its own."""
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """All of a tensor of which each process holds a part (a collective call); others as is."""
+    full: Any = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()
+
+
+def processes(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(environment.get("WORLD_SIZE", "1")) if "RANK" in environment else 1
+
+
+@contextmanager
+def joined(distributed: str | None, device: str) -> Iterator[World]:
+    """Meets the other processes that torchrun started; alone, where it started none.
+
+    Args:
+        distributed: ``train.distributed``.
+        device: ``train.device``; on GPUs each process of a machine takes its own.
+
+    Raises:
+        UsageError: there are several processes, but the recipe does not say how they share, or
+            names one GPU for all.
+    """
+    size = processes()
+    if size == 1:
+        yield ALONE
+        return
+    world = World(int(os.environ["RANK"]), size)
+    _check(world, distributed, device)
+    on_gpu = torch.cuda.is_available() and device in ("auto", "cuda")
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    try:
+        yield world
+        world.wait()
+    except PeerFailed:
+        raise
+    except Exception as error:
+        found = world.explained(error)
+        if found is error:
+            _tell_failure(world, error)
+        raise found from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _check(world: World, distributed: str | None, device: str) -> None:
+    problem = None
+    if distributed is None:
+        problem = (
+            f"there are {world.size} processes, and train.distributed does not say how they share "
+            "the run; set it to ddp or fsdp"
+        )
+    elif device.startswith("cuda:"):
+        problem = f"train.device: {device} names one GPU for {world.size} processes; write cuda"
+    if problem is not None:
+        raise UsageError(problem) if world.first else SystemExit(UsageError.exit_code)
+
+
+def _tell_failure(world: World, error: Exception) -> None:
+    """So that the others can say why they end."""
+    text = " ".join(str(error).split()) if isinstance(error, WindtunnelError) else repr(error)
+    store = _store()
+    if not store.check([_FAILED]):
+        store.set(_FAILED, f"process {world.rank} of {world.size} failed: {text}")
+
+
+def told_failure() -> str | None:
+    """What a process said before it failed."""
+    try:
+        store = _store()
+        return store.get(_FAILED).decode() if store.check([_FAILED]) else None
+    except RuntimeError:  # the store has gone with the process that held it
+        return None
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
+
+
+def _is_lost(error: Exception) -> bool:
+    text = str(error)
+    return any(word in text for word in ("Connection", "connection", "gloo", "NCCL", "peer"))
