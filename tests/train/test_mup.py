@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from windtunnel.train.mup import mup_architecture, rescale, width_scale
 from windtunnel.train.planned import groups_json, planned_groups
 from windtunnel.train.run_config import load_run_document
 
+TRANSFER = Path(__file__).parents[2] / "benchmarks" / "mup_transfer.py"
 BASE, WIDTHS, VOCAB = 32, (128, 256, 512), 64
 STEPS = 4
 
@@ -204,3 +208,21 @@ train: {mup: {base_width: 32}}
     sgd = text.replace(", head: {norm: none}", "").replace("32}", "32}, optimizer: sgd")
     with pytest.raises(ConfigError, match=r"train\.mup: there is no rule for sgd"):
         load_run_document(parse_document(sgd, "run.yaml"))
+
+
+@pytest.mark.slow
+def test_a_rate_found_at_the_base_serves_a_wider_model() -> None:
+    """What the best rate at width 32 costs at width 128, over the best one there, in nats."""
+    spec = importlib.util.spec_from_file_location("mup_transfer", TRANSFER)
+    assert spec is not None
+    assert spec.loader is not None
+    transfer = importlib.util.module_from_spec(spec)
+    sys.modules["mup_transfer"] = transfer
+    spec.loader.exec_module(transfer)
+    powers = range(-9, -3)
+    cost = {}
+    for name, mup in (("standard", None), ("mup", MupConfig(base_width=32))):
+        narrow, wide = (transfer.losses(width, mup, 60, powers) for width in (32, 128))
+        cost[name] = wide[narrow.index(min(narrow))] - min(wide)
+    assert cost["standard"] > 0.05
+    assert cost["mup"] < cost["standard"] / 3
