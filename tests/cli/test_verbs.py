@@ -203,6 +203,9 @@ def test_a_finished_run_is_found_by_its_key(windtunnel) -> None:
     assert windtunnel("runs", "show", run["key"][:8]).out.startswith("path")
     shown = json.loads(windtunnel("runs", "show", "small", "--json").out)
     assert shown["record"]["params"] == run["params"]
+    (Path(run["path"]) / "events.jsonl").write_text("{\n{\n{\n")
+    answer = windtunnel("runs", "show", "small")
+    assert (answer.code, "no evaluations: " in answer.err) == (0, True)
 
 
 def test_a_comparison_ends_with_a_verdict_and_a_page(windtunnel, workplace: Path) -> None:

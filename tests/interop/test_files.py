@@ -106,6 +106,39 @@ def test_weights_that_are_no_floats_are_refused(folder: Path) -> None:
         read_pretrained(str(folder))
 
 
+def test_whole_numbers_are_no_weights(folder: Path) -> None:
+    rewrite(folder, model__norm__weight=torch.ones(32, dtype=torch.int64))
+    with pytest.raises(UsageError, match=r"model.norm.weight is torch.int64"):
+        read_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("count", [10**9, 100])
+def test_more_layers_than_can_be_are_refused_before_they_are_laid_out(
+    folder: Path, count: int
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": count}))
+    with pytest.raises(UsageError, match=rf"num_hidden_layers: {count} layers, but there can be"):
+        read_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", '{"a":', "\0"])
+def test_a_config_that_is_none_is_told(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(UsageError, match=r"config\.json: "):
+        read_pretrained(str(folder))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[1]", "{}", '{"weight_map": [1]}', '{"weight_map": {}}']
+)
+def test_a_damaged_index_is_told(folder: Path, text: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(DataError, match=r"is damaged|names no weight"):
+        read_pretrained(str(folder))
+
+
 def test_every_tensor_that_does_not_fit_is_named(folder: Path) -> None:
     rewrite(folder, model__norm__weight=None, model__layers__9__odd=torch.ones(3))
     with pytest.raises(UsageError) as refusal:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from windtunnel.arch import ArchSpec, Model, build, cost, fold, resolve
+from windtunnel.arch import ArchSpec, Model, build, cost, fold, folded_to_write, resolve
 from windtunnel.arch.resolve import try_resolve
 from windtunnel.errors import ConfigError
+from windtunnel.generate import SamplingConfig, generate
 from windtunnel.nn.component import REGISTRIES
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.nn.linear import Linear
@@ -300,3 +301,16 @@ def test_weight_decay_spares_vectors_and_codes() -> None:
                 assert not decays, name
             if "linear_nets" in name:
                 assert decays == name.endswith("weight"), name
+
+
+def test_texts_are_made_with_the_folded_model() -> None:
+    model = moved(spec("unified"))
+    written = folded_to_write(model)
+    assert all(part.unified is None for _, part in linear_maps(written))
+    torch.testing.assert_close(written(tokens()), model(tokens()), rtol=1e-9, atol=1e-9)
+    prompts, greedy = [[1, 2, 3], [4]], SamplingConfig(temperature=0.0)
+    found = [
+        generate(each, prompts, max_new_tokens=8, sampling=greedy) for each in (model, written)
+    ]
+    assert found[0] == found[1]
+    assert folded_to_write(written) is written

@@ -248,6 +248,19 @@ def test_show_tells_config_record_and_evaluations(tmp_path: Path) -> None:
     assert shown["summary"]["status"] == "interrupted"
 
 
+def test_damaged_events_do_not_hide_a_record(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    folder = make(store)
+    (folder.path / "events.jsonl").write_text("{\n{\n{\n")
+    with pytest.raises(RunError, match=r"events\.jsonl:1: this line is damaged"):
+        store.show(str(folder.path))
+    folder.write_record({"status": "finished", "steps": 7})
+    shown = store.show("run")
+    assert shown["record"]["steps"] == 7
+    assert shown["evaluations"] == []
+    assert "events.jsonl:1: this line is damaged" in shown["damage"]
+
+
 def test_the_key_is_of_the_values_not_of_their_order() -> None:
     assert run_key({"a": 1, "b": {"c": 2, "d": 3}}) == run_key({"b": {"d": 3, "c": 2}, "a": 1})
     assert run_key({"a": 1}) != run_key({"a": 2})

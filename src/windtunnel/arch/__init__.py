@@ -6,7 +6,7 @@ from windtunnel.arch.cost import ArchCost, PartCost, TrainMemory, cost, layer_co
 from windtunnel.arch.diff import Difference, diff
 from windtunnel.arch.effect import without_effect
 from windtunnel.arch.encoder_decoder import EncoderDecoder
-from windtunnel.arch.fold import fold
+from windtunnel.arch.fold import fold, folded_to_write
 from windtunnel.arch.model import Model, ModelState, scope_of
 from windtunnel.arch.presets import expand_preset, preset_document, preset_names
 from windtunnel.arch.resolve import resolve, settled, try_resolve
@@ -31,6 +31,7 @@ __all__ = [
     "example_inputs",
     "expand_preset",
     "fold",
+    "folded_to_write",
     "layer_cost",
     "parse_block",
     "preset_document",

@@ -11,6 +11,7 @@ from windtunnel.arch.build import build
 from windtunnel.arch.linear_maps import layer_parts
 from windtunnel.arch.model import Model
 from windtunnel.arch.spec import LayerConfig
+from windtunnel.errors import UsageError
 from windtunnel.nn.fold import fold_part, under
 from windtunnel.nn.unified_linear import LinearConfig, MapShape, linear_maps, plain_maps
 
@@ -47,6 +48,21 @@ def fold(model: Model) -> Model:
     folded = build(architecture.replace(**changes), device=first.device, dtype=first.dtype)
     _load(folded, weights)
     return folded.train(model.training)
+
+
+def folded_to_write(model: Model) -> Model:
+    """The model as texts are made with it: folded where vectors would be made anew at every token.
+
+    A model without unified weights or embeddings is given back as it is, and so is one with a part
+    of a user's own that does not say how to fold.
+    """
+    parts = model.modules()
+    if not any(getattr(part, "unified", None) is not None for part in parts):
+        return model
+    try:
+        return fold(model)
+    except UsageError:
+        return model
 
 
 def _stack(

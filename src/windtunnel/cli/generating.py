@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from windtunnel.arch import Model, folded_to_write
 from windtunnel.cli.options import note
 from windtunnel.errors import UsageError
 from windtunnel.generate import (
@@ -151,6 +152,8 @@ def _folder(runs: Path, run: str) -> RunFolder:
 
 def _opened(runs: Path, run: str) -> tuple[TrainedModel, Writer]:
     trained = open_trained(_folder(runs, run), warn=note)
+    if isinstance(trained.model, Model):
+        trained = replace(trained, model=folded_to_write(trained.model))
     return trained, Writer(trained.model, trained.tokenizer, trained.config)
 
 

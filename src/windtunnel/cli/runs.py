@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli.options import AsJson, RunsFolder, print_json, runs_folder
+from windtunnel.cli.options import AsJson, RunsFolder, note, print_json, runs_folder
 
 app = typer.Typer(help="List and show runs.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -55,6 +55,8 @@ def show(
     from windtunnel.runs.store import RunStore
 
     shown = RunStore(runs_folder(runs)).show(run)
+    if shown["damage"] is not None:
+        note(f"no evaluations: {shown['damage']}")
     if as_json:
         print_json(shown)
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from windtunnel.errors import RunError, UsageError
+from windtunnel.runs.events import Event
 from windtunnel.runs.folder import IDENTITY, RECORD, RunFolder, RunSummary
 from windtunnel.runs.index import RunIndex
 
@@ -117,14 +118,28 @@ class RunStore:
         raise UsageError(f"no run {reference!r} in {self.root}; there are {len(runs)} runs")
 
     def show(self, reference: str) -> dict[str, Any]:
-        """All that is known of one run: summary, config text, record and evaluations."""
+        """All that is known of one run: summary, config text, record and evaluations.
+
+        Events that cannot be read do not hide a record: ``damage`` says what is wrong with them,
+        and there are no evaluations.
+
+        Raises:
+            RunError: the run has no record, and its events are damaged.
+        """
         folder = self.select(reference)
-        evaluations = [dict(e.values) for e in folder.read_events() if e.kind == "eval"]
+        record, events, damage = folder.read_record(), list[Event](), None
+        try:
+            events = folder.read_events()
+        except RunError as error:
+            if record is None:
+                raise
+            damage = str(error)
         return {
             "summary": folder.summary().to_dict(),
             "config": folder.config_path.read_text(encoding="utf-8"),
-            "record": folder.read_record(),
-            "evaluations": evaluations,
+            "record": record,
+            "evaluations": [dict(e.values) for e in events if e.kind == "eval"],
+            "damage": damage,
         }
 
     def rebuild_index(self) -> None:

@@ -23,6 +23,7 @@ from windtunnel.errors import UsageError
 from windtunnel.interop.hf.families import family_of
 from windtunnel.interop.hf.mapping import to_ours
 from windtunnel.interop.hf.source import (
+    check_layers,
     model_folder,
     read_config,
     read_weights,
@@ -85,6 +86,7 @@ def read_pretrained(
         values = read_config(folder, notes)
         family = family_of(str(values.get("model_type")))
         theirs = read_weights(folder, family, notes)
+        check_layers(values, theirs, folder)
         values = with_stored_tie(values, theirs, family)
         architecture = resolve(family.to_spec(values, notes))
         architecture = architecture.named((name or _name(source))[:100])

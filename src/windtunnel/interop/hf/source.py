@@ -20,6 +20,9 @@ from windtunnel.train.tensors import read_tensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers")
+_MOST_LAYERS = 10_000
+"""transformers makes lists of that length before any weight is read."""
 _WANTED = ("*.json", "*.safetensors")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -132,8 +135,10 @@ def read_config(folder: Path, notes: list[str]) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: has no config.json")
     try:
+        written = json.loads((folder / "config.json").read_bytes())
+        _check_layers(written if isinstance(written, dict) else {}, _MOST_LAYERS, folder)
         config = library.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"{folder / 'config.json'}: {reason}") from error
     values: dict[str, Any] = config.to_dict()
@@ -150,6 +155,24 @@ def read_config(folder: Path, notes: list[str]) -> dict[str, Any]:
         names = ", ".join(strange)
         notes.append(f"{names}: {type(config).__name__} does not know it, so it is passed over")
     return {key: value for key, value in values.items() if key in known}
+
+
+def _check_layers(values: Mapping[str, Any], most: int, folder: Path) -> None:
+    for key in _LAYERS:
+        count = values.get(key)
+        if isinstance(count, int) and count > most:
+            raise UsageError(
+                f"{folder / 'config.json'}: {key}: {count} layers, but there can be {most} at most"
+            )
+
+
+def check_layers(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """No layer is without a weight: what cannot be there is not even laid out.
+
+    Raises:
+        UsageError: the config has more layers than the files have tensors.
+    """
+    _check_layers(values, len(tensors), folder)
 
 
 def read_weights(folder: Path, family: Family, notes: list[str]) -> dict[str, Tensor]:
@@ -170,10 +193,11 @@ def read_weights(folder: Path, family: Family, notes: list[str]) -> dict[str, Te
             odd = ", ".join(sorted(set(names) ^ found.keys())[:3])
             raise DataError(f"{folder / file}: does not hold what {INDEX} says: {odd}")
         tensors |= found
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+    kept = _cleaned(tensors, family, folder, notes)
+    for name, tensor in kept.items():  # constants of old files, which are left out, may be whole
+        if tensor.dtype not in _FLOATS:
             raise UsageError(f"{folder}: {name} is {tensor.dtype}, not plain floating point")
-    return _cleaned(tensors, family, folder, notes)
+    return kept
 
 
 def _files(folder: Path) -> Mapping[str, list[str] | None]:
@@ -181,13 +205,15 @@ def _files(folder: Path) -> Mapping[str, list[str] | None]:
     if (folder / SINGLE).is_file():
         return {SINGLE: None}
     if (folder / INDEX).is_file():
+        shards: dict[str, list[str]] = {}
         try:
             places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
+            for name, file in places.items():
+                shards.setdefault(str(file), []).append(name)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{folder / INDEX}: is damaged") from error
-        shards: dict[str, list[str]] = {}
-        for name, file in places.items():
-            shards.setdefault(str(file), []).append(name)
+        if not shards:
+            raise DataError(f"{folder / INDEX}: names no weight")
         for file in shards:
             if Path(file).name != file or not (folder / file).is_file():
                 raise UsageError(f"{folder}: {file}, named in {INDEX}, is missing")
