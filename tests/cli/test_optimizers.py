@@ -10,6 +10,7 @@ from tests.conftest import Command
 
 from windtunnel.runs import RunFolder
 from windtunnel.train.launch import open_trained
+from windtunnel.train.optimizers.config import OPTIMIZERS
 
 
 def test_two_optimizers_are_the_arms_of_a_comparison(windtunnel: Command, workplace: Path) -> None:
@@ -82,3 +83,48 @@ def test_mup_is_a_matter_of_the_run_file(windtunnel: Command, workplace: Path) -
     assert record is not None
     assert record["final"]["loss"] > 0
     assert windtunnel("generate", "r", "a", "--max-new-tokens", 3).code == 0
+
+
+PLUGIN = """
+from typing import Literal
+
+import torch
+
+from windtunnel.train.optimizers.config import OPTIMIZERS, OptimizerConfig
+
+
+@OPTIMIZERS.register
+class SignConfig(OptimizerConfig):
+    type: Literal["sign"] = "sign"
+
+    def state_values(self, shape):
+        return 0
+
+    def make(self, groups, betas, eps):
+        return Sign(groups, {"lr": 1.0, "weight_decay": 0.0})
+
+
+class Sign(torch.optim.Optimizer):
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    w.mul_(1 - group["lr"] * group["weight_decay"])
+                    w.sub_(w.grad.sign(), alpha=group["lr"])
+"""
+
+
+def test_an_optimizer_of_ones_own_is_a_file(
+    windtunnel: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OPTIMIZERS, "_classes", dict(OPTIMIZERS._classes))
+    (workplace / "sign.py").write_text(PLUGIN, encoding="utf-8")
+    text = (workplace / "run.yaml").read_text(encoding="utf-8")
+    (workplace / "own.yaml").write_text(
+        text.replace("train: {", "plugins: [sign.py]\ntrain: {optimizer: sign, "), encoding="utf-8"
+    )
+    answer = windtunnel("train", "own.yaml", "--out", "r", "--set", "train.steps=3")
+    assert answer.code == 0, answer.err
+    tree = json.loads(windtunnel("check", "own.yaml", "--json").out)
+    assert {group["optimizer"] for group in tree["groups"]} == {"sign"}

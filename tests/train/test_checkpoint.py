@@ -277,3 +277,13 @@ def test_the_manifest_has_the_checksum_of_every_other_file(tmp_path: Path) -> No
     assert manifest["files"].keys() == others
     assert manifest["validation_loss"] == 1.5
     assert not any(p.suffix in (".pt", ".pkl", ".bin") for p in path.iterdir())
+
+
+def test_an_optimizer_that_keeps_other_state_than_before_starts_clean(tmp_path: Path) -> None:
+    first = make(optimizer="rmsprop")
+    take(first, 2)
+    save_checkpoint(tmp_path, first, keep=1)
+    state, warnings = make(optimizer={"type": "rmsprop", "momentum": 0.5}), list[str]()
+    load_newest(tmp_path, state, warnings.append)
+    assert "the optimizer RMSprop: RMSprop with momentum starts clean for 6 of 6" in warnings[0]
+    take(state, 2)

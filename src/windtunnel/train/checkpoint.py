@@ -32,7 +32,7 @@ from windtunnel.runs import strict_json, sync_folder, write_atomic
 from windtunnel.train.average import result_weights
 from windtunnel.train.ema import Ema
 from windtunnel.train.loop import Progress, TrainState
-from windtunnel.train.optimizers.together import parts_of, use_average
+from windtunnel.train.optimizers.together import kind_of, parts_of, use_average
 from windtunnel.train.tensors import read_shapes, read_tensors, write_tensors
 
 FORMAT = 1
@@ -204,7 +204,7 @@ def _write(draft: Path, state: TrainState, validation_loss: float | None) -> Non
         "format": FORMAT,
         "progress": asdict(state.progress),
         "optimizer": {
-            "type": " and ".join(type(part).__name__ for part in parts_of(state.optimizer)),
+            "type": " and ".join(map(kind_of, parts_of(state.optimizer))),
             "moves": _moves(state),
             "settings": [
                 {name: value for name, value in group.items() if name != "params"}
@@ -365,7 +365,7 @@ def _moves(state: TrainState) -> dict[str, list[str]]:
     moves: dict[str, list[str]] = {}
     for part in parts_of(state.optimizer):
         moved = [names[id(p)] for group in part.param_groups for p in group["params"]]
-        moves.setdefault(type(part).__name__, []).extend(moved)
+        moves.setdefault(kind_of(part), []).extend(moved)
     return moves
 
 
@@ -392,7 +392,7 @@ def _restore_optimizer(
     clean, kinds = 0, []
     for part in parts_of(state.optimizer):
         order = [names[id(p)] for group in part.param_groups for p in group["params"]]
-        kind = type(part).__name__
+        kind = kind_of(part)
         same = {name for name in order if moved_by(name) == kind}
         clean += len(order) - len(same)
         kinds.append(kind)

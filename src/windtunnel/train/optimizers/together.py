@@ -13,6 +13,7 @@ from windtunnel.train.config import TrainConfig
 from windtunnel.train.groups import Group, WidthScale, parameter_groups
 from windtunnel.train.optimizers.config import OptimizerConfig
 from windtunnel.train.optimizers.schedule_free import ScheduleFreeAdamW
+from windtunnel.train.optimizers.torch_own import RMSprop
 
 
 class Together(Optimizer):
@@ -47,6 +48,15 @@ class Together(Optimizer):
     def step(self, closure: Any = None) -> Any:
         for part in self.parts:
             part.step(closure)
+
+
+def kind_of(part: Optimizer) -> str:
+    """The name of an optimizer's class, and what decides which state it keeps."""
+    name, settings = type(part).__name__, part.defaults
+    if isinstance(part, RMSprop):
+        name += " with momentum" * bool(settings["momentum"])
+        name += " centered" * bool(settings["centered"])
+    return name
 
 
 def parts_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
