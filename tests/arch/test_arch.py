@@ -24,7 +24,7 @@ from windtunnel.arch import (
     without_effect,
 )
 from windtunnel.config import Document, decode, parse_document
-from windtunnel.errors import ConfigError
+from windtunnel.errors import ConfigError, UsageError
 
 VOCABULARY = 300
 SMALL = [name for name in preset_names() if "vocab_size" not in preset_document(name).tree]
@@ -218,6 +218,25 @@ def test_a_large_architecture_is_counted_without_being_built() -> None:
     memory = train_memory(architecture, seq_len=8192, batch_size=1, precision="bfloat16")
     assert sum(memory.terms().values()) == memory.total
     assert memory.total > 70_553_706_496 * 14
+
+
+def test_a_model_that_no_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "name: huge\nd_model: 1000000000\nlayers: [{mixer: lstm}]"
+    with pytest.raises(UsageError, match=r"huge has 1.6e\+19 parameters: no memory holds them"):
+        build(resolve(spec_of(text), VOCABULARY), device="meta")
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    monkeypatch.setattr(torch.nn.Module, "to_empty", full)
+    with pytest.raises(UsageError, match="cpu has no memory for them"):
+        build(resolve(spec_of(text.replace("1000000000", "8")), VOCABULARY))
+
+
+@pytest.mark.parametrize("norm", ["rmsnorm", "layernorm", "scalenorm"])
+def test_an_infinite_eps_is_refused(norm: str) -> None:
+    with pytest.raises(ConfigError, match="finite"):
+        spec_of(f"d_model: 8\nlayers: [{{mixer: lstm, norm: {{type: {norm}, eps: .inf}}}}]")
 
 
 def test_diff_names_every_leaf_that_differs() -> None:

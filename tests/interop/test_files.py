@@ -122,6 +122,26 @@ def test_more_layers_than_can_be_are_refused_before_they_are_laid_out(
         read_pretrained(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_attention_heads", 0),
+        ("rms_norm_eps", "x"),
+        ("rms_norm_eps", float("inf")),
+        ("max_position_embeddings", None),
+        ("hidden_size", [16]),
+        ("rope_scaling", [1]),
+    ],
+)
+def test_a_value_of_a_config_that_makes_no_sense_is_told(
+    folder: Path, key: str, value: Any
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(WindtunnelError, match="config"):
+        read_pretrained(str(folder))
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "[1]", '{"a":', "\0"])
 def test_a_config_that_is_none_is_told(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)

@@ -6,10 +6,15 @@ from typing import Any
 
 import torch
 
+from windtunnel.arch.cost import cost
 from windtunnel.arch.encoder_decoder import EncoderDecoder
 from windtunnel.arch.model import Model
 from windtunnel.arch.spec import Architecture
+from windtunnel.errors import UsageError
 from windtunnel.nn.initialize import initialize
+
+_MOST_PARAMS = 2**59
+"""Of more torch cannot even tell the size in bytes."""
 
 
 def build(
@@ -23,16 +28,28 @@ def build(
 
     An :class:`EncoderDecoder` for an encoder_decoder, else a :class:`Model`.
 
-    Raises MemoryError-like errors of torch where the machine has too little memory; the ``meta``
-    device gives shapes without any.
+    The ``meta`` device gives shapes without any memory.
+
+    Raises:
+        UsageError: no memory can hold the model, or that of the device does not.
     """
+    params = cost(architecture).total.params
+    if params >= _MOST_PARAMS:
+        raise UsageError(f"{architecture.name} has {params:.3g} parameters: no memory holds them")
     with torch.device("meta"):
         kind = Model if architecture.encoder is None else EncoderDecoder
         model = kind(architecture)
     if torch.device(device).type == "meta":
         return model.to(dtype)
     tagged = [n for n, p in model.named_parameters() if getattr(p, "secondary_optimizer", False)]
-    model = model.to(dtype).to_empty(device=device)
+    try:
+        model = model.to(dtype).to_empty(device=device)
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        raise UsageError(
+            f"{architecture.name} has {params:,} parameters: {device} has no memory for them"
+        ) from error
     for name in tagged:  # what a part asks for, which a new tensor does not know
         model.get_parameter(name).secondary_optimizer = True  # type: ignore[attr-defined]
     if architecture.embedding.tie:

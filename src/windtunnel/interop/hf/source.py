@@ -23,6 +23,10 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers")
 _MOST_LAYERS = 10_000
 """transformers makes lists of that length before any weight is read."""
+_REFUSALS = (
+    ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, ArithmeticError,
+)  # fmt: skip
+"""What the classes of transformers raise where a config makes no sense."""
 _WANTED = ("*.json", "*.safetensors")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -132,13 +136,15 @@ def read_config(folder: Path, notes: list[str]) -> dict[str, Any]:
         UsageError: there is no config, or transformers refuses it.
     """
     library = transformers()
+    from huggingface_hub.errors import StrictDataclassError
+
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder}: has no config.json")
     try:
         written = json.loads((folder / "config.json").read_bytes())
         _check_layers(written if isinstance(written, dict) else {}, _MOST_LAYERS, folder)
         config = library.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+    except (*_REFUSALS, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"{folder / 'config.json'}: {reason}") from error
     values: dict[str, Any] = config.to_dict()

@@ -45,7 +45,7 @@ class Mamba2Config(SteppedConfig):
     """The least decay rate −A at the start: uniform between the two."""
     a_max: float = Field(16.0, gt=0, allow_inf_nan=False)
     """The largest decay rate at the start."""
-    eps: float = Field(1e-5, gt=0)
+    eps: float = Field(1e-5, gt=0, allow_inf_nan=False)
     """Of the norm: added to the mean square."""
     bias: bool = False
     """Whether the maps into and out of the mixer have a bias."""

@@ -21,7 +21,7 @@ class CosineNormConfig(AffineConfig):
     type: Literal["cosine"] = "cosine"
     length: float = Field(1.0, gt=0)
     """The length of the output where weight is 1 and bias 0."""
-    eps: float = Field(1e-6, gt=0)
+    eps: float = Field(1e-6, gt=0, allow_inf_nan=False)
     """The least length to divide by."""
 
     def cost(self, scope: Scope, t: Num) -> Cost:

@@ -19,7 +19,7 @@ class LayerNormConfig(AffineConfig):
     type: Literal["layernorm"] = "layernorm"
     bias: bool = True
     """Whether a bias for each channel is learned."""
-    eps: float = Field(1e-5, gt=0)
+    eps: float = Field(1e-5, gt=0, allow_inf_nan=False)
     """Added to the variance."""
 
     def cost(self, scope: Scope, t: Num) -> Cost:

@@ -17,7 +17,7 @@ class RMSNormConfig(AffineConfig):
     """``x / √(mean(x²) + eps) · weight + bias``."""
 
     type: Literal["rmsnorm"] = "rmsnorm"
-    eps: float = Field(1e-6, gt=0)
+    eps: float = Field(1e-6, gt=0, allow_inf_nan=False)
     """Added to the mean square."""
     unit_offset: bool = False
     """Multiplies by 1 + weight, and the weight starts at 0, as Gemma does: weight decay then pulls

@@ -20,7 +20,7 @@ class ScaleNormConfig(AffineConfig):
     type: Literal["scalenorm"] = "scalenorm"
     affine: bool = True
     """Whether g is learned; otherwise it stays √d."""
-    eps: float = Field(1e-5, gt=0)
+    eps: float = Field(1e-5, gt=0, allow_inf_nan=False)
     """The least length to divide by."""
 
     def cost(self, scope: Scope, t: Num) -> Cost:
