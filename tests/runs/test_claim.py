@@ -95,3 +95,20 @@ def test_a_writer_that_was_taken_over_writes_no_event_more(tmp_path: Path) -> No
 def test_a_log_without_a_guard_writes(tmp_path: Path) -> None:
     with EventLog(tmp_path / "events.jsonl") as log:
         assert log.append("start").kind == "start"
+
+
+def test_a_process_that_died_while_it_claimed_leaves_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def died(*names: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", died)
+        patch.setattr(Path, "unlink", died)
+        with pytest.raises(KeyboardInterrupt):
+            Claim.take(tmp_path)
+    assert [entry.name[:9] for entry in tmp_path.iterdir()] == [".00000001"]
+    Claim.take(tmp_path).release()
+    Claim.take(tmp_path).release()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["00000001", "00000002"]

@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from windtunnel.runs import RunFolder
 from windtunnel.train.runner import train_run
 
 STEPS = 1200
-CALLS = ("fsync", "rename", "replace", "ftruncate", "write")
+CALLS = ("fsync", "rename", "replace", "ftruncate", "write", "link", "open")
 ENDED = 3
 
 
@@ -76,8 +77,9 @@ def main(path: Path, seed: int, kills: int) -> None:
         if child == 0:
             try:
                 live(path, die_at_call)
-            finally:
-                os._exit(1)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
         if not inside:
             time.sleep(moment)
             os.kill(child, signal.SIGKILL)

@@ -55,6 +55,10 @@ class Int8Linear(nn.Module):
         values = self.values[: self.out_features, : self.in_features]
         return values.float() * self.scales[:, None]
 
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        """The matrix and the bias, as a plain linear map says them."""
+        return self.weight, self.bias
+
     def forward(self, x: Tensor) -> Tensor:
         rows = x.numel() // self.in_features
         if rows > self.few_rows or x.device.type != "cpu":

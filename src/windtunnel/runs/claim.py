@@ -51,12 +51,8 @@ class Claim:
             if newest:
                 _refuse_alive(folder, newest, lease_seconds)
             path = _path(folder, newest + 1)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            with os.fdopen(handle, "w") as file:
-                json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
-            for number in _numbers(folder):
-                if number < newest:  # the one before stays, so that its owner sees two
-                    _path(folder, number).unlink(missing_ok=True)
+            _make(path)
+            _clear(folder, newest)
         except FileExistsError as error:
             raise RunError(f"{folder.parent}: another process has just claimed this run") from error
         except OSError as error:
@@ -86,6 +82,27 @@ class Claim:
             _touch(self.path, None)
 
 
+def _clear(folder: Path, newest: int) -> None:
+    """Deletes old claims, but for the one before, so that its owner sees two; and drafts of
+    processes that died in the middle of making one."""
+    for number in _numbers(folder):
+        if number < newest:
+            _path(folder, number).unlink(missing_ok=True)
+    for draft in folder.glob(".0*-*"):
+        if draft.name[1:9].isdigit() and int(draft.name[1:9]) <= newest:
+            draft.unlink(missing_ok=True)
+
+
+def _make(path: Path) -> None:
+    """Makes the claim, with what it says, in one stroke; FileExistsError where there is one."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+    try:
+        os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
 def _refuse_alive(folder: Path, number: int, lease_seconds: float) -> None:
     path = _path(folder, number)
     try:
@@ -94,7 +111,7 @@ def _refuse_alive(folder: Path, number: int, lease_seconds: float) -> None:
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError):
-        host, process = "unknown", "unknown"  # its owner died while it wrote, or still writes
+        host, process = "unknown", "unknown"
     touched = path.stat().st_mtime
     age = _now(folder) - touched
     if host == socket.gethostname() or touched == _LET_GO or age > lease_seconds:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from references import REFERENCES, ROWS, ident
+from optimizer_references import REFERENCES, ROWS, ident
 from standins import ListBatches, TinyModel, learnable_batches, recipe
 from torch import nn
 
