@@ -3,8 +3,8 @@
     python benchmarks/nanogpt.py --nanogpt FOLDER --text input.txt [--rounds 3] [--json FILE]
 
 FOLDER is a checkout of github.com/karpathy/nanoGPT; `input.txt` is the text that its
-``data/shakespeare_char/prepare.py`` asks for. Both train 4 layers of width 128 on batches of 12 × 64
-characters for 2000 steps (nanoGPT's README, the command for a CPU), in a process each, with as many
+``data/shakespeare_char/prepare.py`` asks for. Both train 4 layers of width 128 on batches of 12 ×
+64 characters for 2000 steps (the CPU command of its README), in a process each, with as many
 threads; rounds alternate, so that what else the machine does falls on both. Compared is the time of
 the whole process, from its start to its last evaluation and checkpoint. nanoGPT's data are prepared
 before; ours are not in the cache when the first round begins, and that is in its time.
