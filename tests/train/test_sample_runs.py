@@ -275,9 +275,10 @@ def test_packed_samples_give_the_gradient_of_the_same_samples_alone(corpus: Path
     batch = packed.at(0)
     assert batch.documents is not None
     assert batch.documents.amax() >= 1
-    samples = packed.samples
-    rows = _chosen(len(packed.rows), packed.batch_size, packed.seed, 0)
-    members = [samples.encoded(packed.rows[row]) for row in rows]
+    (stream,) = packed.sources.values()
+    samples = stream.samples
+    rows = _chosen(len(stream.rows), stream.batch_size, stream.seed, 0)
+    members = [samples.encoded(stream.rows[row]) for row in rows]
     alone = samples.form.batch([sample for row in members for sample in row])
     assert count_targets(batch) == count_targets(alone)
     found = []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
 from windtunnel.arch import Architecture, PartCost, resolve, without_effect
+from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.nn.cost import Cost
 from windtunnel.report.cost_table import cost_json, cost_view
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.feed import settled
 from windtunnel.train.groups import without_effect as idle_settings
 from windtunnel.train.objectives.row_cost import row_cost
 from windtunnel.train.planned import groups_json, planned_groups, run_memory
@@ -19,6 +23,15 @@ from windtunnel.train.run_config import (
     vocab_size_of,
 )
 from windtunnel.train.schedule import preview
+
+
+def with_known_stages(loaded: LoadedRun) -> LoadedRun:
+    """The run with the length of each stage known; where a plan is written in epochs, its data are
+    read (once) for that."""
+    if loaded.config.train.settled:
+        return loaded
+    dataset = prepare_with_progress(loaded.config.data)
+    return replace(loaded, config=settled(loaded.config, dataset))
 
 
 def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
@@ -56,9 +69,36 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
         "parts": parts,
         "memory": memory.terms(),
         "groups": groups_json(*planned),
+        **({"stages": _stages(train)} if train.stages else {}),
         "warnings": warnings,
     }
     return cost_json(tree)
+
+
+def _stages(train: TrainConfig) -> list[dict[str, Any]]:
+    """The plan: each stage with its steps, rows and tokens, and the shares of its sources."""
+    found = []
+    for stage in train.stages:
+        rows, weights = stage.known_rows(train.batch_size) or 0, stage.data or {}
+        found.append(
+            {
+                "name": stage.name,
+                "steps": stage.known_steps(train.batch_size),
+                "batch_size": stage.batch_size or train.batch_size,
+                "rows": rows,
+                "tokens": rows * train.seq_len,
+                "shares": {name: w / sum(weights.values()) for name, w in weights.items()},
+            }
+        )
+    return found
+
+
+def _stage_line(stage: dict[str, Any]) -> str:
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in stage["shares"].items())
+    return (
+        f"stage {stage['name']}: {stage['steps']:,} steps of {stage['batch_size']}, "
+        f"{stage['tokens']:,} tokens of {shares or 'all data'}"
+    )
 
 
 def _row(name: str, part: Cost, width: int, kind: str) -> dict[str, Any]:
@@ -108,13 +148,15 @@ def print_check(result: dict[str, Any], loaded: LoadedRun) -> None:
     console.print(cost_view(result))
     train = loaded.config.train
     tokens, flops = result["train_tokens"], result["train_flops"]
+    size = "" if train.stages else f" × {train.batch_size} × {train.seq_len} tokens"
     samples = loaded.config.data.kind != "text"
     at_most = " at most: samples are as long as they are" if samples else ""
     console.print(
-        f"{train.steps:,} steps × {train.batch_size} × {train.seq_len} tokens = {tokens:,} tokens, "
-        f"{flops:.3g} FLOPs" + at_most,
+        f"{train.steps:,} steps{size} = {tokens:,} tokens, {flops:.3g} FLOPs" + at_most,
         highlight=False,
     )
+    for stage in result.get("stages", []):
+        console.print(_stage_line(stage), highlight=False, markup=False)
     for group in result["groups"]:
         console.print(_group_line(group), highlight=False, markup=False)
     console.print(preview(train), highlight=False)

@@ -121,13 +121,14 @@ def _costs(
     file: Path, edits: Sequence[str], seq_len: int | None, resolved: bool, as_json: bool
 ) -> dict[str, Any]:
     """What a run file costs, printed unless ``as_json``; or its config, when ``resolved``."""
-    from windtunnel.cli.checking import check_run, print_check
+    from windtunnel.cli.checking import check_run, print_check, with_known_stages
     from windtunnel.train.run_config import load_run
 
     loaded = load_run(file, edits)
     if resolved:
         typer.echo(loaded.annotated(), nl=False)
         return {}
+    loaded = with_known_stages(loaded)
     result = check_run(loaded, seq_len)
     if not as_json:
         print_check(result, loaded)

@@ -49,7 +49,7 @@ def report_dataset(data: DataConfig) -> dict[str, Any]:
         for side, found in dataset.compression_report().items()
     }
     return {
-        "source": data.source.type,
+        "source": data.source.type if data.sources is None else ", ".join(data.sources),
         "tokenizer": data.tokenizer.type,
         "vocab_size": dataset.tokenizer.vocab_size,
         "fingerprint": dataset.fingerprint,

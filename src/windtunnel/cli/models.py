@@ -1,13 +1,18 @@
-"""Verbs about one model: train, generate and classify."""
+"""Verbs about one model: train, branch, generate and classify."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from windtunnel.cli.options import AsJson, ConfigFile, Edits, RunsFolder, print_json, runs_folder
+
+Lenient: TypeAlias = Annotated[
+    bool,
+    typer.Option("--lenient", help="Take the weights that fit by name and shape; report the rest."),
+]
 
 
 def train(
@@ -25,6 +30,12 @@ def train(
         typer.Option("--track", metavar="NAME", help="Also tell a tracker: tensorboard, wandb or "
                      "trackio; may be repeated."),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", metavar="RUN", help="Begin with the weights of another run, and "
+                     "nothing else of it."),
+    ] = None,
+    lenient: Lenient = False,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -32,8 +43,55 @@ def train(
     from windtunnel.cli.training import train_verb
 
     record = train_verb(
-        file, edits or [], out=out, resume=resume, runs=runs_folder(runs), track=track or []
-    )
+        file, edits or [], out=out, resume=resume, runs=runs_folder(runs), track=track or [],
+        init=init, lenient=lenient,
+    )  # fmt: skip
+    _end(record, as_json=as_json)
+
+
+def branch(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, name, or the start of its key.")
+    ],
+    edits: Edits = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SOURCE", help="Short for --set data.source=SOURCE."),
+    ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", metavar="N", min=0, help="Go on from the checkpoint of this step "
+                     "[the newest]."),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="Go on from that of the lowest validation loss.")
+    ] = False,
+    lenient: Lenient = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The new run's folder [one below the runs "
+                     "folder]."),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", metavar="NAME", help="Also tell a tracker: tensorboard, wandb or "
+                     "trackio; may be repeated."),
+    ] = None,
+    runs: RunsFolder = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Go on from a run's checkpoint with other data or settings, as a new run."""
+    from windtunnel.cli.training import branch_verb
+
+    given = [*(edits or []), *([] if data is None else [f"data.source={data}"])]
+    record = branch_verb(
+        run, given, step=step, best=best, lenient=lenient, out=out, runs=runs_folder(runs),
+        track=track or [],
+    )  # fmt: skip
+    _end(record, as_json=as_json)
+
+
+def _end(record: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(record)
     if record["status"] != "finished":
@@ -183,5 +241,5 @@ def score(
 
 def add_to(app: typer.Typer) -> None:
     """Adds these verbs to the command."""
-    for verb in (train, generate, classify, score):
+    for verb in (train, branch, generate, classify, score):
         app.command()(verb)

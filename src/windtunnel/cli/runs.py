@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,6 +62,7 @@ def show(
         return
     for name, value in shown["summary"].items():
         typer.echo(f"{name:<14} {value}")
+    _show_origin(shown["origin"])
     for values in shown["evaluations"]:
         cells = [
             f"{label} {values[name]:.4f}"
@@ -69,7 +70,34 @@ def show(
             if values[name] is not None
         ]
         typer.echo("  ".join([f"  step {values['step']:>7}", *cells]))
+    _show_stages(shown["evaluations"])
     typer.echo("\n" + shown["config"].rstrip())
+
+
+def _show_origin(origin: dict[str, Any] | None) -> None:
+    """From which runs it comes, the nearest first, and what it has changed."""
+    if origin is None:
+        return
+    for ancestor in origin["ancestors"]:
+        what = "" if ancestor["carry"] == "all" else ", its weights alone"
+        typer.echo(
+            f"{'origin':<14} {ancestor['name']} {ancestor['key'][:10]} at step "
+            f"{ancestor['step']}{what}"
+        )
+    for edit in origin["edits"]:
+        typer.echo(f"{'changed':<14} {edit}")
+
+
+def _show_stages(evaluations: list[dict[str, Any]]) -> None:
+    """How each stage of a plan went, as far as the last evaluation knows."""
+    for stage in evaluations[-1].get("stages", []) if evaluations else []:
+        losses = [
+            f"{label} {stage[name]:.4f}"
+            for name, label in (("train_loss", "train"), ("valid_loss", "valid"))
+            if stage[name] is not None
+        ]
+        steps = f"{stage['steps']:,} steps, {stage['tokens']:,} tokens"
+        typer.echo(f"{'stage':<14} {stage['name']}: " + "  ".join([steps, *losses]))
 
 
 @app.command()

@@ -22,6 +22,7 @@ def schedule(
     as_json: AsJson = False,
 ) -> None:
     """Show the learning rate of every update, as text or as a plot. Nothing is trained."""
+    from windtunnel.cli.checking import with_known_stages
     from windtunnel.errors import UsageError
     from windtunnel.report.page import write_page
     from windtunnel.report.schedule_plot import Schedule, render_schedules
@@ -32,7 +33,7 @@ def schedule(
         raise UsageError(f"--out: {out} must end in .html; the page can save itself as an image")
     curves: dict[str, Schedule] = {}
     for file in files:
-        train = load_run(file, edits or ()).config.train
+        train = with_known_stages(load_run(file, edits or ())).config.train
         text = preview(train)
         rates = [lr_at(train, step) for step in range(train.steps)]
         name = file.stem if file.stem not in curves else str(file)

@@ -13,6 +13,7 @@ from windtunnel.errors import UsageError
 from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.runs import Event, RunFolder, RunStore
 from windtunnel.runs.folder import IDENTITY
+from windtunnel.train.branch import branch_of, with_weights
 from windtunnel.train.launch import (
     ReadyRun,
     create_run_folder,
@@ -20,7 +21,7 @@ from windtunnel.train.launch import (
     remake_run_folder,
     run_in_folder,
 )
-from windtunnel.train.run_config import load_run
+from windtunnel.train.run_config import LoadedRun, load_run
 
 
 def train_verb(
@@ -31,10 +32,50 @@ def train_verb(
     resume: bool,
     runs: Path,
     track: Sequence[str] = (),
+    init: str | None = None,
+    lenient: bool = False,
 ) -> dict[str, Any]:
-    """Trains (or continues) the run of a file, with progress on standard error; its record."""
+    """Trains (or continues) the run of a file, with progress on standard error; its record.
+
+    Args:
+        init: a run whose weights it begins with.
+        lenient: of them, those that fit.
+    """
     check_names(track)
     loaded = load_run(file, edits)
+    if init is not None:
+        loaded = with_weights(loaded, RunStore(runs).select(init), lenient=lenient)
+    elif lenient:
+        raise UsageError("--lenient has no effect without --init")
+    return _train(loaded, out=out, resume=resume, runs=runs, track=track)
+
+
+def branch_verb(
+    run: str,
+    edits: list[str],
+    *,
+    step: int | None,
+    best: bool,
+    lenient: bool,
+    out: Path | None,
+    runs: Path,
+    track: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Trains a new run from another's checkpoint; its record."""
+    check_names(track)
+    if step is not None and best:
+        raise UsageError("give --step or --best, not both")
+    parent = RunStore(runs).select(run)
+    loaded = branch_of(parent, edits, step=step, best=best, lenient=lenient)
+    origin = loaded.config.origin
+    assert origin is not None
+    note(f"{parent.path}: branching at step {origin.step}")
+    return _train(loaded, out=out, resume=False, runs=runs, track=track)
+
+
+def _train(
+    loaded: LoadedRun, *, out: Path | None, resume: bool, runs: Path, track: Sequence[str]
+) -> dict[str, Any]:
     ready = ready_run(loaded, dataset=prepare_with_progress(loaded.config.data))
     folder, begun = _folder(ready, out, resume, runs)
     record = folder.read_record()
@@ -102,6 +143,8 @@ class _Follow:
             self._display.update("run", values["step"], note=self._note())
         elif event.kind == "eval":
             self._evaluated = f"valid {_number(values['loss'])}"
+            if "stage" in values:
+                self._evaluated += f", stage {values['stage']}"
             self._display.update("run", values["step"], note=self._note())
         elif event.kind == "nonfinite":
             self._display.say(

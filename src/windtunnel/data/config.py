@@ -172,7 +172,7 @@ class HfConfig(Config):
     type: Literal["hf"] = "hf"
     """The kind of tokenizer."""
     path: str = Field(min_length=1)
-    """A ``tokenizer.json``, or the folder that holds it."""
+    """A ``tokenizer.json``, or the folder that holds it; a run's folder `tokenizer` too."""
 
 
 def _named(
@@ -260,6 +260,7 @@ TokenizerConfig = Annotated[
         | HfConfig,
     ),
 ]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][\w-]*$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 ValidationConfig = Annotated[
     Fraction | Held,
@@ -278,11 +279,14 @@ class DataConfig(Config):
     ('books/*.txt',)
     """
 
-    unwritten_defaults: ClassVar[frozenset[str]] = LAYOUT
+    unwritten_defaults: ClassVar[frozenset[str]] = LAYOUT | {"sources"}
 
     source: SourceConfig = ShakespeareSource()
     """`shakespeare`, a path (file, folder or glob), or a mapping: `{type: files, paths: [...]}`,
     or with `type` pairs, parallel or labels."""
+    sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)] | None = None
+    """In place of `source`: several by name, all of text, of pairs or of labels; see
+    `train.stages`."""
     tokenizer: TokenizerConfig = BpeConfig()
     """`bytes`, `chars`, `bpe` or `gpt2`, or a mapping with `type`: {type: hf, path: FOLDER}."""
     validation: ValidationConfig = 0.1
@@ -296,10 +300,18 @@ class DataConfig(Config):
     padding: PadSide = "right"
     """Samples: the side of a batch's shorter rows that is filled up."""
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # sources are a dict, which has no hash
+
     @property
     def kind(self) -> Kind:
         """What the data holds."""
-        return self.source.kind
+        return self.first_source.kind
+
+    @property
+    def first_source(self) -> AnySource:
+        """The source, or the first of several."""
+        return self.source if self.sources is None else next(iter(self.sources.values()))
 
     @model_validator(mode="before")
     @classmethod
@@ -318,15 +330,28 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _sides_alike(self) -> Self:
+        if self.sources is not None:
+            self._check_sources(self.sources)
         held = self.validation
         if not isinstance(held, float) and held.kind != self.kind:
             raise ValueError(
                 f"validation of type {held.type} holds {held.kind}, but the source of type "
-                f"{self.source.type} holds {self.kind}"
+                f"{self.first_source.type} holds {self.kind}"
             )
         if self.kind == "text" and self.padding != "right":
             raise ValueError("padding has no effect on a text: its rows are full")
         return self
+
+    def _check_sources(self, sources: dict[str, AnySource]) -> None:
+        if "source" in self.model_fields_set and self.source != ShakespeareSource():
+            raise ValueError("give source or sources, not both")
+        kinds = {name: source.kind for name, source in sources.items()}
+        if len(set(kinds.values())) > 1:
+            found = ", ".join(f"{name} of {kind}" for name, kind in kinds.items())
+            raise ValueError(f"sources must all hold the same: there are {found}")
+        separators = {getattr(source, "separator", "") for source in sources.values()}
+        if len(separators) > 1:
+            raise ValueError("sources must all have one separator: generation lays prompts out so")
 
 
 _SAMPLES = ("pairs", "parallel", "labels")

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import tokenizers
 
 from windtunnel.config.digest import digest
 from windtunnel.data.cache import cache_errors, cache_folder, locked, new_folder
 from windtunnel.data.config import (
+    AnySource,
     BpeConfig,
     DataConfig,
     FilesSource,
+    Held,
     HfConfig,
     Kind,
     ShakespeareSource,
 )
+from windtunnel.data.mixed import Mixed
 from windtunnel.data.packing import FORMAT, Counts, Pack, TokenFile, open_pack, write_pack
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.sample_packing import write_samples
 from windtunnel.data.sample_split import SampleCorpus
 from windtunnel.data.samples import open_samples
 from windtunnel.data.sources import open_source
-from windtunnel.data.split import Corpus
+from windtunnel.data.split import Corpus, Side
 from windtunnel.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
 from windtunnel.errors import DataError, UsageError
 
@@ -61,6 +66,8 @@ class Dataset:
     """What it holds."""
     labels: tuple[str, ...] = ()
     """The classes, by their numbers."""
+    parts: Mapping[str, Mapping[Side, tuple[int, int]]] = field(default_factory=dict)
+    """Of several sources, by name: the tokens (or samples) of each, on both sides."""
 
     def compression_report(self) -> dict[str, Compression]:
         """For ``train`` and ``valid``: bytes per token, tokens per word, share of ids in use."""
@@ -110,27 +117,50 @@ def prepare(
                 logger.warning("%s; the corpus is packed again", error)
         tokenizer = build_tokenizer(data.tokenizer, corpus.train_texts, cache, tell)
         with cache_errors(cache), new_folder(folder) as fresh:
-            if isinstance(corpus, SampleCorpus):
-                write_samples(corpus, tokenizer, fresh, tell)
+            if data.kind == "text":
+                write_pack(cast("Texts", corpus), tokenizer, fresh, tell)
             else:
-                write_pack(corpus, tokenizer, fresh, tell)
+                write_samples(cast("SampleTexts", corpus), tokenizer, fresh, tell)
         return _open(folder)
 
 
-def _corpus(data: DataConfig, cache: Path, tell: Progress) -> Corpus | SampleCorpus:
+Texts: TypeAlias = Corpus | Mixed[Corpus]
+SampleTexts: TypeAlias = SampleCorpus | Mixed[SampleCorpus]
+
+
+def _corpus(data: DataConfig, cache: Path, tell: Progress) -> Texts | SampleTexts:
     held = data.validation
-    if isinstance(data.source, ShakespeareSource | FilesSource):
-        if not isinstance(held, float | FilesSource):
+    if data.sources is None:
+        single: Corpus | SampleCorpus = _single(data, data.source, held, cache, tell)
+        return single
+    share = held if isinstance(held, float) else None
+    parts = {
+        name: _single(data, source, share, cache, tell) for name, source in data.sources.items()
+    }
+    if not isinstance(held, float):  # the files are validated on, whatever the source
+        name = next(iter(parts))
+        parts[name] = _single(data, data.first_source, held, cache, tell)
+    return Mixed(parts)
+
+
+def _single(
+    data: DataConfig, source: AnySource, held: float | Held | None, cache: Path, tell: Progress
+) -> Any:
+    """The corpus of one source."""
+    if isinstance(source, ShakespeareSource | FilesSource):
+        reader = open_source(source, cache, tell)
+        if held is None or isinstance(held, float):
+            return Corpus(reader, held, data.seed, tell)
+        if not isinstance(held, FilesSource):
             raise UsageError(f"data.validation: a text is not validated on {held.kind}")
-        reader = open_source(data.source, cache, tell)
-        validation = held if isinstance(held, float) else open_source(held, cache, tell)
-        return Corpus(reader, validation, data.seed, tell)
-    samples = open_samples(data.source)
-    held_samples = held if isinstance(held, float) else open_samples(held)
-    return SampleCorpus(samples, held_samples, data.seed, data.kind, tell)
+        return Corpus(reader, open_source(held, cache, tell), data.seed, tell)
+    samples = open_samples(source)
+    if held is None or isinstance(held, float):
+        return SampleCorpus(samples, held, data.seed, data.kind, tell)
+    return SampleCorpus(samples, open_samples(held), data.seed, data.kind, tell)
 
 
-def _key(data: DataConfig, corpus: Corpus | SampleCorpus) -> str:
+def _key(data: DataConfig, corpus: Texts | SampleTexts) -> str:
     # Another release of the trainer could learn other merges from the same text.
     trainer = tokenizers.__version__ if isinstance(data.tokenizer, BpeConfig) else ""
     if isinstance(data.tokenizer, HfConfig):  # the file may change
@@ -157,4 +187,5 @@ def _open(folder: Path) -> Dataset:
         notes=pack.notes,
         kind=pack.kind,
         labels=pack.labels,
+        parts=pack.parts,
     )

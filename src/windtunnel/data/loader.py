@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,22 @@ class Batches:
         """Batch number ``position``, from 0."""
         assert position >= 0
         rows = np.arange(position * self.batch_size, (position + 1) * self.batch_size)
+        passes = (position + 1) * self.batch_size / self.windows_per_epoch
+        return _gather(self._tokens, *self._windows(rows), self.seq_len, passes)
+
+    def __len__(self) -> int:
+        """Windows of an epoch."""
+        return self.windows_per_epoch
+
+    def take(self, numbers: NDArray[np.int64]) -> list[Batch]:
+        """Windows by their numbers in the stream, from 0: each as a batch of one row."""
+        passes = (int(numbers.max()) + 1) / self.windows_per_epoch
+        found = _gather(self._tokens, *self._windows(numbers), self.seq_len, passes)
+        rows = zip(torch.split(found.inputs, 1), torch.split(found.targets, 1), strict=True)
+        return [Batch(x, y, passes, int((y != NO_LOSS).sum())) for x, y in rows]
+
+    def _windows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where windows begin, in pairs of the ring, and how many pairs they hold."""
         starts = np.empty_like(rows)
         lengths = np.empty_like(rows)
         epochs = rows // self.windows_per_epoch
@@ -84,14 +100,23 @@ class Batches:
             first = window * self.seq_len
             starts[chosen] = first + self._offset(epoch)
             lengths[chosen] = np.minimum(self.seq_len, self._pairs - first)
-        passes = (position + 1) * self.batch_size / self.windows_per_epoch
-        return _gather(self._tokens, starts, lengths, self.seq_len, passes)
+        return starts, lengths
 
     def _order(self, epoch: int) -> KeyedPermutation:
         return KeyedPermutation(self.windows_per_epoch, self.seed, epoch)
 
     def _offset(self, epoch: int) -> int:
         return keyed_number("offset", self.seed, epoch) % self._pairs
+
+
+def stacked(rows: Sequence[Batch]) -> Batch:
+    """Batches, one below the other."""
+    return Batch(
+        torch.cat([row.inputs for row in rows]),
+        torch.cat([row.targets for row in rows]),
+        max(row.epoch for row in rows),
+        sum(row.tokens for row in rows),
+    )
 
 
 def evaluation_batches(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from windtunnel.config.digest import digest
 from windtunnel.data.cache import sha256_file
 from windtunnel.data.config import Kind
+from windtunnel.data.mixed import Mixed, named_pieces
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.split import Corpus, Side
 from windtunnel.data.tokenizers.base import Ids, Tokenizer
@@ -77,6 +78,9 @@ class Pack:
     notes: tuple[str, ...]
     kind: Kind
     labels: tuple[str, ...]
+    parts: Mapping[str, Mapping[Side, tuple[int, int]]]
+    """Of several sources, by name: the first token (or sample) of each, and the one after its
+    last."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -115,13 +119,40 @@ class SideWriter:
         ):  # fmt: skip
             self._totals[name] += amount
 
+    def total(self, name: str) -> int:
+        """How much has been written: tokens, documents, …"""
+        return self._totals[name]
+
     def summary(self) -> dict[str, Any]:
         self._totals["vocab_used"] = int(self._used.sum())
         return {"sha256": self._sha.hexdigest(), "counts": dict(self._totals)}
 
 
+class Parts:
+    """Where the sources of a corpus begin and end, as it is written."""
+
+    def __init__(self, writers: Mapping[Side, SideWriter], unit: str) -> None:
+        self._writers, self._unit = writers, unit
+        self._found: dict[str, dict[Side, tuple[int, int]]] = {}
+
+    def reached(self, name: str | None) -> None:
+        """A piece of a source has been written, the last one yet; None: there is but one."""
+        if name is None:
+            return
+        ends = {side: writer.total(self._unit) for side, writer in self._writers.items()}
+        before = list(self._found.values())[-1:]
+        starts = {side: before[0][side][1] if before else 0 for side in ends}
+        if name in self._found:
+            starts = {side: self._found[name][side][0] for side in ends}
+        self._found[name] = {side: (starts[side], ends[side]) for side in ends}
+
+    def summary(self) -> dict[str, Any]:
+        """What the description of the pack says of them."""
+        return {"parts": self._found} if self._found else {}
+
+
 def write_pack(
-    corpus: Corpus, tokenizer: Tokenizer, folder: Path, progress: Progress = silent
+    corpus: Corpus | Mixed[Corpus], tokenizer: Tokenizer, folder: Path, progress: Progress = silent
 ) -> None:
     """Tokenizes both sides, separately, into a folder; the description is written last.
 
@@ -135,11 +166,13 @@ def write_pack(
             "train": SideWriter(train, tokenizer),
             "valid": SideWriter(valid, tokenizer),
         }
-        for side, text in corpus.pieces():
+        parts = Parts(writers, "tokens")
+        for name, side, text in named_pieces(corpus):
             done += writers[side].add(text)
+            parts.reached(name)
             progress("tokenize", done, corpus.text_bytes)
     sides = {side: writer.summary() for side, writer in writers.items()}
-    finish_pack(folder, tokenizer, sides, corpus.notes, corpus.text_bytes)
+    finish_pack(folder, tokenizer, sides, corpus.notes, corpus.text_bytes, **parts.summary())
 
 
 def finish_pack(
@@ -206,7 +239,14 @@ def open_pack(folder: Path, tokenizer: Tokenizer) -> Pack:
     if kind != "text":
         decides |= {f"{side} samples": body["sides"][side]["samples"] for side in SIDES}
         decides |= {"kind": kind, "labels": body["labels"]}
-    return Pack(sides, digest(decides), tuple(body["notes"]), kind, tuple(body.get("labels", ())))
+    parts = {
+        name: {side: (int(a), int(b)) for side, (a, b) in ends.items()}
+        for name, ends in body.get("parts", {}).items()
+    }
+    if parts:
+        decides |= {"parts": body["parts"]}
+    labels = tuple(body.get("labels", ()))
+    return Pack(sides, digest(decides), tuple(body["notes"]), kind, labels, parts)
 
 
 def _checked(path: Path, sha: str, dtype: np.dtype[Any]) -> NDArray[Any]:

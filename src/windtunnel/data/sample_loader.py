@@ -20,16 +20,18 @@ T = TypeVar("T")
 class Samples(Generic[T]):
     """The samples of one side that give a target in some form, in the order of the file.
 
+    ``part`` are those to take; all, unless told.
+
     Raises:
         UsageError: none does.
     """
 
-    def __init__(self, file: TokenFile, form: Form[T]) -> None:
+    def __init__(self, file: TokenFile, form: Form[T], part: slice = slice(None)) -> None:
         assert file.samples is not None, "a text was taken for samples"
         self.file, self.form = file, form
-        self._ends = file.samples
+        starts = np.concatenate([[0], file.samples[:-1, 1]])
+        self._ends, self._starts = file.samples[part], starts[part]
         truth_ends = self._ends[:, 1]
-        self._starts = np.concatenate([[0], truth_ends[:-1]])
         self._p = np.asarray(self._ends[:, 0] - self._starts)
         self._q = np.asarray(truth_ends - self._ends[:, 0])
         targets = form.targets(self._p, self._q)
@@ -96,6 +98,14 @@ class SampleBatches(Generic[T]):
         chosen = _chosen(len(self.samples), self.batch_size, self.seed, position)
         return self.samples.form.batch(self.samples.encoded(chosen))
 
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return len(self.samples)
+
+    def take(self, numbers: NDArray[np.int64]) -> list[Encoded]:
+        """Samples by their numbers in the stream, from 0."""
+        return self.samples.encoded(_ordered(len(self.samples), self.seed, numbers))
+
 
 class PackedBatches:
     """As :class:`SampleBatches`, with several samples in a row of at most seq_len tokens.
@@ -119,6 +129,15 @@ class PackedBatches:
         """Batch number ``position``, from 0."""
         chosen = _chosen(len(self.rows), self.batch_size, self.seed, position)
         return self._form.packed([self.samples.encoded(self.rows[row]) for row in chosen])
+
+    def __len__(self) -> int:
+        """Rows of an epoch."""
+        return len(self.rows)
+
+    def take(self, numbers: NDArray[np.int64]) -> list[list[Encoded]]:
+        """The samples of rows by their numbers in the stream, from 0."""
+        chosen = _ordered(len(self.rows), self.seed, numbers)
+        return [self.samples.encoded(self.rows[row]) for row in chosen.tolist()]
 
 
 def pack(lengths: Ids, room: int, seed: int) -> list[NDArray[np.int64]]:
@@ -173,6 +192,11 @@ def _chosen(count: int, batch_size: int, seed: int, position: int) -> Any:
     """The numbers of a batch: those of a permutation of 0 … count − 1 in each epoch."""
     assert position >= 0
     places = np.arange(position * batch_size, (position + 1) * batch_size, dtype=np.int64)
+    return _ordered(count, seed, places)
+
+
+def _ordered(count: int, seed: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What stands at places of the stream in which each epoch has its own order."""
     chosen = np.empty_like(places)
     epochs = places // count
     for epoch in np.unique(epochs).tolist():

@@ -8,7 +8,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from windtunnel.data.packing import SAMPLE_ENDS, SIDES, SideWriter, finish_pack
+from windtunnel.data.mixed import Mixed, named_pieces
+from windtunnel.data.packing import SAMPLE_ENDS, SIDES, Parts, SideWriter, finish_pack
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.sample_split import SampleCorpus
 from windtunnel.data.samples import Sample
@@ -46,7 +47,10 @@ class _SampleWriter(SideWriter):
 
 
 def write_samples(
-    corpus: SampleCorpus, tokenizer: Tokenizer, folder: Path, progress: Progress = silent
+    corpus: SampleCorpus | Mixed[SampleCorpus],
+    tokenizer: Tokenizer,
+    folder: Path,
+    progress: Progress = silent,
 ) -> None:
     """Tokenizes the samples of both sides into a folder; the description is written last.
 
@@ -60,11 +64,13 @@ def write_samples(
             "train": _SampleWriter(train, tokenizer, corpus.labels),
             "valid": _SampleWriter(valid, tokenizer, corpus.labels),
         }
-        for side, sample in corpus.pieces():
+        parts = Parts(writers, "documents")
+        for name, side, sample in named_pieces(corpus):
             done += writers[side].add_sample(sample)
+            parts.reached(name)
             progress("tokenize", done, corpus.text_bytes)
     sides = {side: writers[side].write_ends(folder / f"{side}.samples") for side in SIDES}
     finish_pack(
         folder, tokenizer, sides, corpus.notes, corpus.text_bytes,
-        kind=corpus.kind, labels=list(corpus.labels),
+        kind=corpus.kind, labels=list(corpus.labels), **parts.summary(),
     )  # fmt: skip

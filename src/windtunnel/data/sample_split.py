@@ -28,7 +28,7 @@ class SampleCorpus:
     def __init__(
         self,
         reader: SampleReader,
-        validation: float | SampleReader,
+        validation: float | SampleReader | None,
         seed: int,
         kind: Kind,
         progress: Progress = silent,
@@ -37,7 +37,9 @@ class SampleCorpus:
         self._readers = [_Pass.over(reader, progress)]
         self.notes = reader.notes
         prompts = self._readers[0].prompts
-        if isinstance(validation, float):
+        if validation is None:
+            self._held, self._rule = frozenset[bytes](), "nothing"
+        elif isinstance(validation, float):
             self._held = _held_out(prompts, validation, seed)
             self._rule = hashlib.sha256(b"".join(sorted(self._held))).hexdigest()
         else:
@@ -53,6 +55,10 @@ class SampleCorpus:
             missing = "text or label" if kind == "labels" else "prompt or truth"
             self.notes += (f"samples without a {missing}, left out: {blank}",)
         self.labels: tuple[str, ...] = self._learned() if kind == "labels" else ()
+
+    def contents(self, side: Side) -> frozenset[bytes]:
+        """The prompts (by the SHA-256 of their UTF-8) of one side."""
+        return self._held if side == "valid" else frozenset(self._readers[0].prompts) - self._held
 
     def identity(self) -> dict[str, str]:
         """What the contents of the sides depend on."""

@@ -101,7 +101,8 @@ def tail_start(text: str, fraction: float) -> int:
 class Corpus:
     """The documents of both sides, read again on every pass.
 
-    ``validation`` is a fraction of the bytes, or the reader of explicit validation files.
+    ``validation`` is a fraction of the bytes, the reader of explicit validation files, or None:
+    then all is for training.
 
     Raises:
         UsageError: an explicit validation document has the text of a training document.
@@ -109,16 +110,21 @@ class Corpus:
     """
 
     def __init__(
-        self, reader: Reader, validation: float | Reader, seed: int, progress: Progress = silent
+        self,
+        reader: Reader,
+        validation: float | Reader | None,
+        seed: int,
+        progress: Progress = silent,
     ) -> None:
         self._reader = reader
         self._inventory = take_inventory(reader, progress)
         self._validation: tuple[Reader, Inventory] | None = None
         self.notes = reader.notes
         self._split: _Splitter = _whole
+        self._rule = "nothing"
         if isinstance(validation, float):
             self._split, self._rule = _splitter(self._inventory, validation, seed)
-        else:
+        elif validation is not None:
             held = take_inventory(validation, progress)
             self._validation, self._rule = (validation, held), held.digest
             self.notes += validation.notes
@@ -127,6 +133,16 @@ class Corpus:
         self.text_bytes = sum(inventory.text_bytes for inventory in inventories)
         if empty := sum(inventory.empty for inventory in inventories):
             self.notes += (f"documents without text, left out: {empty}",)
+
+    def contents(self, side: Side) -> frozenset[bytes]:
+        """The contents (by SHA-256 of the UTF-8) of the documents that one side has a piece of."""
+        found = frozenset(
+            hashlib.sha256(_utf8(document)).digest()
+            for document in _again(self._reader, self._inventory)
+            if self._split(document.text)[side == "valid"]
+        )
+        held = self._validation[1].hashes if self._validation and side == "valid" else ()
+        return found | frozenset(held)
 
     def identity(self) -> dict[str, str]:
         """What the contents of the sides depend on."""

@@ -171,6 +171,11 @@ class RunFolder:
         """The events that stand, oldest first."""
         return read_events(self.path / "events.jsonl")
 
+    def read_start(self) -> Mapping[str, Any] | None:
+        """The values of the start event; None while the run has not begun."""
+        starts = (event.values for event in self.read_events() if event.kind == "start")
+        return next(starts, None)
+
     def read_record(self) -> dict[str, Any] | None:
         """The final record; None while the run has not ended.
 

@@ -134,12 +134,14 @@ class RunStore:
             if record is None:
                 raise
             damage = str(error)
+        origins = [e.values["origin"] for e in events if e.kind == "start" and "origin" in e.values]
         return {
             "summary": folder.summary().to_dict(),
             "config": folder.config_path.read_text(encoding="utf-8"),
             "record": record,
             "evaluations": [dict(e.values) for e in events if e.kind == "eval"],
             "damage": damage,
+            "origin": origins[0] if origins else None,
         }
 
     def rebuild_index(self) -> None:

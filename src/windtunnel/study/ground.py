@@ -16,7 +16,6 @@ from windtunnel.study.planning import Ground, Settled
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
 
 if TYPE_CHECKING:
-    from windtunnel.data.config import DataConfig
     from windtunnel.data.dataset import Dataset
     from windtunnel.data.progress import Progress
     from windtunnel.train.config import TrainConfig
@@ -40,7 +39,7 @@ class _Settler:
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
-        self._opened: dict[DataConfig, Dataset] = {}
+        self._opened: dict[str, Dataset] = {}
 
     def __call__(self, loaded: LoadedRun) -> Settled:
         from windtunnel.data.dataset import prepare
@@ -48,16 +47,17 @@ class _Settler:
         from windtunnel.train.launch import ready_run
 
         data = loaded.config.data
-        if data not in self._opened:
-            self._opened[data] = prepare(data, self._progress)
-        dataset = self._opened[data]
+        asked = data.model_dump_json()
+        if asked not in self._opened:
+            self._opened[asked] = prepare(data, self._progress)
+        dataset = self._opened[asked]
         ready = ready_run(loaded, dataset=dataset)
         return Settled(
             key=ready.key,
             config=ready.config.model_dump(mode="json"),
             data_fingerprint=dataset.fingerprint,
             vocab_size=dataset.tokenizer.vocab_size,
-            step=feed_of(dataset, loaded.config).step,
+            step=feed_of(dataset, ready.config).step,
         )
 
 

@@ -42,9 +42,11 @@ class Candidate:
     @property
     def tokens_per_step(self) -> float:
         """Of a text all tokens of its rows; of samples the targets, on average."""
+        train = self.config.train
         if self.step is not None:
-            return self.step.targets
-        return self.config.train.batch_size * self.config.train.seq_len
+            rows = train.tokens / train.seq_len / train.steps if train.stages else train.batch_size
+            return self.step.targets * rows / train.batch_size
+        return train.tokens / train.steps if train.stages else train.batch_size * train.seq_len
 
     @property
     def params(self) -> int:
@@ -103,6 +105,11 @@ def _with_steps(arm: Candidate, steps: int) -> Candidate:
     before = arm.config.train.steps
     if steps == before:
         return arm
+    if arm.config.train.stages:
+        raise UsageError(
+            f"{arm.name}: the budget gives {steps:,} steps, but its stages have {before:,}, and a "
+            "plan is not stretched; change train.stages, or the budget, so that they agree"
+        )
     try:
         train = arm.config.train.replace(steps=steps)
     except ValidationError as error:

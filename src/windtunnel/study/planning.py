@@ -96,7 +96,7 @@ def plan_compare(
         named = [_with_whole_validation(run) for run in named]
         notes = (*notes, *_text_notes(match))
     candidates = [
-        Candidate(run.config, facts.vocab_size, step=facts.step)
+        Candidate(_with_known_stages(run.config, facts), facts.vocab_size, step=facts.step)
         for run, facts in zip(named, settled, strict=True)
     ]
     amount, matched, speeds = _match(candidates, match, budget, ground)
@@ -176,6 +176,20 @@ def _named(run: LoadedRun, name: str) -> LoadedRun:
     arch = run.config.arch.replace(name=name)
     plugins = tuple(str((run.base / path).resolve()) for path in run.config.plugins)
     return replace(run, config=run.config.replace(arch=arch, train=train, plugins=plugins))
+
+
+def _with_known_stages(config: RunConfig, facts: Settled) -> RunConfig:
+    """The run with stages in rows or steps where they were written in epochs."""
+    if config.train.settled:
+        return config
+    found = facts.config["train"]["stages"]
+    stages = [
+        stage.replace(epochs=None, until="first_exhausted", rows=known["rows"])
+        if stage.epochs is not None
+        else stage
+        for stage, known in zip(config.train.stages, found, strict=True)
+    ]
+    return config.replace(train=config.train.with_stages(stages))
 
 
 def _metric_of(

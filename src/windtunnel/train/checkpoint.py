@@ -19,33 +19,46 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from windtunnel.errors import CheckpointError, RunError
 from windtunnel.runs import strict_json, sync_folder, write_atomic
 from windtunnel.train.average import result_weights
-from windtunnel.train.ema import Ema
-from windtunnel.train.loop import Progress, TrainState
-from windtunnel.train.optimizers.together import kind_of, parts_of, use_average
-from windtunnel.train.tensors import read_shapes, read_tensors, write_tensors
+from windtunnel.train.loop import TrainState
+from windtunnel.train.optimizers.together import kind_of, parts_of
+from windtunnel.train.restore import (
+    EMA,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    Warn,
+    copy_into,
+    kept_tensors,
+    model_tensors,
+    restore,
+)
+from windtunnel.train.tensors import read_shapes, write_tensors
+
+__all__ = [
+    "Checkpoint",
+    "Warn",
+    "kept_tensors",
+    "list_checkpoints",
+    "load_newest",
+    "load_weights",
+    "save_checkpoint",
+    "save_weights",
+    "whole_checkpoint",
+]
 
 FORMAT = 1
-MODEL, OPTIMIZER, EMA, STATE, MANIFEST = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "ema.safetensors",
-    "state.json",
-    "manifest.json",
-)
+MANIFEST = "manifest.json"
 PREFIX, DAMAGED, DRAFT = "step-", "damaged-", ".tmp-"
-
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -126,11 +139,6 @@ def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     return final
 
 
-def kept_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model that a checkpoint keeps, by name; each tied one once."""
-    return _model_tensors(model, dict(model.named_parameters()))
-
-
 def load_newest(folder: Path, state: TrainState, warn: Warn) -> int | None:
     """Restore the newest whole checkpoint into the state; its step, or None where there is none.
 
@@ -146,7 +154,7 @@ def load_newest(folder: Path, state: TrainState, warn: Warn) -> int | None:
     checkpoint = _newest_whole(folder, warn, damaged)
     if checkpoint is None:
         return None
-    _restore(checkpoint, state, warn)
+    restore(checkpoint.path, state, warn)
     for path in damaged:
         aside = folder / f"{DAMAGED}{path.name}"
         shutil.rmtree(aside, ignore_errors=True)
@@ -180,13 +188,39 @@ def load_weights(
     if checkpoint is None:
         raise CheckpointError(f"{folder}: there is no checkpoint")
     kept = kept_tensors(model)
-    _copy_into(kept, checkpoint.path / MODEL)
+    copy_into(kept, checkpoint.path / MODEL)
     if ema:
         if EMA not in checkpoint.files:
             raise CheckpointError(f"{checkpoint.path}: has no average of the weights (train.ema)")
         averaged = read_shapes(checkpoint.path / EMA).keys()
-        _copy_into({n: t for n, t in kept.items() if n in averaged}, checkpoint.path / EMA)
+        copy_into({n: t for n, t in kept.items() if n in averaged}, checkpoint.path / EMA)
     return checkpoint.step
+
+
+def whole_checkpoint(
+    folder: Path, warn: Warn, *, step: int | None = None, best: bool = False
+) -> Checkpoint:
+    """A run's newest whole checkpoint, its best one, or that of a step.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged; the message names the steps there are.
+    """
+    if step is None and not best:
+        newest = _newest_whole(folder, warn, [])
+        if newest is None:
+            raise CheckpointError(f"{folder}: there is no checkpoint")
+        return newest
+    there = list_checkpoints(folder)
+    found = _best(folder) if best else next((c for c in there if c.step == step), None)
+    if found is None:
+        wanted = "with a validation loss" if best else f"of step {step}"
+        steps = ", ".join(str(checkpoint.step) for checkpoint in there) or "none"
+        raise CheckpointError(f"{folder}: there is no checkpoint {wanted} (there are: {steps})")
+    try:
+        _verify(found)
+    except _Damaged as damage:
+        raise CheckpointError(f"the checkpoint is damaged: {damage}") from damage
+    return found
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -214,7 +248,7 @@ def _write(draft: Path, state: TrainState, validation_loss: float | None) -> Non
         },
     }
     text = strict_json(document, indent=2) + "\n"
-    model = _model_tensors(state.model, state.weights.parameters)
+    model = model_tensors(state.model, state.weights.parameters)
     files = {
         MODEL: write_tensors(draft / MODEL, model),
         OPTIMIZER: write_tensors(draft / OPTIMIZER, tensors),
@@ -302,50 +336,6 @@ def _verify(checkpoint: Checkpoint) -> None:
             raise _Damaged(f"{path}: the checksum is wrong")
 
 
-def _restore(checkpoint: Checkpoint, state: TrainState, warn: Warn) -> None:
-    document = json.loads((checkpoint.path / STATE).read_bytes())
-    model = _model_tensors(state.model, state.weights.parameters)
-    _copy_into(model, checkpoint.path / MODEL)
-    saved = document["optimizer"]
-    tensors = read_tensors(checkpoint.path / OPTIMIZER)
-    clean = _restore_optimizer(state, {**tensors, **saved["scalars"]}, _moved_by(saved))
-    if clean:
-        warn(f"{checkpoint.path}: was made with the optimizer {saved['type']}: {clean}")
-    use_average(state.optimizer, on=False)
-    if state.ema is not None and EMA in checkpoint.files:
-        _copy_into(state.ema.values, checkpoint.path / EMA)
-    elif state.ema is not None:
-        state.ema = Ema(state.ema.config, state.weights.parameters)
-        warn(f"{checkpoint.path}: has no average of the weights: it begins with these weights")
-    state.weights.publish()
-    state.progress = Progress(**document["progress"])
-
-
-def _model_tensors(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The tensors to keep: the given parameters, and the module's persistent buffers."""
-    shared = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    buffers = {n: t for n, t in model.state_dict().items() if n not in shared}
-    return {**parameters, **buffers}
-
-
-@torch.no_grad()
-def _copy_into(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Copy a file's tensors into those of the same names; nothing changes unless all fit."""
-    shapes = read_shapes(file)
-    problems = [f"{name} is not in the checkpoint" for name in tensors.keys() - shapes.keys()]
-    problems += [f"{name} is not in the model" for name in shapes.keys() - tensors.keys()]
-    for name in tensors.keys() & shapes.keys():
-        here = tuple(tensors[name].shape)
-        if here != shapes[name]:
-            problems.append(f"{name} is {shapes[name]} in the checkpoint, {here} in the model")
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        text = "; ".join(sorted(problems)[:5])
-        raise CheckpointError(f"{file}: does not fit the model: {text}{more}")
-    for name, value in read_tensors(file).items():
-        tensors[name].copy_(value)
-
-
 def _optimizer_state(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The optimizer's values by ``value/parameter``: the tensors, and the plain numbers."""
     tensors: dict[str, Tensor] = {}
@@ -367,39 +357,3 @@ def _moves(state: TrainState) -> dict[str, list[str]]:
         moved = [names[id(p)] for group in part.param_groups for p in group["params"]]
         moves.setdefault(kind_of(part), []).extend(moved)
     return moves
-
-
-def _moved_by(saved: Mapping[str, Any]) -> Callable[[str], str]:
-    """The kind of optimizer that moved a parameter when the checkpoint was made."""
-    kinds = {name: kind for kind, names in saved.get("moves", {}).items() for name in names}
-    return lambda name: kinds.get(name, saved["type"])
-
-
-def _restore_optimizer(
-    state: TrainState, saved: Mapping[str, Any], moved_by: Callable[[str], str]
-) -> str | None:
-    """Give each parameter's values back to the optimizer that moves it, if it is of the same kind.
-
-    What is moved by another kind now starts clean: then a text that says so, else None.
-    """
-    values: dict[str, dict[str, Any]] = {}
-    for place, value in saved.items():
-        key, _, name = place.partition("/")
-        if name not in state.weights.parameters:
-            raise CheckpointError(f"the optimizer's {key} of {name}: no such parameter")
-        values.setdefault(name, {})[key] = value
-    names = {id(parameter): name for name, parameter in state.weights.parameters.items()}
-    clean, kinds = 0, []
-    for part in parts_of(state.optimizer):
-        order = [names[id(p)] for group in part.param_groups for p in group["params"]]
-        kind = kind_of(part)
-        same = {name for name in order if moved_by(name) == kind}
-        clean += len(order) - len(same)
-        kinds.append(kind)
-        kept = {i: values[n] for i, n in enumerate(order) if n in same and n in values}
-        groups = part.state_dict()["param_groups"]
-        part.load_state_dict({"state": kept, "param_groups": groups})
-    if not clean:
-        return None
-    total = len(state.weights.parameters)
-    return f"{' and '.join(kinds)} starts clean for {clean} of {total} parameters"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -12,6 +14,7 @@ from windtunnel.train.group_config import EmaConfig, GroupConfig, MupConfig
 from windtunnel.train.objectives.config import AutoConfig, ObjectiveConfig
 from windtunnel.train.optimizers.config import AdamWConfig, OptimizerConfig, ScheduleFreeConfig
 from windtunnel.train.schedule_config import ScheduleConfig, ScheduleType
+from windtunnel.train.stage_config import StageConfig
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -43,7 +46,7 @@ class TrainConfig(Config):
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
         {"objective", "keep_every", "optimizer", "secondary_optimizer", "groups", "mup", "ema"}
-        | {"watch_every", "activation_checkpointing", "loss_chunk", "distributed"}
+        | {"watch_every", "activation_checkpointing", "loss_chunk", "distributed", "stages"}
     )
 
     objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
@@ -68,6 +71,8 @@ class TrainConfig(Config):
         ),
     ] = ScheduleConfig()
     """The learning rate over the steps."""
+    stages: tuple[StageConfig, ...] = ()
+    """A plan: parts of the run with data, batch and schedule of their own, one after the other."""
     optimizer: Annotated[OptimizerConfig, Choice("optimizer", "adamw")] = AdamWConfig()
     """What moves the weights."""
     secondary_optimizer: Annotated[OptimizerConfig, Choice("optimizer")] | None = None
@@ -129,17 +134,83 @@ class TrainConfig(Config):
                 "micro_batch_size auto is found by one process; give a number where the run is "
                 "distributed"
             )
-        if self.largest_micro_batch > self.batch_size:
+        if self.largest_micro_batch > self.largest_batch:
             raise ValueError(
                 f"micro_batch_size ({self.micro_batch_size}) must be at most "
                 f"batch_size ({self.batch_size})"
             )
         if self.ema is not None and isinstance(self.optimizer, ScheduleFreeConfig):
             raise ValueError("ema: schedule_free_adamw keeps an average of its own; give one")
-        misfit = self.schedule.misfit(self.steps)
+        if self.stages:
+            self._check_stages()
+        in_use = not self.stages or any(stage.schedule is None for stage in self.stages)
+        misfit = self.schedule.misfit(self.steps) if in_use and self.settled else None
         if misfit is not None:
             raise ValueError(misfit)
         return self
+
+    def _check_stages(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two stages have one name: {', '.join(names)}")
+        steps = [stage.known_steps(self.batch_size) for stage in self.stages]
+        known = sum(count or 0 for count in steps)
+        written = "steps" in self.model_fields_set
+        if not self.settled:
+            if written and self.steps != type(self).model_fields["steps"].default:
+                raise ValueError("leave steps out: the stages say how long the run is")
+        elif self.steps != known:
+            if written:
+                raise ValueError(f"leave steps ({self.steps}) out: the stages have {known}")
+            object.__setattr__(self, "steps", known)  # what follows from the stages
+        for stage, count in zip(self.stages, steps, strict=True):
+            misfit = stage.schedule.misfit(count) if stage.schedule and count else None
+            if misfit is not None:
+                raise ValueError(f"stage {stage.name}: {misfit}")
+
+    def with_stages(self, stages: Sequence[StageConfig]) -> Self:
+        """A copy with other stages, and the steps that they have."""
+        kept = type(self).model_fields.keys() - {"steps"}
+        values = {name: getattr(self, name) for name in kept}
+        return type(self)(**(values | {"stages": tuple(stages)}))
+
+    @property
+    def settled(self) -> bool:
+        """Whether the number of steps is known without the data."""
+        return all(stage.known_rows(self.batch_size) is not None for stage in self.stages)
+
+    def stage_at(self, step: int) -> tuple[StageConfig, int] | None:
+        """The stage of the update number ``step``, counted from 0, and its first update; None
+        without stages."""
+        first = 0
+        for stage in self.stages:
+            count = stage.known_steps(self.batch_size) or 0
+            if step < first + count or stage is self.stages[-1]:
+                return stage, first
+            first += count
+        return None
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """The steps after which each stage is over."""
+        steps = [stage.known_steps(self.batch_size) or 0 for stage in self.stages]
+        return tuple(accumulate(steps))
+
+    @property
+    def batch_rows(self) -> tuple[int, ...]:
+        """The sizes that batches have: those of stages, and of their last batches."""
+        sizes = [
+            (stage.batch_size or self.batch_size, stage.known_rows(self.batch_size) or 0)
+            for stage in self.stages
+        ]
+        found = [n for size, rows in sizes for n in (min(size, rows), rows % size) if n]
+        return tuple(found) or (self.batch_size,)
+
+    @property
+    def largest_batch(self) -> int:
+        """Sequences of the largest update."""
+        sizes = [stage.batch_size or self.batch_size for stage in self.stages]
+        return max(sizes, default=self.batch_size)
 
     @property
     def warmup_steps(self) -> int:
@@ -155,9 +226,10 @@ class TrainConfig(Config):
     def largest_micro_batch(self) -> int:
         """Sequences computed at once, as far as it is known before the run."""
         size = self.micro_batch_size
-        return size if isinstance(size, int) else self.batch_size
+        return size if isinstance(size, int) else self.largest_batch
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole run, for batches that are full."""
-        return self.steps * self.batch_size * self.seq_len
+        """Tokens of the whole run, for rows that are full."""
+        rows = [stage.known_rows(self.batch_size) or 0 for stage in self.stages]
+        return (sum(rows) if rows else self.steps * self.batch_size) * self.seq_len

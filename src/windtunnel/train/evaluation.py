@@ -147,6 +147,11 @@ def _added(counted: list[tuple[int, Counts]], world: World) -> Counts:
     return nats, hits, tokens, text_bytes
 
 
+def finite(value: float | None) -> float | None:
+    """A number that can be compared, or None."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for every module, and each module's own mode again afterwards."""

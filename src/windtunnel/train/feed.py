@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from windtunnel.data.dataset import Dataset
-from windtunnel.data.forms import Form, Pairs, SampleRows, form_of
-from windtunnel.data.loader import Batches, evaluation_batches
+from windtunnel.data.forms import DecoderForm, Form, Pairs, SampleRows, form_of
+from windtunnel.data.loader import Batches, evaluation_batches, stacked
+from windtunnel.data.plan import Mix, PlannedBatches, PlannedStage, RowSource
 from windtunnel.data.sample_loader import PackedBatches, SampleBatches, Samples, evaluation_samples
 from windtunnel.data.samples import Marks
 from windtunnel.errors import UsageError
-from windtunnel.train.batch import IGNORED, BatchSource, TokenBatch
+from windtunnel.train.batch import IGNORED, TokenBatch
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.objectives.config import NextTokenConfig
 from windtunnel.train.objectives.row_cost import StepSize
 from windtunnel.train.run_config import RunConfig, objective_config
+from windtunnel.train.stage_config import StageConfig
+
+ALL = ""
+"""The name of the stream of all data together."""
 
 _MEASURED = 16
 """Batches that are looked at for the shape of all."""
@@ -28,7 +33,7 @@ _MEASURED = 16
 class Feed:
     """The data of a run, in the form that its objective reads."""
 
-    batches: BatchSource
+    batches: PlannedBatches
     valid: Iterable[TokenBatch]
     """Gone through at every evaluation."""
     notes: tuple[str, ...] = ()
@@ -52,7 +57,7 @@ class Again:
 
 
 def feed_of(dataset: Dataset, config: RunConfig) -> Feed:
-    """Batches and evaluation of a run.
+    """Batches and evaluation of a run; its stages must be settled.
 
     Raises:
         UsageError: too little data for one batch, no sample with room for a target, or labels that
@@ -73,12 +78,12 @@ def feed_of(dataset: Dataset, config: RunConfig) -> Feed:
             max_tokens=train.eval_tokens,
         )
 
-    packed = config.data.packing == "documents"
-    stream = PackedBatches if packed else SampleBatches
-    batches: Any = stream(side, batch_size=train.batch_size, seed=train.seed)
-    per_step = float(side.targets.mean()) * train.batch_size
-    if packed:
-        per_step *= len(side) / len(batches.rows)
+    collate = form.packed if isinstance(form, DecoderForm) and _packs(config) else form.batch
+    sources = row_sources(dataset, config)
+    batches = _planned(train, sources, collate)
+    streams = [cast("Any", source) for source in sources.values()]
+    targets = sum(int(stream.samples.targets.sum()) for stream in streams)
+    per_step = targets / sum(len(stream) for stream in streams) * train.batch_size
     return Feed(
         batches,
         Again(valid),
@@ -89,7 +94,7 @@ def feed_of(dataset: Dataset, config: RunConfig) -> Feed:
     )
 
 
-def _shapes(batches: BatchSource) -> tuple[tuple[int, int, int], ...]:
+def _shapes(batches: PlannedBatches) -> tuple[tuple[int, int, int], ...]:
     """Of the first batches: rows, their tokens, and those of a source."""
     found = []
     for position in range(_MEASURED):
@@ -100,6 +105,78 @@ def _shapes(batches: BatchSource) -> tuple[tuple[int, int, int], ...]:
         rows, t = batch.inputs.shape
         found.append((rows, t, batch.source.shape[1] if isinstance(batch, Pairs) else 0))
     return tuple(found)
+
+
+def row_sources(dataset: Dataset, config: RunConfig) -> dict[str, RowSource]:
+    """The streams that the stages of a run read; without stages, that of all the data.
+
+    Raises:
+        UsageError: one has too few rows.
+    """
+    train = config.train
+    names = dict.fromkeys(name for stage in train.stages for name in stage.data or (ALL,))
+    sizes = [stage.batch_size or train.batch_size for stage in train.stages if not stage.data]
+    form: Any = None if dataset.kind == "text" else form_for(config, Marks.of(dataset.tokenizer))
+    found: dict[str, RowSource] = {}
+    for name in names or (ALL,):
+        part = slice(*dataset.parts[name]["train"]) if name != ALL else slice(None)
+        size = max(sizes, default=train.batch_size) if name == ALL else 1
+        try:
+            if form is None:
+                found[name] = Batches(
+                    dataset.train.tokens[part],
+                    seq_len=train.seq_len, batch_size=size, seed=train.seed,
+                )  # fmt: skip
+            else:
+                samples = Samples(dataset.train, form, part)
+                stream = PackedBatches if _packs(config) else SampleBatches
+                found[name] = cast("Any", stream)(samples, batch_size=size, seed=train.seed)
+        except UsageError as error:
+            place = f"data.sources.{name}: " if name != ALL else ""
+            raise UsageError(f"{place}{error}") from error
+    return found
+
+
+def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """The run with the length of each stage as a number of steps or rows.
+
+    An epoch of a source is as many rows as it has, wherever the stage begins in it.
+    """
+    if config.train.settled:
+        return config
+    sources = row_sources(dataset, config)
+    stages = []
+    for index, stage in enumerate(config.train.stages):
+        if stage.epochs is not None:
+            mix = Mix(weights_of(stage), index)
+            ends = [
+                mix.rows_until(name, max(1, round(stage.epochs * len(sources[name]))))
+                for name in mix.names
+            ]
+            rows = min(ends) if stage.until == "first_exhausted" else max(ends)
+            stage = stage.replace(epochs=None, until="first_exhausted", rows=rows)
+        stages.append(stage)
+    return config.replace(train=config.train.with_stages(stages))
+
+
+def weights_of(stage: StageConfig) -> dict[str, int]:
+    """The weights of a stage's sources; where it names none, all data is one source."""
+    return stage.data or {ALL: 1}
+
+
+def _planned(
+    train: TrainConfig, sources: Mapping[str, RowSource], collate: Callable[[list[Any]], Any]
+) -> PlannedBatches:
+    stages = [
+        PlannedStage(
+            weights_of(stage),
+            stage.batch_size or train.batch_size,
+            stage.known_rows(train.batch_size) or 0,
+        )
+        for stage in train.stages
+    ]
+    whole = PlannedStage({ALL: 1}, train.batch_size, train.steps * train.batch_size)
+    return PlannedBatches(sources, stages or [whole], collate=collate)
 
 
 def form_for(config: RunConfig, marks: Marks) -> Form[Any]:
@@ -124,48 +201,23 @@ def _text_feed(dataset: Dataset, config: RunConfig) -> Feed:
         )
 
     valid()  # raises where there is too little, at the call
-    if config.data.packing == "documents":
-        return _apart(dataset, train, valid)
-    batches = Batches(
-        dataset.train.tokens,
-        seq_len=train.seq_len,
-        batch_size=train.batch_size,
-        seed=train.seed,
-    )
-    return Feed(batches, Again(valid))
-
-
-def _apart(dataset: Dataset, train: TrainConfig, valid: Callable[[], Iterator[Any]]) -> Feed:
-    """The same rows, with documents that do not see each other."""
+    sources = row_sources(dataset, config)
+    if not _packs(config):
+        return Feed(_planned(train, sources, stacked), Again(valid))
     tokenizer = dataset.tokenizer
     if tokenizer.bos is None and tokenizer.eos is None:
         raise UsageError(
             "data.packing: documents end with eos or begin with bos; specials has none"
         )
-    batches = Batches(
-        dataset.train.tokens,
-        seq_len=train.seq_len,
-        batch_size=train.batch_size,
-        seed=train.seed,
-    )
     rows = DocumentRows(tokenizer.bos, tokenizer.eos)
     return Feed(
-        Mapped(batches, rows.of),
+        _planned(train, sources, lambda found: rows.of(stacked(found))),
         Again(lambda: (rows.of(batch) for batch in valid())),
     )
 
 
-@dataclass(frozen=True)
-class Mapped:
-    """Batches that are changed before they are read."""
-
-    batches: BatchSource
-    change: Callable[[Any], Any]
-
-    def at(self, position: int) -> TokenBatch:
-        """Batch number ``position``, changed."""
-        changed: TokenBatch = self.change(self.batches.at(position))
-        return changed
+def _packs(config: RunConfig) -> bool:
+    return config.data.packing == "documents"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from windtunnel.errors import UsageError
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.origin_config import OriginConfig
 
 WITHOUT_EFFECT = frozenset(
     {
@@ -33,6 +34,7 @@ def run_identity(
     code: str,
     torch_version: str,
     device_type: str,
+    origin: OriginConfig | None = None,
 ) -> dict[str, Any]:
     """All that decides a run's result; ``run_key`` of it is the run's key.
 
@@ -43,6 +45,7 @@ def run_identity(
         code: ``code_digest()``.
         torch_version: as installed.
         device_type: cpu, cuda or mps, resolved.
+        origin: the run it begins with, with key and step; where it lies does not count.
     """
     recipe = train.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     return {
@@ -52,6 +55,7 @@ def run_identity(
         "code": code,
         "torch": torch_version,
         "device": device_type,
+        **({} if origin is None else {"origin": origin.model_dump(mode="json", exclude={"run"})}),
     }
 
 

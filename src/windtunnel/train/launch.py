@@ -21,9 +21,10 @@ from windtunnel.data.progress import Progress
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import RunFolder, code_digest, run_key
+from windtunnel.train.branch import LostOrigin, Origin, beginning_of, check_origin, origin_of
 from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.evaluation import evaluate
-from windtunnel.train.feed import feed_of
+from windtunnel.train.feed import feed_of, settled
 from windtunnel.train.identity import run_identity
 from windtunnel.train.loop import resolve_device
 from windtunnel.train.mup import mup_architecture, rescale
@@ -56,6 +57,8 @@ class ReadyRun:
     """All that decides the result."""
     key: str
     """The digest of ``identity``."""
+    origin: Origin | LostOrigin | None = None
+    """The run it begins with."""
 
     @property
     def name(self) -> str:
@@ -74,12 +77,14 @@ def ready_run(
     Raises:
         ConfigError, DataError, UsageError: what does not fit, before anything is written.
     """
-    config = loaded.config
-    dataset = dataset or prepare(config.data, progress)
+    dataset = dataset or prepare(loaded.config.data, progress)
+    config = settled(loaded.config, dataset)
     architecture = resolve(config.arch, dataset.tokenizer.vocab_size + extra_ids(config))
     train = config.train
     device = resolve_device(train.device)
+    origin = origin_of(config.origin) if config.origin else None
     final = config.replace(
+        origin=origin and origin.config,
         arch=architecture.to_spec(),
         data=_absolute(config.data),
         plugins=tuple(str((loaded.base / path).resolve()) for path in config.plugins),
@@ -95,18 +100,23 @@ def ready_run(
         code=code_digest(),
         torch_version=version("torch"),
         device_type=device.type,
+        origin=final.origin,
     )
+    if origin is not None:
+        check_origin(origin, final, architecture, dataset)
     for note in feed_of(dataset, config).notes:  # raises where the data does not fit
         logger.warning("%s", note)
-    return ReadyRun(final, architecture, dataset, identity, run_key(identity))
+    return ReadyRun(final, architecture, dataset, identity, run_key(identity), origin)
 
 
 def _absolute(data: DataConfig) -> DataConfig:
     held, tokenizer = data.validation, data.tokenizer
     if isinstance(tokenizer, HfConfig):
         tokenizer = tokenizer.replace(path=str(Path(tokenizer.path).absolute()))
+    sources = data.sources and {name: source.absolute() for name, source in data.sources.items()}
     return data.replace(
         source=data.source.absolute(),
+        sources=sources,
         validation=held if isinstance(held, float) else held.absolute(),
         tokenizer=tokenizer,
     )
@@ -187,6 +197,9 @@ def run_parts(ready: ReadyRun) -> RunParts:
         rescale(model, train.mup)
     feed = feed_of(dataset, ready.config)
     objective = objective_of(train.objective, model)
+    beginning = None
+    if ready.origin is not None:
+        beginning = beginning_of(ready.origin, ready.config, dataset, feed.batches)
     flops_per_token = objective.train_flops_per_token(architecture, train.seq_len)
     if feed.step is not None:
         flops_per_token = feed.step.train_flops(architecture) / feed.step.targets
@@ -205,6 +218,7 @@ def run_parts(ready: ReadyRun) -> RunParts:
             **({} if dataset.kind == "text" else {"left_out": feed.skipped, "cut": feed.cut}),
         },
         samples=lambda model: make_samples(model, dataset, ready.config),
+        beginning=beginning,
     )
 
 
@@ -275,6 +289,6 @@ def validation_loss(trained: TrainedModel, max_tokens: int) -> float:
     config = trained.config
     limit = min(max_tokens, config.train.eval_tokens or max_tokens)
     config = config.replace(train=config.train.replace(eval_tokens=limit))
-    valid = feed_of(prepare(config.data), config).valid
+    valid = feed_of(prepare(config.data), config).valid  # a run's own file has settled stages
     objective = objective_of(config.train.objective, trained.model)
     return evaluate(trained.model, valid, trained.tokenizer, objective).loss

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from windtunnel.data.plan import PlannedBatches
 from windtunnel.errors import DataError, UsageError
 from windtunnel.nn.auxiliary import tallies
 from windtunnel.nn.component import after_update, has_updates
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.accumulate import BatchLoss, Note, accumulate, keyed_randomness, loss_rows
 from windtunnel.train.activation_checkpointing import checkpoint_layers
-from windtunnel.train.batch import BatchSource, count_targets
+from windtunnel.train.batch import BatchSource, TokenBatch, count_targets
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.distributed.parallel import Parallel, check_rows, parallel_of, shard
 from windtunnel.train.distributed.world import ALONE, World, whole_tensor
@@ -54,7 +55,7 @@ DIVERGED_AFTER = 10
 
 @dataclass
 class Progress:
-    """How far a run is: the plain numbers of a checkpoint. All but the last grow over the run."""
+    """How far a run is: the plain numbers of a checkpoint."""
 
     step: int = 0
     """Steps done, skipped updates included."""
@@ -75,6 +76,10 @@ class Progress:
     """float16: what the loss is multiplied with; 0: not yet known."""
     good_steps: int = 0
     """float16: updates since the scale was last changed."""
+    stages: list[list[float]] = field(default_factory=list)
+    """Targets and summed nats of each stage's updates, as far as the run has come."""
+    shift: dict[str, int] = field(default_factory=dict)
+    """Of a branch: added to the numbers of rows of each source; see ``data.plan``."""
 
 
 @dataclass
@@ -213,7 +218,7 @@ def _take_step(state: TrainState) -> StepInfo:
     if not state.model.training:
         state.model.train()
     generator = keyed_generator(state.config.seed, "objective", progress.step)
-    batch = state.objective.prepare(state.batches.at(progress.position), generator)
+    batch = state.objective.prepare(_next_batch(state), generator)
     tokens = count_targets(batch)
     if tokens == 0:
         raise DataError(f"batch {progress.position} has no target to train on")
@@ -243,6 +248,7 @@ def _take_step(state: TrainState) -> StepInfo:
     progress.tokens += tokens
     progress.flops += state.objective.train_flops(batch, state.flops_per_token)
     progress.skipped += not finite
+    _count_in_stage(state, tokens, loss, finite)
     if not overflow:
         progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
     progress.seconds += time.perf_counter() - started
@@ -250,6 +256,28 @@ def _take_step(state: TrainState) -> StepInfo:
         progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite,
         watch.values() if watch is not None and finite else None,
     )  # fmt: skip
+
+
+def _next_batch(state: TrainState) -> TokenBatch:
+    progress = state.progress
+    if not progress.shift:
+        return state.batches.at(progress.position)
+    assert isinstance(state.batches, PlannedBatches), "only planned batches can be shifted"
+    shifted: TokenBatch = state.batches.shifted(progress.shift).at(progress.position)
+    return shifted
+
+
+def _count_in_stage(state: TrainState, tokens: int, loss: float, finite: bool) -> None:
+    """Adds a step's targets and nats to those of its stage; call after the step is counted."""
+    borders = state.config.borders
+    if not borders:
+        return
+    index = sum(state.progress.step > border for border in borders[:-1])
+    totals = state.progress.stages
+    totals += [[0, 0.0] for _ in range(index + 1 - len(totals))]
+    if finite:
+        totals[index][0] += tokens
+        totals[index][1] += tokens * loss
 
 
 @torch.no_grad()

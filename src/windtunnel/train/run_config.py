@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -21,6 +22,7 @@ from windtunnel.arch import (
 from windtunnel.arch.plugins import load_entry_points, load_plugins
 from windtunnel.config import Config, Document, annotated_yaml, decode, load_document, parse_path
 from windtunnel.config import Path as ConfigPath
+from windtunnel.config.nearest import suggestion
 from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Config
 from windtunnel.errors import ConfigError, Problem
 from windtunnel.train.config import TrainConfig
@@ -28,6 +30,7 @@ from windtunnel.train.groups import rule_problems
 from windtunnel.train.mup import mup_misfit
 from windtunnel.train.objectives.config import ObjectiveConfig, chosen
 from windtunnel.train.objectives.make import data_misfit, misfit
+from windtunnel.train.origin_config import OriginConfig
 
 GPT2_VOCABULARY = 50_257
 UNKNOWN_VOCABULARY = 256
@@ -36,12 +39,16 @@ UNKNOWN_VOCABULARY = 256
 class RunConfig(Config):
     """One architecture, one corpus, one recipe."""
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"origin"})
+
     arch: ArchSpec
     """What is trained."""
     data: DataConfig = DataConfig()
     """What it is trained on."""
     train: TrainConfig = TrainConfig()
     """How it is trained."""
+    origin: OriginConfig | None = None
+    """Another run whose checkpoint it begins with. None: with weights drawn anew."""
     plugins: tuple[str, ...] = Field(())
     """Python files with components of your own, relative to this file."""
 
@@ -158,6 +165,19 @@ def _rule_misfits(
     ]
 
 
+def _stage_misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
+    """Stages that name sources which are not there."""
+    known = config.data.sources or {}
+    found: list[tuple[ConfigPath, str]] = []
+    for index, stage in enumerate(config.train.stages):
+        for name in stage.data or ():
+            if name not in known:
+                text = f"unknown source {name!r}{suggestion(name, known)}"
+                text += "" if known else "; name sources under data.sources"
+                found.append((("train", "stages", index, "data"), text))
+    return found
+
+
 def counted_vocab_size(config: RunConfig) -> int | None:
     """What to count and trace with before the text is read: where the architecture asks for the
     tokenizer's vocabulary and that is unknown, :data:`UNKNOWN_VOCABULARY`."""
@@ -197,6 +217,7 @@ def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, st
             )
         )
     found += _rule_misfits(config, resolved)
+    found += _stage_misfits(config)
     objective = objective_config(config)
     reason = misfit(objective, arch) or data_misfit(objective, config.data.kind)
     if reason is not None:

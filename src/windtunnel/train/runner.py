@@ -20,7 +20,7 @@ from windtunnel.train.checkpoint import load_newest, save_checkpoint
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.distributed.parallel import whole_model
 from windtunnel.train.distributed.world import ALONE, World
-from windtunnel.train.evaluation import Evaluation, evaluate, evaluation_mode
+from windtunnel.train.evaluation import Evaluation, evaluate, evaluation_mode, finite
 from windtunnel.train.holding import events_of, lock_of, threads
 from windtunnel.train.identity import check_same_run
 from windtunnel.train.interrupts import Interrupted, StopRequest
@@ -28,6 +28,8 @@ from windtunnel.train.loop import StepInfo, TrainState, create_train_state, trai
 from windtunnel.train.memory import is_out_of_memory, peak_memory
 from windtunnel.train.optimizers.together import has_average
 from windtunnel.train.precision import computing
+from windtunnel.train.restore import Beginning
+from windtunnel.train.stages import stage_rows
 
 OnEvent = Callable[[Event], None]
 OnStep = Callable[[StepInfo], None]
@@ -54,6 +56,7 @@ class RunParts:
     samples: Samples | None = None
     world: World = ALONE
     """The processes that train together; the first one writes."""
+    beginning: Beginning | None = None
 
 
 def train_run(
@@ -83,7 +86,7 @@ def train_run(
     with lock_of(folder, world) as lock, threads(parts.train.threads):
         if folder.read_record() is not None:
             raise UsageError(f"{folder.path}: this run has ended; its record is final")
-        began = _start_of(folder)
+        began = folder.read_start()
         if began is not None and not resume:
             raise UsageError(f"{folder.path}: this run has begun; resume it")
         warnings = [] if began is None else check_same_run(began["identity"], parts.identity)
@@ -122,6 +125,8 @@ class _Session:
     evaluations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     """The values of each standing evaluation, by step."""
     saved_step: int = 0
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    """What the start event says of the run's origin."""
 
     @classmethod
     def create(
@@ -145,6 +150,8 @@ class _Session:
         else:
             self._start()
         self._evaluate_if_due()
+        if self.state.progress.step == self._first_step:
+            self._save()  # from here on, the run needs no other one's folder
         self._stop_if_asked()
         for info in train_steps(self.state):
             self._log_step(info)
@@ -166,7 +173,21 @@ class _Session:
     def _over(self) -> bool:
         return self.state.diverged or self.state.progress.step == self.parts.train.steps
 
+    @property
+    def _first_step(self) -> int:
+        return self.parts.beginning.step if self.parts.beginning else 0
+
+    def _begin(self, tell: Callable[[str], None]) -> None:
+        """The state in which the run begins."""
+        if self.parts.beginning is not None:
+            self.saved_step = -1
+            self.parts.beginning.restore(self.state, tell)
+
     def _start(self) -> None:
+        found: list[str] = []
+        self._begin(found.append)
+        if self.parts.beginning is not None:
+            self.lineage = {"origin": dict(self.parts.beginning.lineage)}
         self.log_event(
             "start",
             key=self.folder.key,
@@ -175,20 +196,26 @@ class _Session:
             params=self._params(),
             device=str(self.state.device),
             identity=dict(self.parts.identity),
+            **self.lineage,
             **self._provenance(),
         )
+        for text in found:
+            self.log_event("warning", message=text)
 
     def _resume(self, warnings: Sequence[str]) -> None:
         found = list(warnings)
         step = load_newest(self.folder.checkpoints, self.state, found.append)
         self.saved_step = step or 0
         if step is None:
+            self._begin(found.append)
             found.append("there is no checkpoint yet: the run starts again from its first step")
         # The resume comes first: it supersedes what lies behind the checkpoint.
         self.log_event("resume", **self._totals(), **self._provenance())
         for text in found:
             self.log_event("warning", message=text)
         self.parts.world.wait()  # until it is written
+        began = self.folder.read_start() or {}
+        self.lineage = {"origin": began["origin"]} if "origin" in began else {}
         standing = [event for event in self.folder.read_events() if event.kind == "eval"]
         self.evaluations = {event.values["step"]: event.values for event in standing}
 
@@ -219,6 +246,7 @@ class _Session:
     def _evaluate_if_due(self) -> None:
         step = self.state.progress.step
         due = step % self.parts.train.eval_every == 0 or self._over
+        due = due or step == self._first_step or step in self.parts.train.borders
         if not due or step in self.evaluations:
             return
         with result_weights(self.state):
@@ -235,7 +263,9 @@ class _Session:
             **self._of_the_average(),
         }
         self.evaluations[step] = values
-        self.log_event("eval", **values)
+        if (stage := self.parts.train.stage_at(max(0, step - 1))) is not None:
+            self.evaluations[step] = values | {"stage": stage[0].name, "stages": self._stages()}
+        self.log_event("eval", **self.evaluations[step])
 
     def _evaluation(self) -> Evaluation:
         """In smaller pieces where memory is too small and the recipe allows it."""
@@ -290,7 +320,7 @@ class _Session:
             self.state,
             keep=self.parts.train.keep_checkpoints,
             keep_every=self.parts.train.keep_every,
-            validation_loss=_finite(evaluated.get("loss")),
+            validation_loss=finite(evaluated.get("loss")),
         )
         self.saved_step = progress.step
         self.log_event("checkpoint", step=progress.step, folder=path.name)
@@ -326,7 +356,7 @@ class _Session:
     def _record(self, status: str) -> dict[str, Any]:
         progress, parts = self.state.progress, self.parts
         peak, measure = peak_memory(self.state.device)
-        known = [e for e in self.evaluations.values() if _finite(e["loss"]) is not None]
+        known = [e for e in self.evaluations.values() if finite(e["loss"]) is not None]
         with result_weights(self.state), whole_model(self.state.model) as model:
             samples: Sequence[Mapping[str, Any]] = ()
             if parts.samples is not None and self.log is not None:
@@ -338,6 +368,8 @@ class _Session:
             "status": status,
             "seed": parts.train.seed,
             **parts.facts,
+            **self.lineage,
+            **({"stages": self._stages()} if parts.train.stages else {}),
             "final": self.evaluations[progress.step],
             "best": min(known, key=lambda e: (e["loss"], e["step"]), default=None),
             "params": self._params(),
@@ -364,6 +396,9 @@ class _Session:
         free = has_average(self.state.optimizer)
         return {"weights": "the average of a schedule-free optimizer"} if free else {}
 
+    def _stages(self) -> list[dict[str, Any]]:
+        return stage_rows(self.parts.train, self.state.progress, self.evaluations)
+
     def _totals(self) -> dict[str, Any]:
         """Where the run stands, since its first step: the axes of every curve."""
         progress = self.state.progress
@@ -379,16 +414,6 @@ class _Session:
 
     def _provenance(self) -> dict[str, Any]:
         return {"environment": environment(torch.get_num_threads()), "git": git_state()}
-
-
-def _start_of(folder: RunFolder) -> Mapping[str, Any] | None:
-    """The values of the run's start event; None where it has not begun."""
-    starts = [event.values for event in folder.read_events() if event.kind == "start"]
-    return starts[0] if starts else None
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _one_line(error: Exception) -> str:

@@ -27,6 +27,9 @@ def lr_at(config: TrainConfig, step: int) -> float:
     * wsd: L until the last k steps (``decay``), then linear with p = (step − n + k) / k
       (arXiv 2404.06395, section 4, with a linear fall).
 
+    A stage with a schedule of its own has L, n and the step of the stage; the others go through
+    the recipe's schedule over the whole run, with the stage's L.
+
     L · m would be reached at step n, which is never taken: the last update is a little above, so
     that it still moves the weights where m is 0.
 
@@ -39,6 +42,8 @@ def lr_at(config: TrainConfig, step: int) -> float:
     """
     if not 0 <= step < config.steps:
         raise ValueError(f"step {step} is not one of 0 … {config.steps - 1}")
+    if config.stages:
+        return _lr_in_stage(config, step)
     schedule, warmup = config.schedule, config.warmup_steps
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
@@ -53,6 +58,19 @@ def lr_at(config: TrainConfig, step: int) -> float:
     return config.lr * _part(schedule.type, schedule.min_ratio or 0.0, progress)
 
 
+def _lr_in_stage(config: TrainConfig, step: int) -> float:
+    """The learning rate in the stage that a step is in."""
+    found = config.stage_at(step)
+    assert found is not None
+    stage, first = found
+    lr = stage.lr or config.lr
+    if stage.schedule is None:
+        return lr_at(config.replace(stages=(), lr=lr), step)
+    steps = stage.known_steps(config.batch_size)
+    alone = config.replace(stages=(), lr=lr, steps=steps, schedule=stage.schedule)
+    return lr_at(alone, step - first)
+
+
 def preview(config: TrainConfig, width: int = 60) -> str:
     """The schedule as two lines of text: bars over the steps, then its numbers.
 
@@ -64,11 +82,25 @@ def preview(config: TrainConfig, width: int = 60) -> str:
     last = config.steps - 1
     columns = min(width, config.steps)
     steps = [round(column * last / max(1, columns - 1)) for column in range(columns)]
-    bars = "".join(_bar(lr_at(config, step) / config.lr) for step in steps)
+    highest = max([stage.lr or config.lr for stage in config.stages] or [config.lr])
+    bars = "".join(_bar(lr_at(config, step) / highest) for step in steps)
+    if config.stages:
+        return f"{bars}\n{_stages_in_words(config)}"
     peak = min(config.warmup_steps, last)
     moments = ((0, ""), (peak, "peak "), (last, ""))
     texts = [f"{word}{lr_at(config, step):.3g} at step {step}" for step, word in moments]
     return f"{bars}\n{config.schedule.type}: {', '.join(texts)}"
+
+
+def _stages_in_words(config: TrainConfig) -> str:
+    """The learning rate at both ends of each stage."""
+    texts, first = [], 0
+    for stage, end in zip(config.stages, config.borders, strict=True):
+        kind = (stage.schedule or config.schedule).type
+        rates = f"{lr_at(config, first):.3g} to {lr_at(config, end - 1):.3g}"
+        texts.append(f"{stage.name} ({kind}): {rates} at steps {first} to {end - 1}")
+        first = end
+    return "; ".join(texts)
 
 
 def _cycle(config: TrainConfig, step: int) -> tuple[int, int]:

@@ -46,7 +46,7 @@ class Writer:
 
         An empty prompt of a text begins with the tokenizer's bos (or eos).
         """
-        source = self.config.data.source
+        source = self.config.data.first_source
         if source.kind != "text":
             return [self.tokenizer.encode(prompt_text(source, prompt)) for prompt in prompts]
         encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]

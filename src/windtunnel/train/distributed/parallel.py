@@ -51,7 +51,7 @@ class Parallel:
 def check_rows(config: TrainConfig, world: World) -> None:
     """Raises UsageError where a piece of a batch has fewer rows than there are processes."""
     size = config.largest_micro_batch
-    least = min(size, config.batch_size % size or size)
+    least = min(min(size, rows % size or size) for rows in config.batch_rows)
     if least < world.size:
         where = "batch_size" if size == config.batch_size else "micro_batch_size"
         raise UsageError(
