@@ -11,7 +11,7 @@ from windtunnel.errors import UsageError
 from windtunnel.nn.component import Scope, Span, build_component
 from windtunnel.nn.initialize import initialize
 from windtunnel.nn.mixers.attention import Attention
-from windtunnel.nn.ops.attention import executed_keys, visible
+from windtunnel.nn.ops.attention import attend, executed_keys, visible
 from windtunnel.nn.positions.alibi import alibi_slopes
 from windtunnel.nn.positions.rope import RoPE
 
@@ -199,3 +199,21 @@ def test_layers_that_differ_do_not_share_tables(other: dict[str, Any]) -> None:
         doubled = then.double()(x.double(), span)
         torch.testing.assert_close(doubled, then(x.double(), Span.of(9)), rtol=1e-12, atol=1e-12)
         then.float()
+
+
+@pytest.mark.parametrize("g", [1, 2, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_short_sequences_train_in_bfloat16_through_the_square(g: int, masked: bool) -> None:
+    """The square and the fused kernel agree to bfloat16's rounding, outputs and gradients."""
+    generator = torch.Generator().manual_seed(g)
+    shapes = ((2, 4, 24, 8), (2, g, 24, 8), (2, g, 24, 8))
+    exact = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    mask = torch.ones(24, 24, dtype=torch.bool).tril() if masked else None
+    found: dict[torch.dtype, list[torch.Tensor]] = {}
+    for dtype in (torch.float64, torch.bfloat16):
+        q, k, v = (x.to(dtype).detach().requires_grad_() for x in exact)
+        y = attend(q, k, v, scale=8**-0.5, causal=not masked, mask=mask)
+        y.double().square().sum().backward()
+        found[dtype] = [y.detach(), *(x.grad for x in (q, k, v) if x.grad is not None)]
+    for rough, right in zip(found[torch.bfloat16], found[torch.float64], strict=True):
+        assert (rough.double() - right).norm() < 0.02 * right.norm()
