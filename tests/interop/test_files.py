@@ -288,6 +288,27 @@ def test_an_imported_run_is_not_resumed(talking: Path, tmp_path: Path) -> None:
     assert trained.exit_code == 0, trained.output
 
 
+def test_a_run_begins_with_imported_weights(talking: Path, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    verb("import", "hf", str(talking), "--out", run)
+    (tmp_path / "text.txt").write_text(TEXT * 40)
+    (tmp_path / "other.txt").write_text(TEXT[::-1] * 40)
+    edits = ["--set", f"data.source={tmp_path}/text.txt", "--set", "train.batch_size=2"]
+    edits += ["--set", f"data.validation={tmp_path}/other.txt", "--set", "train.steps=2"]
+    begun = tmp_path / "begun"
+    file = f"{run}/config.yaml"
+    trained = verb("train", file, "--init", run, "--out", str(begun), *edits)
+    assert trained.exit_code == 0, trained.output
+    first = load_file(begun / "checkpoints" / "step-00000000" / "model.safetensors")
+    weights = read_pretrained(str(talking)).weights
+    assert first.keys() == weights.keys()
+    assert all(torch.equal(first[name], weights[name]) for name in weights)
+    refused = verb("branch", run, "--out", str(tmp_path / "no"), *edits)
+    assert isinstance(refused.exception, UsageError)
+    assert "holds weights alone" in str(refused.exception)
+    assert not (tmp_path / "no").exists()
+
+
 def test_the_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match=r"pip install 'windtunnel\[hf\]'"):

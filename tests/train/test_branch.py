@@ -149,7 +149,7 @@ def test_other_data_are_read_from_their_start_with_the_same_tokenizer(parent: Ru
     other.write_text(corpus_text(2000).upper().lower().replace("king", "jester"), encoding="utf-8")
     folder, _ = branched(parent, "other", f"data.source={other}", "train.steps=16")
     assert warnings(folder) == [
-        f"other data, or seq_len, than in {parent.path}: it is read from its start"
+        f"other data, seq_len or packing than in {parent.path}: read from the start"
     ]
     first, second = (f.path / "tokenizer" / "tokenizer.json" for f in (parent, folder))
     assert first.read_bytes() == second.read_bytes()

@@ -134,12 +134,14 @@ def _corpus(data: DataConfig, cache: Path, tell: Progress) -> Texts | SampleText
         single: Corpus | SampleCorpus = _single(data, data.source, held, cache, tell)
         return single
     share = held if isinstance(held, float) else None
-    parts = {
-        name: _single(data, source, share, cache, tell) for name, source in data.sources.items()
-    }
-    if not isinstance(held, float):  # the files are validated on, whatever the source
-        name = next(iter(parts))
-        parts[name] = _single(data, data.first_source, held, cache, tell)
+    parts: dict[str, Any] = {}
+    for name, source in data.sources.items():
+        # Validation files are for all; they lie with the first source.
+        mine = held if not parts else share
+        try:
+            parts[name] = _single(data, source, mine, cache, tell)
+        except (DataError, UsageError) as error:
+            raise type(error)(f"data.sources.{name}: {error}") from error
     return Mixed(parts)
 
 

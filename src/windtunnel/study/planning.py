@@ -24,7 +24,7 @@ from windtunnel.train.run_config import LoadedRun, RunConfig, objective_config
 PROCESS_BYTES = 450 * 2**20
 """A worker before its model (Python, torch, the corpus): an estimate; small runs peak near it."""
 MAX_SEEDS = 1000
-_DECIDES_TEXT = ("source", "validation", "seed")
+_DECIDES_TEXT = ("source", "sources", "validation", "seed")
 _DECIDES_LOSS = ("seq_len", "eval_tokens")
 
 

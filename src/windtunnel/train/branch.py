@@ -20,7 +20,7 @@ from windtunnel.train.checkpoint import whole_checkpoint
 from windtunnel.train.feed import feed_of
 from windtunnel.train.loop import DIVERGED_AFTER, Progress, TrainState
 from windtunnel.train.origin_config import OriginConfig
-from windtunnel.train.restore import Beginning, restore, restore_weights
+from windtunnel.train.restore import STATE, Beginning, restore, restore_weights
 from windtunnel.train.run_config import (
     LoadedRun,
     RunConfig,
@@ -165,6 +165,11 @@ def check_origin(
     """
     if isinstance(origin, LostOrigin):
         return
+    if origin.config.carry == "all" and not (origin.checkpoint / STATE).is_file():
+        raise UsageError(
+            f"{origin.folder.path}: holds weights alone, so there is nothing to go on with; begin "
+            "another run with them: windtunnel train FILE --init"
+        )
     folder = origin.folder.path / TOKENIZER
     tokenizer = load_tokenizer(folder) if folder.is_dir() else dataset.tokenizer
     before = resolve(origin.parent.arch, tokenizer.vocab_size + extra_ids(origin.parent))
@@ -230,7 +235,7 @@ def _go_on_with_data(
         progress.stages = []
     seen = _seen(origin, config, dataset, progress.shift, progress.position)
     if seen is None:
-        tell(f"other data, or seq_len, than in {origin.folder.path}: it is read from its start")
+        tell(f"other data, seq_len or packing than in {origin.folder.path}: read from the start")
     here = batches.seen(progress.position)
     shift = {name: (seen or {}).get(name, 0) - count for name, count in here.items()}
     progress.shift = {name: rows for name, rows in shift.items() if rows}
@@ -248,7 +253,9 @@ def _seen(
     start = origin.folder.read_start()
     data = start["identity"]["data"] if start else facts.get("data_fingerprint")
     fingerprint = data["fingerprint"] if isinstance(data, Mapping) else data
-    same_rows = origin.parent.train.seq_len == config.train.seq_len
+    same_rows = origin.parent.train.seq_len == config.train.seq_len and (
+        dataset.kind == "text" or origin.parent.data.packing == config.data.packing
+    )
     if fingerprint != dataset.fingerprint or not same_rows:
         return None
     batches = feed_of(dataset, origin.parent).batches
