@@ -295,3 +295,18 @@ def test_a_plan_can_follow_a_run_without_one(parent: RunFolder) -> None:
     assert sorted(losses(folder)) == [13, 14, 15]
     old, new = record["stages"]
     assert (old["tokens"], new["tokens"]) == (0, 3 * 4 * 16)
+
+
+def test_a_comparison_tells_that_seeds_share_their_first_weights(
+    parent: RunFolder, windtunnel: Command
+) -> None:
+    for name, rate in (("slow", "1e-3"), ("fast", "3e-2")):
+        text = RUN.replace("name: parent", f"name: {name}").replace("steps: 12", "steps: 14")
+        text = text.replace("lr: 3e-3", f"lr: {rate}") + f"origin: {{run: {parent.path}}}\n"
+        parent.path.with_name(f"{name}.yaml").write_text(text, encoding="utf-8")
+    answer = windtunnel(
+        "compare", "slow.yaml", "fast.yaml", "--seeds", "2", "--out", "s", "--dry-run", "--json"
+    )
+    assert answer.code == 0, answer.err
+    told = "slow, fast begin with the weights of another run"
+    assert any(text.startswith(told) for text in json.loads(answer.out)["notes"])

@@ -339,6 +339,12 @@ def _recipe_notes(arms: Sequence[Candidate]) -> list[str]:
             notes.append(f"train.{field} differs ({shown}): the losses are not measured alike.")
     if len({arm.config.data.packing for arm in arms}) > 1:
         notes.append("data.packing differs: the arms do not see the same context.")
+    begun = [arm.name for arm in arms if arm.config.origin is not None]
+    if begun:
+        notes.append(
+            f"{', '.join(begun)} begin with the weights of another run: between seeds only the "
+            "order of the data and dropout differ, so intervals say nothing of other first weights."
+        )
     return notes
 
 
