@@ -274,9 +274,9 @@ def test_a_second_writer_is_refused_before_it_touches_anything(tmp_path: Path) -
 def test_a_full_disk_fails_the_run_which_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: tuple[bytes, dict]
 ) -> None:
-    import windtunnel.train.checkpoint as checkpoint
+    import windtunnel.train.shards as shards
 
-    folder, real, calls = new_folder(tmp_path / "run"), checkpoint.write_tensors, []
+    folder, real, calls = new_folder(tmp_path / "run"), shards.write_tensors, []
 
     def full_disk(path: Path, tensors: object) -> str:
         calls.append(path)
@@ -286,7 +286,7 @@ def test_a_full_disk_fails_the_run_which_can_be_resumed(
         return real(path, tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_tensors", full_disk)
+        patch.setattr(shards, "write_tensors", full_disk)
         with pytest.raises(RunError, match=r"step-00000014.*disk is full; that of step 7 stands"):
             train_run(parts(), folder)
     assert folder.status == "failed"

@@ -14,6 +14,7 @@ from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.runs import Event, RunFolder, RunStore
 from windtunnel.runs.folder import IDENTITY
 from windtunnel.train.branch import branch_of, with_weights
+from windtunnel.train.distributed.world import World, joined
 from windtunnel.train.launch import (
     ReadyRun,
     create_run_folder,
@@ -76,24 +77,44 @@ def branch_verb(
 def _train(
     loaded: LoadedRun, *, out: Path | None, resume: bool, runs: Path, track: Sequence[str]
 ) -> dict[str, Any]:
-    ready = ready_run(loaded, dataset=prepare_with_progress(loaded.config.data))
-    folder, begun = _folder(ready, out, resume, runs)
-    record = folder.read_record()
-    if record is not None:
-        note(f"{folder.path}: this run has ended ({record['status']}); nothing to do")
-        return record
-    note(f"{'continuing' if begun else 'training'} {ready.name} in {folder.path}")
-    with open_progress() as display, tracked(folder, track, display.say) as tell:
-        shown = _Follow(display, ready)
+    train = loaded.config.train
+    with joined(train.distributed, train.device) as world:
+        if not world.first:
+            return _follow_the_first(loaded, world)
+        ready = ready_run(loaded, dataset=prepare_with_progress(loaded.config.data))
+        folder, begun = _folder(ready, out, resume, runs)
+        world.tell(str(folder.path.resolve()))
+        record = folder.read_record()
+        if record is not None:
+            note(f"{folder.path}: this run has ended ({record['status']}); nothing to do")
+            return record
+        many = f" with {world.size} processes" if world.size > 1 else ""
+        note(f"{'continuing' if begun else 'training'} {ready.name} in {folder.path}{many}")
+        with open_progress() as display, tracked(folder, track, display.say) as tell:
+            shown = _Follow(display, ready)
 
-        def on_event(event: Event) -> None:
-            shown.event(event)
-            tell(event)
+            def on_event(event: Event) -> None:
+                shown.event(event)
+                tell(event)
 
-        record = run_in_folder(folder, ready=ready, resume=begun, on_event=on_event)
+            world.wait()  # all have seen whether it had begun
+            record = run_in_folder(
+                folder, ready=ready, resume=begun, on_event=on_event, world=world
+            )
     labelled = ready.config.data.kind == "labels"
     _say_how_it_ended(record, folder, labelled=labelled)
     return record
+
+
+def _follow_the_first(loaded: LoadedRun, world: World) -> dict[str, Any]:
+    """The part of a process that computes and writes nothing, in the folder of the first one."""
+    folder = RunFolder.open(Path(world.told()))  # once its data is prepared
+    record = folder.read_record()
+    if record is not None:
+        return record
+    begun = folder.has_begun()
+    world.wait()
+    return run_in_folder(folder, ready=ready_run(loaded), resume=begun, world=world)
 
 
 def _folder(ready: ReadyRun, out: Path | None, resume: bool, runs: Path) -> tuple[RunFolder, bool]:

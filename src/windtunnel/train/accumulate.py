@@ -81,7 +81,8 @@ def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
     """
     while True:
         size = state.progress.micro_batch_size or state.config.largest_micro_batch
-        before = [tally.clone() for tally in tallies(state.model)]
+        searching = state.config.micro_batch_size == "auto"
+        before = [tally.clone() for tally in tallies(state.model)] if searching else []
         try:
             return _accumulate(state, batch, tokens, size)
         except Exception as error:

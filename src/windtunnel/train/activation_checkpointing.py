@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode
 from torch.utils.checkpoint import checkpoint
 
 from windtunnel.arch.model import Layer
@@ -42,10 +43,23 @@ def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
         if not torch.is_grad_enabled():
             return forward(*arguments)
         collector, asked = present_collector()
+        mode = _present_mode()
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            # A backward that was called inside a mode runs outside of it; dropout by rows is one.
+            lost = mode is not None and _present_mode() is not mode
+            with replaying(collector, asked), mode if mode and lost else nullcontext():
+                yield
 
         def contexts() -> Contexts:
-            return nullcontext(), replaying(collector, asked)
+            return nullcontext(), again()
 
         return checkpoint(forward, *arguments, use_reentrant=False, context_fn=contexts)
 
     return run
+
+
+def _present_mode() -> Any:
+    """The mode that sees torch's functions now, or None."""
+    return _get_current_function_mode()  # type: ignore[no-untyped-call]

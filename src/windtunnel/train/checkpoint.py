@@ -7,6 +7,9 @@
         state.json              progress and the optimizer's settings
         manifest.json           SHA-256 of the other files; written last
 
+Of several processes each writes its part, whole tensors, in model-00001-of-00002.safetensors and so
+on; any number of processes reads them.
+
 A checkpoint is written to a temporary folder, flushed and renamed. One that is damaged afterwards
 fails its checksum; the one before it is used then.
 """
@@ -42,7 +45,8 @@ from windtunnel.train.restore import (
     model_tensors,
     restore,
 )
-from windtunnel.train.tensors import read_shapes, write_tensors
+from windtunnel.train.shards import parts_in, shapes_in, write_parts
+from windtunnel.train.tensors import write_tensors
 
 __all__ = [
     "Checkpoint",
@@ -98,19 +102,27 @@ def save_checkpoint(
     """
     step = state.progress.step
     final = folder / f"{PREFIX}{step:08d}"
-    draft = folder / f"{DRAFT}{final.name}-{os.getpid()}"
+    world = state.world
+    writer = world.largest(os.getpid() if world.first else 0)
+    draft = folder / f"{DRAFT}{final.name}-{writer}"
     try:
-        draft.mkdir()
+        if world.first:
+            draft.mkdir()
+        world.wait()
         with result_weights(state):
             _write(draft, state, validation_loss)
-        _replace(draft, final)
+        if world.first:
+            _replace(draft, final)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        if world.first:
+            shutil.rmtree(draft, ignore_errors=True)
         why = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
         kept = [checkpoint.step for checkpoint in list_checkpoints(folder)]
         before = f"that of step {kept[-1]} stands" if kept else "there is none before"
         raise RunError(f"{final}: cannot write the checkpoint: {why}; {before}") from error
-    _retain(folder, keep, keep_every)
+    if world.first:
+        _retain(folder, keep, keep_every)
+    world.wait()
     return final
 
 
@@ -148,14 +160,16 @@ def load_newest(folder: Path, state: TrainState, warn: Warn) -> int | None:
     Raises:
         CheckpointError: there are checkpoints but none is whole, or one does not fit the model.
     """
-    for draft in folder.glob(f"{DRAFT}*"):
-        shutil.rmtree(draft)
+    if state.world.first:
+        for draft in folder.glob(f"{DRAFT}*"):
+            shutil.rmtree(draft)
     damaged: list[Path] = []
     checkpoint = _newest_whole(folder, warn, damaged)
     if checkpoint is None:
         return None
     restore(checkpoint.path, state, warn)
-    for path in damaged:
+    state.world.wait()  # all have read
+    for path in damaged if state.world.first else ():
         aside = folder / f"{DAMAGED}{path.name}"
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
@@ -188,12 +202,13 @@ def load_weights(
     if checkpoint is None:
         raise CheckpointError(f"{folder}: there is no checkpoint")
     kept = kept_tensors(model)
-    copy_into(kept, checkpoint.path / MODEL)
+    copy_into(kept, parts_in(checkpoint.path, MODEL))
     if ema:
-        if EMA not in checkpoint.files:
+        files = parts_in(checkpoint.path, EMA)
+        if not files:
             raise CheckpointError(f"{checkpoint.path}: has no average of the weights (train.ema)")
-        averaged = read_shapes(checkpoint.path / EMA).keys()
-        copy_into({n: t for n, t in kept.items() if n in averaged}, checkpoint.path / EMA)
+        averaged = shapes_in(files).keys()
+        copy_into({n: t for n, t in kept.items() if n in averaged}, files)
     return checkpoint.step
 
 
@@ -249,13 +264,13 @@ def _write(draft: Path, state: TrainState, validation_loss: float | None) -> Non
     }
     text = strict_json(document, indent=2) + "\n"
     model = model_tensors(state.model, state.weights.parameters)
-    files = {
-        MODEL: write_tensors(draft / MODEL, model),
-        OPTIMIZER: write_tensors(draft / OPTIMIZER, tensors),
-        STATE: hashlib.sha256(text.encode()).hexdigest(),
-    }
+    contents = {MODEL: model, OPTIMIZER: tensors}
     if state.ema is not None:
-        files[EMA] = write_tensors(draft / EMA, state.ema.values)
+        contents[EMA] = state.ema.values
+    files = write_parts(draft, contents, state.world)
+    if not state.world.first:
+        return
+    files[STATE] = hashlib.sha256(text.encode()).hexdigest()
     write_atomic(draft / STATE, text)
     manifest = {
         "format": FORMAT,

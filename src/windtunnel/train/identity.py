@@ -18,9 +18,11 @@ WITHOUT_EFFECT = frozenset(
         "log_every",
         "device",
         "watch_every",
+        "distributed",
     }
 )
-"""Settings that change no weight and no measured loss; the device's type stands by itself."""
+"""Settings that change no weight and no measured loss (the number of processes changes the order of
+sums, no more); the device's type stands by itself."""
 
 ENVIRONMENT = ("code", "torch", "device")
 """Parts that are not the config's: on a resume their change is a warning, not a refusal."""

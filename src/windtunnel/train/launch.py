@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import RunFolder, code_digest, run_key
 from windtunnel.train.branch import LostOrigin, Origin, beginning_of, check_origin, origin_of
 from windtunnel.train.checkpoint import load_weights
+from windtunnel.train.distributed.world import ALONE, World
 from windtunnel.train.evaluation import evaluate
 from windtunnel.train.feed import feed_of, settled
 from windtunnel.train.identity import run_identity
 from windtunnel.train.loop import resolve_device
 from windtunnel.train.mup import mup_architecture, rescale
 from windtunnel.train.objectives.make import build_model, objective_of
+from windtunnel.train.precision import check_precision
 from windtunnel.train.run_config import (
     LoadedRun,
     RunConfig,
@@ -83,6 +85,7 @@ def ready_run(
     train = config.train
     device = resolve_device(train.device)
     origin = origin_of(config.origin) if config.origin else None
+    check_precision(train.precision, device)
     final = config.replace(
         origin=origin and origin.config,
         arch=architecture.to_spec(),
@@ -174,6 +177,7 @@ def run_in_folder(
     resume: bool = False,
     on_event: OnEvent | None = None,
     on_step: OnStep | None = None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Trains the run of a folder to its end; its record. What may be raised: see ``train_run``."""
     ready = ready or ready_run(load_run(folder.config_path))
@@ -183,7 +187,7 @@ def run_in_folder(
             f"{folder.path}: was made for another config, or another version of the code or the "
             "data, and has not begun; choose another folder"
         )
-    parts = run_parts(ready)
+    parts = replace(run_parts(ready), world=world)
     return train_run(parts, folder, resume=resume, on_event=on_event, on_step=on_step)
 
 

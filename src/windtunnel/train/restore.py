@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from windtunnel.train.ema import Ema
 from windtunnel.train.loop import Progress, TrainState
 from windtunnel.train.optimizers.together import kind_of, parts_of, use_average
 from windtunnel.train.precision import LossScaler
-from windtunnel.train.tensors import read_shapes, read_tensors
+from windtunnel.train.shards import parts_in, shapes_in, spread_as, tensors_in
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 EMA, STATE = "ema.safetensors", "state.json"
@@ -51,7 +51,7 @@ def restore_weights(folder: Path, state: TrainState, warn: Warn, *, lenient: boo
         CheckpointError: they do not fit the model.
     """
     model = model_tensors(state.model, state.weights.parameters)
-    copy_into(model, folder / MODEL, warn if lenient else None)
+    copy_into(model, parts_in(folder, MODEL), warn if lenient else None)
     if state.ema is not None:
         state.ema = Ema(state.ema.config, state.weights.parameters)
     state.weights.publish()
@@ -71,9 +71,9 @@ def restore(folder: Path, state: TrainState, warn: Warn, *, lenient: bool = Fals
     document = json.loads((folder / STATE).read_bytes())
     restore_weights(folder, state, warn, lenient=lenient)
     saved = document["optimizer"]
-    tensors = read_tensors(folder / OPTIMIZER)
+    tensors = tensors_in(parts_in(folder, OPTIMIZER))
     if lenient:
-        shapes = read_shapes(folder / MODEL)
+        shapes = shapes_in(parts_in(folder, MODEL))
         fits = {n for n, p in state.weights.parameters.items() if shapes.get(n) == tuple(p.shape)}
         tensors = {k: v for k, v in tensors.items() if k.partition("/")[2] in fits}
         scalars = saved["scalars"].items()
@@ -82,8 +82,9 @@ def restore(folder: Path, state: TrainState, warn: Warn, *, lenient: bool = Fals
     if clean:
         warn(f"{folder}: was made with the optimizer {saved['type']}: {clean}")
     use_average(state.optimizer, on=False)
-    if state.ema is not None and (folder / EMA).is_file():
-        copy_into(state.ema.values, folder / EMA, warn if lenient else None)
+    averaged = parts_in(folder, EMA)
+    if state.ema is not None and averaged:
+        copy_into(state.ema.values, averaged, warn if lenient else None)
     elif state.ema is not None:
         warn(f"{folder}: has no average of the weights: it begins with these weights")
     state.weights.publish()
@@ -93,12 +94,14 @@ def restore(folder: Path, state: TrainState, warn: Warn, *, lenient: bool = Fals
 
 
 @torch.no_grad()
-def copy_into(tensors: Mapping[str, Tensor], file: Path, lenient: Warn | None = None) -> None:
-    """Copy a file's tensors into those of the same names; nothing changes unless all fit.
+def copy_into(
+    tensors: Mapping[str, Tensor], files: Sequence[Path], lenient: Warn | None = None
+) -> None:
+    """Copy files' tensors into those of the same names; nothing changes unless all fit.
 
     ``lenient`` is told what does not fit, and the rest is copied.
     """
-    shapes = read_shapes(file)
+    shapes, file = shapes_in(files), files[0]
     problems = [f"{name} is not in the checkpoint" for name in tensors.keys() - shapes.keys()]
     problems += [f"{name} is not in the model" for name in shapes.keys() - tensors.keys()]
     for name in tensors.keys() & shapes.keys():
@@ -112,9 +115,9 @@ def copy_into(tensors: Mapping[str, Tensor], file: Path, lenient: Warn | None = 
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         text = "; ".join(sorted(problems)[:5])
         raise CheckpointError(f"{file}: does not fit the model: {text}{more}")
-    for name, value in read_tensors(file).items():
+    for name, value in sorted(tensors_in(files).items()):
         if name in tensors and tensors[name].shape == value.shape:
-            tensors[name].copy_(value)
+            tensors[name].copy_(spread_as(value, tensors[name]))
 
 
 def model_tensors(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -139,10 +142,12 @@ def _restore_optimizer(
     What is moved by another kind now starts clean: then a text that says so, else None.
     """
     values: dict[str, dict[str, Any]] = {}
-    for place, value in saved.items():
+    for place, value in sorted(saved.items()):
         key, _, name = place.partition("/")
         if name not in state.weights.parameters:
             raise CheckpointError(f"the optimizer's {key} of {name}: no such parameter")
+        if isinstance(value, Tensor):
+            value = spread_as(value, state.weights.parameters[name])
         values.setdefault(name, {})[key] = value
     names = {id(parameter): name for name, parameter in state.weights.parameters.items()}
     clean, kinds = 0, []

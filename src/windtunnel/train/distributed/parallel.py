@@ -18,6 +18,8 @@ from windtunnel.train.distributed.world import ALONE, World, whole_tensor
 from windtunnel.train.precision import MasterWeights, Weights, is_sharded
 
 _BUCKET_VALUES = 2**22
+WHOLE = ("adafactor", "muon", "soap")
+"""Optimizers that treat a matrix as one."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,20 @@ def check_rows(config: TrainConfig, world: World) -> None:
 
 def shard(model: nn.Module, config: TrainConfig, world: World) -> None:
     """fsdp: leaves each process its part of every parameter (FSDP2, arXiv 2304.11277); a layer is
-    put together when it is computed. bfloat16: the parts are float32 masters."""
+    put together when it is computed. bfloat16: the parts are float32 masters.
+
+    Raises:
+        UsageError: an optimizer needs whole matrices.
+    """
     if config.distributed != "fsdp" or world.size == 1:
         return
+    used = (config.optimizer, config.secondary_optimizer, *(g.optimizer for g in config.groups))
+    whole = sorted({kind for kind in (getattr(one, "type", None) for one in used) if kind in WHOLE})
+    if whole:
+        raise UsageError(
+            f"train.optimizer: {whole[0]} needs whole matrices, and fsdp leaves each process "
+            "a part of them; choose ddp, or adamw"
+        )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import (
         MixedPrecisionPolicy,
@@ -98,7 +111,7 @@ def parallel_of(
     from torch.nn.parallel import DistributedDataParallel
 
     devices = [device.index] if device.type == "cuda" else None
-    replicated = DistributedDataParallel(loss, device_ids=devices, broadcast_buffers=False)
+    replicated = DistributedDataParallel(loss, device_ids=devices, forward_sync_buffers=False)
     return Parallel(replicated, float(world.size), world, replicated.no_sync)
 
 

@@ -38,7 +38,7 @@ class RowsOfABatch(TorchFunctionMode):
             return self._dropout(*args, **named)
         if func in (torch.randn_like, torch.rand_like) and self._fits(args[0]):
             like: Tensor = args[0]
-            return self._own(func(like.new_empty(self._shape(like)), **named), like)
+            return self._own(func(self._whole(like), **named), like)
         return func(*args, **named)
 
     def _dropout(
@@ -47,16 +47,19 @@ class RowsOfABatch(TorchFunctionMode):
         if not training or p == 0.0 or not self._fits(input):
             return F.dropout(input, p, training, inplace)
         # As torch does it on a CPU, for all rows.
-        whole = torch.empty(self._shape(input), dtype=input.dtype, device=input.device)
-        kept = self._own(whole.bernoulli_(1 - p).div_(1 - p), input)
+        kept = self._own(self._whole(input).bernoulli_(1 - p).div_(1 - p), input)
         return input.mul_(kept) if inplace else input * kept
 
     def _fits(self, x: Tensor) -> bool:
         return x.dim() > 0 and self.own > 0 and x.shape[0] % self.own == 0
 
-    def _shape(self, x: Tensor) -> tuple[int, ...]:
-        return (x.shape[0] // self.own * self.rows, *x.shape[1:])
+    def _whole(self, x: Tensor) -> Tensor:
+        """Of all rows, laid out in memory as ``x`` is: numbers are drawn in that order."""
+        shape = (x.shape[0] // self.own * self.rows, *x.shape[1:])
+        order = sorted(range(x.dim()), key=lambda d: (x.stride(d), x.shape[d] > 1), reverse=True)
+        empty = x.new_empty([shape[dim] for dim in order])
+        return empty.permute([order.index(dim) for dim in range(x.dim())])
 
     def _own(self, whole: Tensor, like: Tensor) -> Tensor:
-        rows = whole.view(self.rows, -1)
+        rows = whole.reshape(self.rows, -1)
         return rows[self.rank :: self.size].reshape(like.shape)

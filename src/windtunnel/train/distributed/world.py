@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from windtunnel.errors import RunError, UsageError, WindtunnelError
+from windtunnel.train.interrupts import Interrupted
 
-_FAILED = "windtunnel/failed"
+_FAILED, _TOLD = "windtunnel/failed", "windtunnel/told"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,21 @@ class World:
         all_of_them = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(all_of_them, mine)
         return [bytes(found.tolist()).rstrip(b"\0").decode() for found in all_of_them]
+
+    def tell(self, text: str) -> None:
+        """Lets the others go on from :meth:`told`."""
+        if self.size > 1:
+            _store().set(_TOLD, text)
+
+    def told(self) -> str:
+        """What the first process tells, as soon as it does; raises PeerFailed if it has failed."""
+        store = _store()
+        while not store.check([_TOLD]):
+            failure = told_failure()
+            if failure is not None:
+                raise PeerFailed(failure)
+            time.sleep(0.05)
+        return str(store.get(_TOLD).decode())
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -111,7 +128,7 @@ def joined(distributed: str | None, device: str) -> Iterator[World]:
     try:
         yield world
         world.wait()
-    except PeerFailed:
+    except (PeerFailed, Interrupted):
         raise
     except Exception as error:
         found = world.explained(error)

@@ -1,0 +1,199 @@
+"""Two processes under torchrun do what one does; either goes on with what the other has saved."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import several
+import torch
+from standins import recipe
+from torch.nn import functional as F
+
+from windtunnel.errors import UsageError
+from windtunnel.runs import RunFolder
+from windtunnel.train.checkpoint import load_weights
+from windtunnel.train.distributed.parallel import check_rows, shard
+from windtunnel.train.distributed.randomness import RowsOfABatch
+from windtunnel.train.distributed.world import ALONE, World, joined
+from windtunnel.train.identity import run_identity
+from windtunnel.train.interrupts import REQUEUE_EXIT
+from windtunnel.train.loop import keyed_randomness
+from windtunnel.train.runner import train_run
+
+HERE = Path(__file__).parent
+
+
+def torchrun(*arguments: object) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def curve(folder: Path) -> list[tuple[str, int, float]]:
+    events = RunFolder.open(folder).read_events()
+    return [
+        (event.kind, event.values["step"], event.values["loss"])
+        for event in events
+        if event.kind in ("step", "eval")
+    ]
+
+
+def assert_same(found: Path, expected: Path, tolerance: float = 1e-4) -> None:
+    """Absolute, in nats."""
+    left, right = curve(found), curve(expected)
+    assert [row[:2] for row in left] == [row[:2] for row in right]
+    assert [row[2] for row in left] == pytest.approx([row[2] for row in right], abs=tolerance)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every scenario, in ``two`` by two processes and in ``one`` by this one."""
+    out = tmp_path_factory.mktemp("runs")
+    (out / "two").mkdir()
+    torch.set_num_threads(1)
+    half = {"changes": {}, "folder": "one-then-two", "on_step": _stop_after(4)}
+    with pytest.raises(_Stop):
+        several.train(out / "two", "fsdp", ALONE, **half)
+    (out / "failing").mkdir()
+    training = torchrun(HERE / "several.py", out / "two", "train")
+    failing = torchrun(HERE / "several.py", out / "failing", "fail")
+    for name in several.RECIPES:
+        several.train(out / "one", name, ALONE)
+    said, _ = training.communicate(timeout=240)
+    # torchrun may end the second before it has said so too.
+    told = json.loads((out / "two" / "train-0.json").read_text())
+    assert told["code"] == REQUEUE_EXIT, (told, said)
+    failing.communicate(timeout=240)
+    assert failing.returncode != 0
+    return out
+
+
+class _Stop(Exception):
+    """As an error of the machine: the run goes on from its checkpoint."""
+
+
+def _stop_after(step: int) -> Any:
+    def on_step(info: Any) -> None:
+        if info.step == step:
+            raise _Stop
+
+    return on_step
+
+
+@pytest.mark.parametrize("name", several.RECIPES)
+def test_two_processes_have_the_curve_of_one(trained: Path, name: str) -> None:
+    folder = name.replace(" ", "-")
+    # In bfloat16 each process rounds its part of a gradient to 8 bits, as each micro-batch does.
+    tolerance = 2.0**-7 * 3.2 if "bfloat16" in name else 1e-4
+    assert_same(trained / "two" / folder, trained / "one" / folder, tolerance)
+    records = [RunFolder.open(trained / side / folder).read_record() for side in ("one", "two")]
+    assert records[0] is not None
+    assert records[1] is not None
+    assert records[1]["processes"] == 2
+    for key in ("tokens", "flops", "params", "steps"):
+        assert records[0][key] == records[1][key]
+    if "bfloat16" not in name:
+        assert records[0]["samples"] == records[1]["samples"]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_each_process_writes_its_part_and_one_reads_them_all(trained: Path, name: str) -> None:
+    models = []
+    for side in ("one", "two"):
+        folder = RunFolder.open(trained / side / name)
+        model = several.parts_of(name, ALONE).model
+        load_weights(folder.checkpoints, model, pytest.fail)
+        models.append(model)
+    for (_, left), (name_, right) in zip(
+        models[0].state_dict().items(), models[1].state_dict().items(), strict=True
+    ):
+        torch.testing.assert_close(right, left, rtol=1e-3, atol=2e-5, msg=name_)
+    newest = max((trained / "two" / name / "checkpoints").iterdir())
+    sizes = [file.stat().st_size for file in sorted(newest.glob("model-*-of-00002.safetensors"))]
+    assert len(sizes) == 2
+    assert min(sizes) > 0.5 * max(sizes)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(trained: Path) -> None:
+    assert_same(trained / "two" / "one-then-two", trained / "one" / "fsdp")
+    events = RunFolder.open(trained / "two" / "one-then-two").read_events()
+    assert any(event.kind == "resume" for event in events)
+
+
+def test_a_signal_to_one_stops_all_after_a_checkpoint(trained: Path) -> None:
+    path = trained / "two" / "two-then-one"
+    folder = RunFolder.open(path)
+    last = folder.read_events()[-1]
+    assert (last.kind, last.values["status"], last.values["step"]) == ("end", "interrupted", 3)
+    assert folder.status == "interrupted"
+    train_run(several.parts_of("ddp", ALONE), folder, resume=True)
+    assert_same(path, trained / "one" / "ddp")
+
+
+def test_a_process_that_fails_ends_all_and_its_words_are_told(trained: Path) -> None:
+    tmp_path = trained / "failing"
+    told = json.loads((tmp_path / "fail-0.json").read_text())
+    assert "process 1 of 2 failed" in told["error"]
+    assert "the cable was pulled" in told["error"]
+    last = RunFolder.open(tmp_path / "failed").read_events()[-1]
+    assert last.values["status"] == "failed"
+    assert "the cable was pulled" in last.values["error"]
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 4), (8, 3), (40, 4)])
+@pytest.mark.parametrize("size", [2, 4])
+def test_rows_of_a_batch_drop_what_they_drop_in_the_whole(
+    shape: tuple[int, ...], size: int
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    rows = 8
+
+    def drawn(x: torch.Tensor) -> list[torch.Tensor]:
+        turned = x.transpose(0, -1).contiguous().transpose(0, -1)  # not laid out in order
+        return [
+            F.dropout(x, 0.3), torch.nn.Dropout(0.5)(turned), x + torch.randn_like(x),
+            x + torch.rand_like(x), F.dropout(x, 0.3, training=False),
+        ]  # fmt: skip
+
+    with keyed_randomness(torch.device("cpu"), 0, 0, 0):
+        whole = drawn(x)
+    for rank in range(size):
+        own = x.view(rows, -1)[rank::size].reshape(-1, *shape[1:])
+        with keyed_randomness(torch.device("cpu"), 0, 0, 0), RowsOfABatch(rank, size, rows):
+            parts = drawn(own)
+        for part, of_all in zip(parts, whole, strict=True):
+            expected = of_all.reshape(rows, -1)[rank::size].reshape(own.shape)
+            assert torch.equal(part, expected)
+
+
+def test_a_run_s_key_does_not_know_the_processes() -> None:
+    keys = [
+        run_identity(arch={}, data="", train=recipe(distributed=kind), code="", torch_version="",
+                     device_type="cpu")
+        for kind in (None, "ddp", "fsdp")
+    ]  # fmt: skip
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_what_several_processes_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for values in ({"batch_size": 3}, {"batch_size": 9, "micro_batch_size": 4}):
+        with pytest.raises(UsageError, match="fewer than the 4 processes"):
+            check_rows(recipe(**values), World(0, 4))
+    with pytest.raises(UsageError, match="muon needs whole matrices"):
+        shard(torch.nn.Linear(2, 2), recipe(distributed="fsdp", optimizer={"type": "muon"}),
+              World(0, 2))  # fmt: skip
+    with pytest.raises(ValueError, match="found by one process"):
+        recipe(distributed="ddp", micro_batch_size="auto")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="set it to ddp or fsdp"), joined(None, "cpu"):
+        pass
+    with pytest.raises(UsageError, match="names one GPU"), joined("ddp", "cuda:0"):
+        pass
