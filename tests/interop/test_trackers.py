@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.conftest import Command
 
+from windtunnel.cli.tracking import tracked
 from windtunnel.errors import UsageError
 from windtunnel.interop.trackers import TRACKERS, Following, Tracker, named, open_tracker, track_run
 from windtunnel.runs import Event, RunFolder
@@ -71,6 +72,37 @@ def test_following_goes_on_until_the_run_has_stopped(tmp_path: Path) -> None:
 
     track_run(folder, {"it": tracker}, warn=pytest.fail, follow=True, sleep=meanwhile)
     assert tracker.logged == [*EXPECTED, (3, {"train/loss": 1.0})]
+
+
+def test_following_a_resume_misses_no_step_that_is_taken_again(tmp_path: Path) -> None:
+    folder, tracker = a_run(tmp_path / "run"), Remembered()
+    lock = folder.lock()
+    lock.acquire()
+    with folder.open_events() as log:
+        for step in (3, 4, 5, 6):
+            log.append("step", step=step, loss=9.0)
+
+    def resumed(seconds: float) -> None:
+        with folder.open_events() as log:
+            log.append("resume", step=2)
+            log.append("step", step=3, loss=1.0)
+        lock.release()
+
+    track_run(folder, {"it": tracker}, warn=pytest.fail, follow=True, sleep=resumed)
+    assert tracker.logged[-2:] == [(6, {"train/loss": 9.0}), (3, {"train/loss": 1.0})]
+
+
+def test_a_tracker_that_cannot_be_opened_does_not_keep_a_run_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("windtunnel.cli.tracking.open_tracker", refuse)
+    told: list[str] = []
+    with tracked(a_run(tmp_path / "run"), ["wandb"], told.append) as tell:
+        tell(Event("step", 0.0, {"step": 1, "loss": 1.0}))
+    assert told == ["the tracker wandb cannot be opened and is left alone: no network"]
 
 
 def test_a_tracker_that_fails_is_told_once_and_the_others_go_on() -> None:

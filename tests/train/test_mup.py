@@ -183,6 +183,17 @@ def test_rates_and_decays_by_group() -> None:
     assert len(slow) + len(rest) == len(dict(build(arch, device="meta").named_parameters()))
 
 
+def test_the_decay_of_a_step_is_the_same_for_queries_of_wider_heads() -> None:
+    arch = architecture(4 * BASE, "untied", num_heads=4)
+    config = recipe(mup=MupConfig(base_width=BASE, base_head_dim=BASE // 4), weight_decay=0.1)
+    rows = groups_json(*planned_groups(arch, config))
+    rates = {row["lr"] for row in rows if any(".q." in name for name in row["names"])}
+    assert rates == {0.125}
+    matrices = [row for row in rows if row["weight_decay"]]
+    assert len(matrices) == 2
+    assert all(row["lr"] * row["weight_decay"] == pytest.approx(0.1) for row in matrices)
+
+
 def test_what_mup_has_no_rule_for_is_refused() -> None:
     mup = MupConfig(base_width=BASE)
     for optimizer in ("sgd", "adafactor", "soap", "adagrad", "rmsprop"):

@@ -27,7 +27,16 @@ def tracked(
 ) -> Iterator[Callable[[Event], None]]:
     """Trackers that are told of a run's events, and of its end however it comes."""
     step = folder.summary().step
-    following = Following(_opened(folder, names, None, step=step), warn)
+    trackers: dict[str, Tracker] = {}
+    for name in dict.fromkeys(names):
+        try:
+            trackers[name] = open_tracker(name, folder, step=step)
+        except UsageError:
+            raise
+        # As later on: whatever a tracker raises must not keep a run from beginning.
+        except Exception as error:
+            warn(f"the tracker {name} cannot be opened and is left alone: {error}")
+    following = Following(trackers, warn)
     try:
         yield following.event
     finally:
@@ -51,9 +60,8 @@ def _opened(
     out: Path | None,
     *,
     project: str = "windtunnel",
-    step: int = 0,
 ) -> dict[str, Tracker]:
     return {
-        name: open_tracker(name, folder, folder=out and out / name, project=project, step=step)
+        name: open_tracker(name, folder, folder=out and out / name, project=project)
         for name in dict.fromkeys(names)
     }

@@ -163,7 +163,7 @@ def _scaled(treatment: Treatment, name: str, scale: WidthScale) -> Treatment:
         growing = optimizer.width_factor(scale.ratio)
         assert growing is not None, "an optimizer that muP has no rule for"
         factor *= growing
-        decay = decay if optimizer.type == "adam" else decay / growing  # its l2 is in the gradient
+    decay = decay if optimizer.type == "adam" else decay / factor  # its l2 is in the gradient
     return replace(treatment, lr=treatment.lr * factor, weight_decay=decay)
 
 

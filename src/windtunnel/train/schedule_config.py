@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -116,10 +116,13 @@ class ScheduleConfig(Config):
     def restarts(self, steps: int) -> list[int]:
         """cosine: where each cycle begins, and where the last one ends, counted from 0."""
         warmup, tail = self.steps_of(self.warmup, steps), self.steps_of(self.tail, steps)
-        lengths = [self.cycle_factor**index for index in range(self.cycles)]
-        share = (steps - warmup - tail) / sum(lengths)
-        ends = [sum(lengths[: index + 1]) * share for index in range(self.cycles)]
-        return [warmup, *(warmup + round(end) for end in ends)]
+        # Powers of what is at most 1: they never overflow. A growing factor is read backwards.
+        growing = self.cycle_factor > 1
+        ratio = 1 / self.cycle_factor if growing else self.cycle_factor
+        lengths = [ratio**index for index in range(self.cycles)]
+        ends = list(accumulate(reversed(lengths) if growing else lengths))
+        share = (steps - warmup - tail) / ends[-1]
+        return [warmup, *(warmup + round(end * share) for end in ends)]
 
     def misfit(self, steps: int) -> str | None:
         """Why the schedule does not fit into so many steps, or None where it does."""
@@ -137,7 +140,8 @@ class ScheduleConfig(Config):
                 f"schedule.warmup ({warmup} steps) and schedule.tail ({tail} steps) must leave "
                 f"some of the steps ({steps})"
             )
-        bounds = self.restarts(steps)
+        # Asked first: a million cycles need not be laid out to see that they do not fit.
+        bounds = self.restarts(steps) if self.cycles <= steps else [0, 0]
         if self.cycles > 1 and any(b <= a for a, b in pairwise(bounds)):
             return f"schedule.cycles ({self.cycles}) need more steps than {steps}"
         drops = self.drops(steps)

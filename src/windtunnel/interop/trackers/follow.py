@@ -58,18 +58,22 @@ def track_run(
     Raises:
         RunError: the run's files cannot be read.
     """
-    following, done = Following(trackers, warn), 0
+    following = Following(trackers, warn)
+    handed: list[Event] = []
     while True:
         status = run.status  # before the events: what is written until it ends is seen
-        done = _hand_on(run.read_events(), done, following)
+        events = run.read_events()
+        for event in events[_alike(handed, events) :]:
+            following.event(event)
+        handed = events
         if not follow or status != "running":
             break
         sleep(poll_seconds)
     following.close(status)
-    return done
+    return len(handed)
 
 
-def _hand_on(events: Sequence[Event], done: int, following: Following) -> int:
-    for event in events[done:]:
-        following.event(event)
-    return len(events)
+def _alike(before: Sequence[Event], now: Sequence[Event]) -> int:
+    """How many events both begin with: a resume takes back those of the steps it takes again."""
+    pairs = enumerate(zip(before, now, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(before), len(now)))

@@ -303,7 +303,7 @@ class ScheduleFreeConfig(OptimizerConfig):
     adam_like: ClassVar[bool] = True
 
     type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
-    betas: Betas = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(gt=0, lt=1)], Fraction] = (0.9, 0.999)
     """How much of the average is in the weights that gradients are taken at, and the memory of the
     averaged square."""
     eps: Positive = 1e-8
