@@ -184,7 +184,7 @@ def test_rates_and_decays_by_group() -> None:
 
 
 def test_the_decay_of_a_step_is_the_same_for_queries_of_wider_heads() -> None:
-    arch = architecture(4 * BASE, "untied", num_heads=4)
+    arch = architecture(4 * BASE, "untied", num_heads=4, head_dim=BASE)
     config = recipe(mup=MupConfig(base_width=BASE, base_head_dim=BASE // 4), weight_decay=0.1)
     rows = groups_json(*planned_groups(arch, config))
     rates = {row["lr"] for row in rows if any(".q." in name for name in row["names"])}

@@ -142,7 +142,7 @@ def test_a_name_alone_is_a_schedule() -> None:
         ({"lr": math.inf}, "finite"),
         ({"micro_batch_size": 5}, r"micro_batch_size \(5\) must be at most batch_size \(4\)"),
         ({"device": "gpu"}, "'gpu' is no device; allowed: auto, cpu"),
-        ({"precision": "float16"}, "'float32' or 'bfloat16'"),
+        ({"precision": "float8"}, "'float32', 'bfloat16'"),
         ({"betas": (0.9, 1.0)}, "less than 1"),
         ({"schedule": "cos"}, "'flat', 'step' or 'inverse_sqrt'"),
         ({"schedule": {"warmup": 1.0}}, "less than 1"),
