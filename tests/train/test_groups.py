@@ -18,7 +18,7 @@ from windtunnel.errors import ConfigError, UsageError
 from windtunnel.nn.mixers.attention import Attention
 from windtunnel.train.checkpoint import load_newest, save_checkpoint
 from windtunnel.train.group_config import GroupConfig
-from windtunnel.train.groups import parameter_groups, without_effect
+from windtunnel.train.groups import parameter_groups, rule_problems, without_effect
 from windtunnel.train.loop import TrainState, create_train_state, train_steps
 from windtunnel.train.optimizers.together import parts_of, tagged_names
 from windtunnel.train.planned import groups_json, planned_groups, run_memory
@@ -222,6 +222,13 @@ def test_a_run_file_says_where_the_rule_is() -> None:
     assert "run.yaml:6:" in str(caught.value)
     assert "train.groups[0].match: no parameter matches 'layer.0.*'" in str(caught.value)
     assert "'layers.0" in str(caught.value)
+
+
+def test_rules_that_freeze_everything_are_told_before_a_run() -> None:
+    rules = (GroupConfig(match="*", freeze=True), GroupConfig(match="b*", freeze=False))
+    text = "every parameter is frozen; nothing is left to train"
+    assert rule_problems(recipe(groups=rules[:1]), ["a", "b"]) == [("groups", text)]
+    assert rule_problems(recipe(groups=rules), ["a", "b"]) == []
 
 
 def test_what_is_planned_is_counted_without_building() -> None:

@@ -85,8 +85,6 @@ def parameter_groups(
     groups = [Group(treatment, tuple(names)) for treatment, names in members]
     listed = sorted(name for group in groups for name in group.names)
     assert listed == sorted(shapes), "a parameter is in no group, or in two"
-    if shapes and all(group.treatment.frozen for group in groups):
-        raise UsageError("train.groups: every parameter is frozen; nothing is left to train")
     return groups
 
 
@@ -100,10 +98,18 @@ def rule_problems(config: TrainConfig, names: Iterable[str]) -> list[tuple[str, 
         if rule.optimizer == "secondary" and config.secondary_optimizer is None:
             text = "secondary, but there is no train.secondary_optimizer"
             found.append((f"{path}.optimizer", text))
+    if known and all(_frozen(config, name) for name in known):
+        found.append(("groups", "every parameter is frozen; nothing is left to train"))
     if config.mup is not None:
         used = [one for one in _optimizers(config) if one.width_factor(1.0) is None]
         found += [("mup", f"there is no rule for {one.type}; adamw has one") for one in used]
     return found
+
+
+def _frozen(config: TrainConfig, name: str) -> bool:
+    """What the last rule says that speaks of it."""
+    said = [r.freeze for r in config.groups if r.freeze is not None and r.matches(name)]
+    return bool(said and said[-1])
 
 
 def _optimizers(config: TrainConfig) -> list[OptimizerConfig]:
