@@ -42,7 +42,7 @@ class TinyModel(nn.Module):
 
     def forward(self, tokens: Tensor, real: Tensor | None = None) -> Tensor:
         x = self.embedding(tokens)
-        steps = torch.arange(1, tokens.shape[1] + 1, dtype=x.dtype)
+        steps = torch.arange(1, tokens.shape[1] + 1, dtype=x.dtype, device=x.device)
         mean = x.cumsum(1) / steps[:, None]
         x = x + self.gate * self.dropout(torch.tanh(self.mix(mean)))
         return self.head(self.norm(x) * self.scale.to(x.dtype))

@@ -7,11 +7,13 @@ import pytest
 import torch
 from standins import ListBatches, Rows, TinyModel, learnable_batches, recipe
 from torch import Tensor
+from torch.nn import functional as F
 
 from windtunnel.arch import ArchSpec, build, resolve
 from windtunnel.config import Document, decode
 from windtunnel.errors import ConfigError, UsageError
 from windtunnel.nn.auxiliary import collect_auxiliary
+from windtunnel.nn.ops.attention import attend
 from windtunnel.train import accumulate as accumulation
 from windtunnel.train import precision
 from windtunnel.train.activation_checkpointing import checkpoint_layers
@@ -287,3 +289,37 @@ def test_an_error_of_another_kind_is_not_taken_for_lack_of_memory(
         gradient(state, batch)
     assert state.progress.micro_batch_size == 0
     assert precision.AUTOCAST["float16"] == torch.float16
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+def test_short_attention_in_bfloat16_is_as_near_the_truth_as_the_fused_kernel(
+    causal: bool, heads: tuple[int, int]
+) -> None:
+    """It is chosen where gradients are wanted, and by nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, heads[0], 24, 8), (2, heads[1], 24, 8), (2, heads[1], 24, 8)]
+    drawn = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+
+    def found(dtype: torch.dtype, *, kernel: bool) -> list[Tensor]:
+        x = [part.detach().to(dtype).requires_grad_() for part in drawn]
+        if kernel:
+            y = F.scaled_dot_product_attention(
+                *x, is_causal=causal, scale=0.3, enable_gqa=heads[0] != heads[1]
+            )
+        else:
+            y = attend(*x, scale=0.3, causal=causal)
+        y.square().sum().backward()
+        return [y.detach(), *(part.grad for part in x if part.grad is not None)]
+
+    exact = found(torch.float64, kernel=True)
+    fused, ours = found(torch.bfloat16, kernel=True), found(torch.bfloat16, kernel=False)
+    for truth, usual, mine in zip(exact, fused, ours, strict=True):
+        error = (mine.double() - truth).norm() / truth.norm()
+        assert error <= 3 * (usual.double() - truth).norm() / truth.norm()
+        assert error < 0.01
+    with torch.no_grad():
+        quiet = attend(*drawn, scale=0.3, causal=causal)
+    assert torch.equal(quiet, fused[0])
+    whole = found(torch.float32, kernel=False)
+    assert all(map(torch.equal, whole, found(torch.float32, kernel=True)))
