@@ -28,6 +28,8 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"d_inner": 12, "d_state": 3, "dt_rank": 2, "bias": True},
         {"expand": 1.5, "conv_size": 2, "conv_bias": False, "dt_min": 0.1, "dt_max": 1.0},
         {"conv_size": 1, "d_state": 1},
+        {"d_state": 4, "dt_rank": 3, "inner_norm": "rmsnorm"},
+        {"d_state": 3, "inner_norm": {"type": "layernorm", "eps": 0.1}},
     ],
     ("mixer", "mamba2"): [
         {"d_state": 4},
@@ -77,6 +79,7 @@ KNOBS: dict[tuple[str, str], dict[str, Any]] = {
     ("mixer", "mamba"): {
         **_STEPPED,
         "d_state": ({}, 8),
+        "inner_norm": ({}, "rmsnorm"),
         "dt_rank": ({}, 2),
         "bias": ({}, True),
     },
@@ -192,8 +195,11 @@ def mamba(case: Any, w: Weights, x: Tensor, positions: list[int]) -> Tensor:
         past.append(both[:e])
         u = silu(convolved(w, "conv", past))
         said = linear(w, "x_proj", u)
-        step = softplus(linear(w, "dt_proj", said[:r]))
-        b, read = said[r : r + n], said[r + n :]
+        parts = [said[:r], said[r : r + n], said[r + n :]]
+        for i in range(3):
+            inner = {k.replace(f"inner_norms.{i}.", "out_norm."): v for k, v in w.items()}
+            parts[i] = normed(c.inner_norm, inner, parts[i])
+        step, b, read = softplus(linear(w, "dt_proj", parts[0])), parts[1], parts[2]
         rows = []
         for i in range(e):
             rate = -torch.exp(w["a_log"][i])

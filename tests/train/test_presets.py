@@ -1,8 +1,13 @@
-"""Every preset, made small: it learns real structure, resumes to the bit, and generates.
+"""Every preset, made small: it learns real text, resumes to the bit, and generates.
 
-An encoder writes nothing: it finds tokens that are left out.
+The text is this project's own documentation. An encoder writes nothing: it finds tokens that are
+left out. The ``slow`` test does the same through the command line, on the default corpus.
 """
 
+import json
+import subprocess
+import sys
+import time
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from tests.arch.test_arch import DECODERS, SMALL, tiny
-from tests.conftest import corpus_text
 
 from windtunnel.arch import build, resolve
 from windtunnel.data.config import DataConfig
@@ -34,7 +38,9 @@ SIZES = ("-small", "-large", "-default")
 FAMILIES = [name for name in DECODERS if not name.endswith(SIZES)]
 OTHERS = [name for name in SMALL if name not in DECODERS and not name.endswith(SIZES)]
 WORDS = {"cat": "katze", "dog": "hund", "old": "alt", "king": "koenig"}
-TOKENS = np.frombuffer(corpus_text(4000).encode(), dtype=np.uint8)
+PAGES = sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+TOKENS = np.frombuffer(TEXT.encode("ascii", errors="ignore"), dtype=np.uint8)
 RECIPE = TrainConfig(
     steps=STEPS, batch_size=8, seq_len=24, lr=1e-2, threads=1,
     schedule={"type": "linear", "warmup": 5},
@@ -122,3 +128,43 @@ def test_a_preset_that_encodes_learns_resumes_and_predicts(
         for source in sources
     ]
     assert texts == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
+def test_a_preset_trains_from_the_command_line(name: str, tmp_path: Path) -> None:
+    """``windtunnel train`` on the default corpus, torn and resumed, then ``generate``."""
+    spec = tiny(name).replace(vocab_size="auto").model_dump(mode="json")
+    train = {
+        "steps": 50, "batch_size": 8, "seq_len": 24, "lr": 1e-2, "threads": 1, "log_every": 1,
+        "schedule": {"type": "linear", "warmup": 5}, "checkpoint_every": 20, "eval_every": 25,
+    }  # fmt: skip
+    run = tmp_path / "run.yaml"
+    run.write_text(json.dumps({"arch": spec, "data": {"tokenizer": "bytes"}, "train": train}))
+
+    def windtunnel(*arguments: object) -> str:
+        command = [sys.executable, "-m", "windtunnel", *map(str, arguments)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    first = json.loads(windtunnel("train", run, "--out", whole, "--json"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "windtunnel", "train", str(run), "--out", str(torn)],
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not any((torn / "checkpoints").glob("step-*")):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    second = json.loads(windtunnel("train", run, "--out", torn, "--resume", "--json"))
+    assert first["final"]["loss"] == second["final"]["loss"]
+    weights_of = [
+        (out / "checkpoints" / "step-00000050" / "model.safetensors").read_bytes()
+        for out in (whole, torn)
+    ]
+    assert weights_of[0] == weights_of[1]
+    events = [json.loads(line) for line in (whole / "events.jsonl").open(encoding="utf-8")]
+    losses = [event["loss"] for event in events if event["kind"] == "step"]
+    assert np.mean(losses[-5:]) < losses[0] - 1.0
+    if spec["type"] != "encoder":
+        assert windtunnel("generate", whole, "the king and", "-n", 8, "--greedy")
