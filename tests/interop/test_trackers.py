@@ -204,3 +204,15 @@ def test_a_misspelt_tracker_changes_nothing(windtunnel: Command, workplace: Path
     assert answer.code == 2
     assert "wandb" in answer.err
     assert not (workplace / "out").exists()
+
+
+def test_a_tracker_that_cannot_be_opened_afterwards_is_a_failure_in_one_line(
+    windtunnel: Command, workplace: Path
+) -> None:
+    folder = a_run(workplace / "run")
+    (folder.path / "trackers").write_text("a file")
+    answer = windtunnel("runs", "track", folder.path, "--to", "tensorboard")
+    assert answer.code == 1
+    assert "the tracker tensorboard cannot be opened" in answer.err
+    assert "Traceback" not in answer.err
+    assert "handed to" not in answer.err

@@ -218,6 +218,40 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert load_weights(tmp_path, TinyModel(), no_warning) == 6
 
 
+def test_every_nth_is_kept_for_good(tmp_path: Path) -> None:
+    state = make()
+    for step in range(5, 36, 5):
+        state.progress.step = step
+        save_checkpoint(tmp_path, state, keep=1, keep_every=10)
+    assert [c.step for c in list_checkpoints(tmp_path)] == [10, 20, 30, 35]
+
+
+def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+
+    state = make()
+    save_at(tmp_path, state, 1)
+    monkeypatch.setattr("windtunnel.train.checkpoint.shutil.rmtree", refused)
+    state.progress.step = 2
+    save_checkpoint(tmp_path, state, keep=1)
+    assert [c.step for c in list_checkpoints(tmp_path)] == [2]
+
+
+def test_a_manifest_that_names_no_file_is_damaged(tmp_path: Path) -> None:
+    state = make()
+    save_at(tmp_path, state, 1)
+    path = save_at(tmp_path, state, 2)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "files": {}}))
+    told: list[str] = []
+    assert load_newest(tmp_path, make(), told.append) == 1
+    assert "names no file" in told[0]
+
+
 def test_weights_are_loaded_for_use_in_any_precision(tmp_path: Path) -> None:
     state = make()
     take(state, 3)

@@ -299,8 +299,9 @@ def _retain(folder: Path, keep: int, keep_every: int | None) -> None:
         if not for_good and (best is None or checkpoint.step != best.step):
             # Renamed first: a death while files are deleted must not leave half a checkpoint.
             gone = folder / f"{DRAFT}{checkpoint.path.name}-gone"
-            checkpoint.path.rename(gone)
-            shutil.rmtree(gone)
+            with contextlib.suppress(OSError):  # one checkpoint too many does no harm
+                checkpoint.path.rename(gone)
+                shutil.rmtree(gone)
 
 
 def _best(folder: Path) -> Checkpoint | None:
@@ -340,6 +341,8 @@ def _read_manifest(path: Path) -> Checkpoint:
 
 
 def _verify(checkpoint: Checkpoint) -> None:
+    if not checkpoint.files:
+        raise _Damaged(f"{checkpoint.path / MANIFEST}: names no file")
     for name, expected in checkpoint.files.items():
         path = checkpoint.path / name
         try:
