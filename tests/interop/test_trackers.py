@@ -123,6 +123,12 @@ def test_nested_numbers_have_paths_and_other_events_none() -> None:
     assert named(Event("checkpoint", 0.0, {"step": 2, "folder": "x"})) == {}
 
 
+def test_stages_stand_apart_by_their_names() -> None:
+    stages = [{"name": "mix", "loss": 2.0, "steps": 5}, {"name": "finish", "loss": None}]
+    found = named(Event("eval", 0.0, {"step": 2, "loss": 1.5, "stage": "mix", "stages": stages}))
+    assert found == {"eval/loss": 1.5, "eval/stages/mix/loss": 2.0, "eval/stages/mix/steps": 5.0}
+
+
 def test_an_unknown_tracker_is_told_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'tensorbord'.*tensorboard"):
         open_tracker("tensorbord", a_run(tmp_path / "run"))

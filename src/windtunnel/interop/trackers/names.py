@@ -36,6 +36,10 @@ def _flat(values: Mapping[str, object], prefix: str, skip: frozenset[str]) -> di
         path = f"{prefix}/{_RENAMED.get(name, name)}"
         if isinstance(value, Mapping):
             found |= _flat(value, path, frozenset())
+        elif isinstance(value, list | tuple):  # of stages, each with its name
+            for item in value:
+                if isinstance(item, Mapping) and isinstance(item.get("name"), str):
+                    found |= _flat(item, f"{path}/{item['name']}", frozenset())
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[path] = float(value)
     return found
