@@ -2,7 +2,8 @@
 
 Arguments: the run's folder, steps, and what goes wrong: ``never``, ``kill-once`` and ``kill``
 (SIGKILL in mid-run, after saving or without ever saving), ``fail``, ``usage``, ``silent`` (ends
-without a record), ``deaf`` (ignores SIGTERM), ``diverge``, ``slow``.
+without a record), ``deaf`` (ignores SIGTERM), ``diverge``, ``slow``, ``memory`` and ``memory-once``
+(says that memory has run out, always or at the first attempt).
 """
 
 import os
@@ -26,6 +27,12 @@ def main(path: Path, steps: int, trouble: str) -> int:
     if trouble in ("fail", "usage"):
         print(f"cannot train {run.name}", file=sys.stderr)
         return 1 if trouble == "fail" else 2
+    if trouble.startswith("memory"):
+        before = path / "attempted"
+        if trouble == "memory" or not before.exists():
+            before.touch()
+            print(f"{path}: out of memory; set train.micro_batch_size below 8", file=sys.stderr)
+            return 1
     if trouble == "silent":
         return 0
     signal.signal(signal.SIGTERM, signal.SIG_IGN if trouble == "deaf" else note)

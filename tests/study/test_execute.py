@@ -256,3 +256,20 @@ def test_the_last_attempt_runs_alone(store: RunStore, tmp_path: Path) -> None:
     assert alone
     assert all(alone)
     assert sum(outcome.status == "finished" for outcome in outcomes.values()) == 3
+
+
+def test_memory_that_ran_out_corrects_what_is_expected(store: RunStore, tmp_path: Path) -> None:
+    """It is an outcome of that run alone; the next attempt waits for more room."""
+    jobs = [make_job(store, name, memory_bytes=100) for name in "abc"]
+    notices: list[str] = []
+    outcomes = run_all(
+        jobs, tmp_path, {"a": "memory-once", "b": "memory"}, workers=1, memory_bytes=250,
+        on_notice=notices.append,
+    )  # fmt: skip
+    found = {job.name: outcomes[job.run.key] for job in jobs}
+    assert [found[name].status for name in "abc"] == ["finished", "failed", "finished"]
+    assert (found["a"].memory_bytes, found["c"].memory_bytes) == (150, 100)
+    assert found["b"].attempts == 3
+    assert found["b"].memory_bytes > 300
+    assert "out of memory" in found["b"].reason
+    assert any("expected to take 150 bytes, not 100" in notice for notice in notices)

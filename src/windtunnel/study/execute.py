@@ -12,21 +12,24 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
 from windtunnel.errors import RunError, StudyError
 from windtunnel.runs import RunFolder, RunSummary
-from windtunnel.train.interrupts import REQUEUE_EXIT, StopRequest, exit_code_of
+from windtunnel.study.workers import Clock, how_it_ended, last_words
+from windtunnel.train.interrupts import StopRequest, exit_code_of
 
 ATTEMPTS = 3
 GRACE_SECONDS = 60.0
 """From asking a worker to stop (it finishes its step and saves) to killing it."""
 POLL_SECONDS = 0.2
 USAGE_EXIT = 2
-_TAIL_LINES = 12
-_TAIL_BYTES = 8192
+OUT_OF_MEMORY = "out of memory"
+"""What a worker says on standard error when memory has run out."""
+_MEMORY_GROWTH = 1.5
+"""A run that did not fit is expected to take so many times what was predicted."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -52,6 +55,8 @@ class Outcome:
     reason: str = ""
     attempts: int = 0
     """Workers that were started for it; 0 where it had ended before."""
+    memory_bytes: int = 0
+    """What it was last expected to take: more than predicted where that was too little."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ class _Executor:
         self._running: list[_Worker] = []
         self._tries: dict[str, int] = {}
         self._seen = {job.run.key: _look(job) for job in jobs}
-        self._clock = _Clock()
+        self._clock = Clock()
         for job in jobs:  # what other processes train is known before a place is given away
             if self._is_elsewhere(job):
                 self._leave_elsewhere(job)
@@ -305,12 +310,24 @@ class _Executor:
         if self._has_ended(worker.job):
             return
         code = worker.process.returncode
-        how = "it ended without a record" if code == 0 else _how(code)
+        how = "it ended without a record" if code == 0 else how_it_ended(code)
         if code == 1 and _has_checkpoints(job := worker.job):
             how += f" (should its checkpoints be damaged: {_way_out(job)})"
-        tail = _tail(worker.errors)
+        tail = last_words(worker.errors)
+        job = worker.job
+        if OUT_OF_MEMORY in tail.lower():
+            job = self._expecting_more(job)
         # A usage error is there again at every attempt.
-        self._died(worker.job, f"{how}: {tail}" if tail else how, again=code != USAGE_EXIT)
+        self._died(job, f"{how}: {tail}" if tail else how, again=code != USAGE_EXIT)
+
+    def _expecting_more(self, job: Job) -> Job:
+        """The job with a larger prediction of its memory, so that it waits for more room."""
+        more = replace(job, memory_bytes=round(job.memory_bytes * _MEMORY_GROWTH))
+        self._notice(
+            f"{job.name}: out of memory; it is now expected to take {more.memory_bytes:,} bytes, "
+            f"not {job.memory_bytes:,}"
+        )
+        return more
 
     def _died(self, job: Job, reason: str, *, again: bool) -> None:
         attempt = self._tries[job.run.key]
@@ -327,7 +344,8 @@ class _Executor:
         self._ended(job, "failed", reason)
 
     def _ended(self, job: Job, status: Literal["finished", "diverged", "failed"], why: str) -> None:
-        self.outcomes[job.run.key] = Outcome(status, why, self._tries.get(job.run.key, 0))
+        tries = self._tries.get(job.run.key, 0)
+        self.outcomes[job.run.key] = Outcome(status, why, tries, job.memory_bytes)
         if status != "finished":
             first = why.splitlines()[0] if why else ""
             self._notice(f"{job.name}: {status}" + (f": {first}" if first else ""))
@@ -361,43 +379,3 @@ def _look(job: Job) -> RunSummary | None:
         return job.run.summary()
     except RunError:
         return None
-
-
-class _Clock:
-    """The time left, by the work done since the first step was seen."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._first: tuple[float, float] | None = None
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    def seconds_left(self, done: float, left: float) -> float | None:
-        now = time.monotonic()
-        if self._first is None or done < self._first[1]:
-            self._first = (now, done)
-        since, before = self._first
-        if left == 0:
-            return 0.0
-        return left * (now - since) / (done - before) if done > before else None
-
-
-def _how(code: int) -> str:
-    names = {s.value: s.name for s in signal.Signals}
-    if code < 0:
-        return f"its worker was killed by {names.get(-code, f'signal {-code}')}"
-    if code == REQUEUE_EXIT:
-        return "its worker was asked to stop"
-    if code - 128 in names:
-        return f"its worker was stopped by {names[code - 128]}"
-    return f"its worker gave up with exit code {code}"
-
-
-def _tail(path: Path) -> str:
-    """The last lines of what a worker wrote."""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return "\n".join(lines[-_TAIL_LINES:])
