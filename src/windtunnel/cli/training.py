@@ -172,6 +172,8 @@ class _Follow:
                 f"step {values['step']}: the {values['what']} is not finite; the update is skipped "
                 f"({values['in_a_row']} in a row)"
             )
+        elif event.kind == "compile":
+            self._display.say(f"after step {values['step']}: steps are {values['chosen']}")
         elif event.kind == "warning":
             self._display.say(f"warning: {values['message']}")
         elif event.kind == "end":

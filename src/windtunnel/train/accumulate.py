@@ -37,6 +37,8 @@ class Note:
 
     message: str
     values: dict[str, Any]
+    kind: str = "warning"
+    """Of the event."""
 
 
 class BatchLoss(nn.Module):

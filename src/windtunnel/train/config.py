@@ -46,7 +46,14 @@ class TrainConfig(Config):
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
         {"objective", "keep_every", "optimizer", "secondary_optimizer", "groups", "mup", "ema"}
-        | {"watch_every", "activation_checkpointing", "loss_chunk", "distributed", "stages"}
+        | {
+            "watch_every",
+            "activation_checkpointing",
+            "loss_chunk",
+            "distributed",
+            "stages",
+            "compile",
+        }
     )
 
     objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
@@ -115,6 +122,9 @@ class TrainConfig(Config):
     """Whether each layer keeps its input alone and is computed again in the backward."""
     loss_chunk: Count | Literal["auto"] | None = None
     """The logits of so many tokens exist at once. None: those of all; auto: where it pays."""
+    compile: Literal["off", "on", "auto"] = "off"
+    """Whether training steps are compiled by torch.compile. auto: where a measurement during the
+    run's first steps says that it pays back."""
     distributed: Literal["ddp", "fsdp"] | None = None
     """Several processes under torchrun: each holds the whole model (ddp) or a part of it (fsdp)."""
     device: Annotated[str, AfterValidator(_device)] = "auto"
@@ -134,6 +144,8 @@ class TrainConfig(Config):
                 "micro_batch_size auto is found by one process; give a number where the run is "
                 "distributed"
             )
+        if self.compile != "off":
+            self._check_compile()
         if self.largest_micro_batch > self.largest_batch:
             raise ValueError(
                 f"micro_batch_size ({self.micro_batch_size}) must be at most "
@@ -148,6 +160,16 @@ class TrainConfig(Config):
         if misfit is not None:
             raise ValueError(misfit)
         return self
+
+    def _check_compile(self) -> None:
+        against = {
+            "activation_checkpointing": "recomputes layers in a way that torch does not compile",
+            "watch_every": "looks into layers, and compiled ones cannot be looked into",
+            "distributed": "has not been worked out for compiled steps",
+        }
+        for key, why in against.items():
+            if getattr(self, key):
+                raise ValueError(f"{key} {why}; set compile: off, or leave {key} out")
 
     def _check_stages(self) -> None:
         names = [stage.name for stage in self.stages]

@@ -20,6 +20,7 @@ from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.accumulate import BatchLoss, Note, accumulate, keyed_randomness, loss_rows
 from windtunnel.train.activation_checkpointing import checkpoint_layers
 from windtunnel.train.batch import BatchSource, TokenBatch, count_targets
+from windtunnel.train.compiling import Compiling
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.distributed.parallel import Parallel, check_rows, parallel_of, shard
 from windtunnel.train.distributed.world import ALONE, World, whole_tensor
@@ -102,6 +103,8 @@ class TrainState:
     parallel: Parallel = field(default_factory=Parallel)
     """How the gradients of several processes become one."""
     scaler: LossScaler | None = None
+    compiling: Compiling | None = None
+    """What compiles the steps, where the recipe asks for it."""
     notes: list[Note] = field(default_factory=list)
     """What happened that the run's log should tell; whoever reads them clears them."""
 
@@ -193,7 +196,11 @@ def create_train_state(
         config, model, weights, optimizer, batches, objective, device, flops_per_token,
         ema=ema, world=world,
     )  # fmt: skip
-    state.parallel = parallel_of(BatchLoss(model, objective), config, world, device)
+    loss = BatchLoss(model, objective)
+    state.parallel = parallel_of(loss, config, world, device)
+    if config.compile != "off":
+        state.compiling = Compiling(loss, config.compile)
+        state.parallel = Parallel(state.compiling)
     if config.precision == "float16":
         state.scaler = LossScaler(state.progress)
     return state
@@ -224,7 +231,7 @@ def _take_step(state: TrainState) -> StepInfo:
         raise DataError(f"batch {progress.position} has no target to train on")
     every = state.config.watch_every
     watch = Watch(state.model) if every and (progress.step + 1) % every == 0 else None
-    with watch or nullcontext():
+    with watch or nullcontext(), state.compiling.explained() if state.compiling else nullcontext():
         summed = accumulate(state, batch, tokens)
     found = gradients(state.weights)
     assert found, "no parameter got a gradient"
@@ -251,7 +258,12 @@ def _take_step(state: TrainState) -> StepInfo:
     _count_in_stage(state, tokens, loss, finite)
     if not overflow:
         progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
-    progress.seconds += time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    progress.seconds += seconds
+    if state.compiling is not None:
+        told = state.compiling.after_step(seconds, state.config.steps - progress.step)
+        if told is not None:
+            state.notes.append(Note("", {"step": progress.step, **told}, "compile"))
     return StepInfo(
         progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite,
         watch.values() if watch is not None and finite else None,

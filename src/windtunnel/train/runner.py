@@ -127,6 +127,8 @@ class _Session:
     saved_step: int = 0
     lineage: Mapping[str, Any] = field(default_factory=dict)
     """What the start event says of the run's origin."""
+    compiled: Mapping[str, Any] = field(default_factory=dict)
+    """What the newest `compile` event says."""
 
     @classmethod
     def create(
@@ -216,8 +218,12 @@ class _Session:
         self.parts.world.wait()  # until it is written
         began = self.folder.read_start() or {}
         self.lineage = {"origin": began["origin"]} if "origin" in began else {}
-        standing = [event for event in self.folder.read_events() if event.kind == "eval"]
-        self.evaluations = {event.values["step"]: event.values for event in standing}
+        standing = self.folder.read_events()
+        self.evaluations = {e.values["step"]: e.values for e in standing if e.kind == "eval"}
+        for event in standing:
+            if event.kind == "compile" and self.state.compiling is not None:
+                self.compiled = event.values
+                self.state.compiling.choose(event.values["chosen"])
 
     def _log_step(self, info: StepInfo) -> None:
         self._log_notes()
@@ -298,7 +304,10 @@ class _Session:
 
     def _log_notes(self) -> None:
         for note in self.state.notes:
-            self.log_event("warning", message=note.message, **note.values)
+            if note.kind == "compile":
+                self.compiled = note.values
+            said = {"message": note.message} if note.message else {}
+            self.log_event(note.kind, **said, **note.values)
         self.state.notes.clear()
 
     def _save_if_due(self) -> None:
@@ -370,6 +379,7 @@ class _Session:
             **parts.facts,
             **self.lineage,
             **({"stages": self._stages()} if parts.train.stages else {}),
+            **({"compile": dict(self.compiled)} if self.compiled else {}),
             "final": self.evaluations[progress.step],
             "best": min(known, key=lambda e: (e["loss"], e["step"]), default=None),
             "params": self._params(),

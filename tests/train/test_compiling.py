@@ -1,0 +1,294 @@
+"""Compiled training steps: what is chosen, what is told, what stays the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from standins import (
+    ListBatches,
+    Rows,
+    TinyModel,
+    final_weights,
+    learnable_batches,
+    new_folder,
+    parts,
+    recipe,
+)
+from torch import Tensor, nn
+
+from windtunnel.errors import RunError
+from windtunnel.runs import RunFolder, run_key
+from windtunnel.train import loop
+from windtunnel.train.accumulate import accumulate
+from windtunnel.train.compiling import MEASURED, MOST_SHAPES, Compiling
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.identity import run_identity
+from windtunnel.train.interrupts import Interrupted
+from windtunnel.train.loop import create_train_state
+from windtunnel.train.runner import train_run
+
+PHASE = MEASURED + 1
+BATCH = learnable_batches(1)[0]
+
+
+class Loss(nn.Module):
+    def forward(self, batch: Any) -> Tensor:
+        return batch.inputs.sum()
+
+
+class Fake:
+    """In the compiler's place: counts what it compiles, and computes as before."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.compiled, self.calls, self.error = 0, 0, error
+
+    def __call__(self, loss: nn.Module) -> Callable[[Any], Tensor]:
+        self.compiled += 1
+
+        def run(batch: Any) -> Tensor:
+            self.calls += 1
+            if self.error is not None:
+                raise self.error
+            return loss(batch)
+
+        return run
+
+
+def told(chosen: Compiling, seconds: list[float], steps: int = 1000) -> list[Any]:
+    found = []
+    for number, spent in enumerate(seconds, start=1):
+        chosen(BATCH)
+        found.append(chosen.after_step(spent, steps - number))
+    return [one for one in found if one is not None]
+
+
+def auto(fake: Fake, least: float = 0.0) -> Compiling:
+    return Compiling(Loss(), "auto", compiler=fake, least_seconds=least)
+
+
+def test_auto_stays_compiled_where_that_pays_back_within_the_run() -> None:
+    fake = Fake()
+    chosen = auto(fake)
+    # Eager 0.5 s, compiled 0.25 s, 20 s to compile: paid back after 80 of the 988 steps left.
+    (event,) = told(chosen, [3.0, *[0.5] * MEASURED, 20.25, *[0.25] * MEASURED, 0.25])
+    assert event == {
+        "chosen": "compiled", "eager_seconds": 0.5, "compiled_seconds": 0.25,
+        "compile_seconds": 20.0,
+    }  # fmt: skip
+    assert (chosen.now, fake.compiled, fake.calls) == ("compiled", 1, PHASE + 1)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "steps"), [(0.25, 2 * PHASE + 80), (0.5, 10_000), (0.75, 10_000)]
+)
+def test_auto_goes_back_where_it_does_not_pay(compiled: float, steps: int) -> None:
+    fake = Fake()
+    chosen = auto(fake)
+    seconds = [0.5] * PHASE + [20 + compiled] + [compiled] * MEASURED + [0.5] * 3
+    (event,) = told(chosen, seconds, steps)
+    assert (event["chosen"], chosen.now, fake.calls) == ("eager", "eager", PHASE)
+    assert (event["compiled_seconds"], event["compile_seconds"]) == (compiled, 20.0)
+
+
+def test_one_more_step_left_and_it_pays() -> None:
+    seconds = [0.5] * PHASE + [20.25] + [0.25] * MEASURED
+    (event,) = told(auto(Fake()), seconds, 2 * PHASE + 81)
+    assert event["chosen"] == "compiled"
+
+
+def test_auto_does_not_even_try_for_a_short_run() -> None:
+    fake = Fake()
+    (event,) = told(auto(fake, least=60.0), [0.5] * 20, PHASE + 119)
+    assert event == {"chosen": "eager", "eager_seconds": 0.5}
+    assert fake.compiled == 0
+
+
+def test_a_slow_first_step_and_one_outlier_do_not_decide() -> None:
+    chosen = auto(Fake())
+    seconds = [9.0, 0.2, 0.2, 7.0, 0.2, 0.2, 20.0, 0.3, 0.3, 0.3, 0.3, 0.3]
+    (event,) = told(chosen, seconds, 10**6)
+    assert (event["chosen"], event["eager_seconds"]) == ("eager", 0.2)
+
+
+def test_batches_of_many_shapes_are_told() -> None:
+    chosen = Compiling(Loss(), "on", compiler=Fake())
+    shapes = [(b, t) for b in (1, 2) for t in range(1, 5)]
+    assert len(shapes) == MOST_SHAPES
+    for b, t in shapes * 2:
+        chosen(Rows(BATCH.inputs[:b, :t], BATCH.targets[:b, :t]))
+    with pytest.raises(RunError, match=r"more than 8 shapes.*compile: off"):
+        chosen(Rows(BATCH.inputs[:3], BATCH.targets[:3]))
+
+
+@pytest.mark.parametrize(
+    "key", [{"activation_checkpointing": True}, {"watch_every": 5}, {"distributed": "ddp"}]
+)
+def test_what_does_not_go_with_it_is_refused(key: dict[str, Any]) -> None:
+    (name,) = key
+    with pytest.raises(ValueError, match=rf"{name} .*set compile: off"):
+        recipe(compile="on", **key)
+    recipe(**key)
+
+
+def test_what_is_compiled_is_another_run() -> None:
+    def key(**changes: Any) -> str:
+        recipe_, rest = recipe(**changes), {"code": "c", "torch_version": "t", "device_type": "cpu"}
+        return run_key(run_identity(arch={}, data="d", train=recipe_, **rest))
+
+    assert key() == key(compile="off")
+    assert len({key(), key(compile="on"), key(compile="auto")}) == 3
+
+
+# In a run.
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    made = Fake()
+    in_place_of_torch(made, monkeypatch)
+    return made
+
+
+def in_place_of_torch(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiles with another compiler, and with `auto` however short the run is."""
+    stub = partial(Compiling, compiler=compiler, least_seconds=0.0)
+    monkeypatch.setattr(loop, "Compiling", stub)
+
+
+def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [dict(event.values) for event in folder.read_events() if event.kind == kind]
+
+
+def test_on_compiles_every_training_step_and_no_evaluation(tmp_path: Path, fake: Fake) -> None:
+    folder = new_folder(tmp_path / "run")
+    record = train_run(parts(recipe(compile="on", steps=9)), folder)
+    (event,) = events(folder, "compile")
+    assert event.keys() == {"step", "chosen", "first_step_seconds"}
+    assert (event["step"], event["chosen"], record["compile"]) == (1, "compiled", event)
+    assert (fake.compiled, fake.calls) == (1, 9)
+    plain = new_folder(tmp_path / "plain")
+    assert "compile" not in train_run(parts(recipe(steps=9)), plain)
+    assert final_weights(folder) == final_weights(plain)  # the fake computes as before
+
+
+@pytest.mark.parametrize("choice", ["compiled", "eager"])
+def test_a_resumed_run_takes_the_choice_that_it_made(
+    tmp_path: Path, fake: Fake, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, compiled = Compiling.after_step, {"compiled": 0.125, "eager": 0.75}[choice]
+
+    def timed(chosen: Compiling, seconds: float, left: int) -> Any:
+        return original(chosen, compiled if chosen.now == "compiled" else 0.5, left)
+
+    monkeypatch.setattr(Compiling, "after_step", timed)
+    config = recipe(compile="auto", steps=30)
+    folder = new_folder(tmp_path / "run")
+    with pytest.raises(Interrupted):
+        train_run(parts(config), folder, on_step=stop_at(20))
+    (event,) = events(folder, "compile")
+    assert (event["step"], event["chosen"]) == (2 * PHASE, choice)
+    before = fake.calls
+    record = train_run(parts(config), folder, resume=True)
+    assert events(folder, "compile") == [event]
+    assert record["compile"] == event
+    assert fake.calls - before == (10 if choice == "compiled" else 0)
+
+
+def stop_at(step: int) -> Callable[[Any], None]:
+    def ask(info: Any) -> None:
+        if info.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return ask
+
+
+def test_a_compiler_that_fails_is_told_in_one_line(tmp_path: Path, fake: Fake) -> None:
+    import torch._dynamo.exc
+
+    fake.error = torch._dynamo.exc.InternalTorchDynamoError(
+        "no C++\n compiler\n\nSet TORCHDYNAMO_VERBOSE=1"
+    )
+    folder = new_folder(tmp_path / "run")
+    with pytest.raises(RunError) as caught:
+        train_run(parts(recipe(compile="on")), folder)
+    assert str(caught.value) == (
+        "train.compile: compiling failed (InternalTorchDynamoError: no C++ compiler); "
+        "set compile: off"
+    )
+    assert events(folder, "end")[0]["status"] == "failed"
+
+
+def test_other_errors_are_not_the_compilers(tmp_path: Path, fake: Fake) -> None:
+    fake.error = ZeroDivisionError("mine")
+    with pytest.raises(ZeroDivisionError):
+        train_run(parts(recipe(compile="on")), new_folder(tmp_path / "run"))
+
+
+# With torch's own compiler.
+
+
+def gradient(mode: str, size: int | None = None) -> dict[str, Tensor]:
+    config = recipe(compile=mode, micro_batch_size=size)
+    state = create_train_state(TinyModel(dropout=0.3), ListBatches([BATCH]), config)
+    state.model.train()
+    accumulate(state, BATCH, int((BATCH.targets != -100).sum()))
+    return {n: p.grad.clone() for n, p in state.weights.parameters.items() if p.grad is not None}
+
+
+def agree(size: int | None) -> None:
+    eager, compiled = gradient("off", size), gradient("on", size)
+    assert eager.keys() == compiled.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile without code generation: tracing, guards and autograd are the real ones."""
+
+    def compiler(loss: nn.Module) -> Any:
+        return torch.compile(loss, dynamic=False, backend="aot_eager", isolate_recompiles=True)
+
+    in_place_of_torch(compiler, monkeypatch)
+
+
+def test_a_traced_step_has_the_gradient_of_an_eager_one(traced: None) -> None:
+    agree(3)
+
+
+def test_a_traced_run_trains_evaluates_and_resumes(tmp_path: Path, traced: None) -> None:
+    def run(mode: str) -> TrainConfig:
+        return recipe(compile=mode, steps=12, eval_every=4, ema=0.9)
+
+    plain, straight, broken = (new_folder(tmp_path / name) for name in ("a", "b", "c"))
+    losses = [train_run(parts(run("off")), plain), train_run(parts(run("on")), straight)]
+    eager, compiled = (record["final"]["loss"] for record in losses)
+    assert compiled == pytest.approx(eager, rel=1e-5)
+    with pytest.raises(Interrupted):
+        train_run(parts(run("on")), broken, on_step=stop_at(5))
+    train_run(parts(run("on")), broken, resume=True)
+    assert final_weights(broken) == final_weights(straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, 3])
+def test_a_compiled_step_has_the_gradient_of_an_eager_one(size: int | None) -> None:
+    agree(size)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    config = recipe(compile="on", steps=12)
+    straight, broken = new_folder(tmp_path / "a"), new_folder(tmp_path / "b")
+    train_run(parts(config), straight)
+    with pytest.raises(Interrupted):
+        train_run(parts(config), broken, on_step=stop_at(5))
+    train_run(parts(config), broken, resume=True)
+    assert final_weights(broken) == final_weights(straight)
