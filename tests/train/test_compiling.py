@@ -65,7 +65,7 @@ def told(chosen: Compiling, seconds: list[float], steps: int = 1000) -> list[Any
     found = []
     for number, spent in enumerate(seconds, start=1):
         chosen(BATCH)
-        found.append(chosen.after_step(spent, steps - number))
+        found.append(chosen.after_step(number, spent, steps - number))
     return [one for one in found if one is not None]
 
 
@@ -79,7 +79,7 @@ def test_auto_stays_compiled_where_that_pays_back_within_the_run() -> None:
     # Eager 0.5 s, compiled 0.25 s, 20 s to compile: paid back after 80 of the 988 steps left.
     (event,) = told(chosen, [3.0, *[0.5] * MEASURED, 20.25, *[0.25] * MEASURED, 0.25])
     assert event == {
-        "chosen": "compiled", "eager_seconds": 0.5, "compiled_seconds": 0.25,
+        "step": 2 * PHASE, "chosen": "compiled", "eager_seconds": 0.5, "compiled_seconds": 0.25,
         "compile_seconds": 20.0,
     }  # fmt: skip
     assert (chosen.now, fake.compiled, fake.calls) == ("compiled", 1, PHASE + 1)
@@ -106,7 +106,7 @@ def test_one_more_step_left_and_it_pays() -> None:
 def test_auto_does_not_even_try_for_a_short_run() -> None:
     fake = Fake()
     (event,) = told(auto(fake, least=60.0), [0.5] * 20, PHASE + 119)
-    assert event == {"chosen": "eager", "eager_seconds": 0.5}
+    assert event == {"step": PHASE, "chosen": "eager", "eager_seconds": 0.5}
     assert fake.compiled == 0
 
 
@@ -163,7 +163,11 @@ def in_place_of_torch(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
-    return [dict(event.values) for event in folder.read_events() if event.kind == kind]
+    found = [dict(event.values) for event in folder.read_events() if event.kind == kind]
+    for values in found:
+        if kind == "compile":
+            assert values.pop("message") == f"steps are {values['chosen']}"
+    return found
 
 
 def test_on_compiles_every_training_step_and_no_evaluation(tmp_path: Path, fake: Fake) -> None:
@@ -184,8 +188,8 @@ def test_a_resumed_run_takes_the_choice_that_it_made(
 ) -> None:
     original, compiled = Compiling.after_step, {"compiled": 0.125, "eager": 0.75}[choice]
 
-    def timed(chosen: Compiling, seconds: float, left: int) -> Any:
-        return original(chosen, compiled if chosen.now == "compiled" else 0.5, left)
+    def timed(chosen: Compiling, step: int, seconds: float, left: int) -> Any:
+        return original(chosen, step, compiled if chosen.now == "compiled" else 0.5, left)
 
     monkeypatch.setattr(Compiling, "after_step", timed)
     config = recipe(compile="auto", steps=30)

@@ -173,7 +173,7 @@ class _Follow:
                 f"({values['in_a_row']} in a row)"
             )
         elif event.kind == "compile":
-            self._display.say(f"after step {values['step']}: steps are {values['chosen']}")
+            self._display.say(f"from step {values['step']} on {values['message']}")
         elif event.kind == "warning":
             self._display.say(f"warning: {values['message']}")
         elif event.kind == "end":

@@ -7,7 +7,7 @@ depend on the shapes that came before it and a resumed run computes with the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from statistics import median
@@ -72,12 +72,12 @@ class Compiling:
         self._compiled: Loss | None = None
         self._least_seconds = least_seconds
         self._mode = mode
-        self._decided = mode == "on"
-        self._told = False
         self._times: dict[Choice, list[float]] = {"eager": [], "compiled": []}
         self._shapes: set[tuple[Any, ...]] = set()
         self.now: Choice = "compiled" if mode == "on" else "eager"
         """What the next step computes with."""
+        self.told: dict[str, Any] | None = None
+        """What was chosen and why, for log and record; None until it is known."""
 
     def __call__(self, batch: Any) -> Tensor:
         if self.now == "eager":
@@ -92,17 +92,18 @@ class Compiling:
             self._compiled = self._compiler(self._loss)
         return self._compiled(batch)
 
-    def choose(self, choice: Choice) -> None:
-        """``auto``: takes the choice that this run made before it was interrupted."""
-        if self._mode == "auto":
-            self.now, self._decided, self._told = choice, True, True
+    def resume(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """``auto``: takes the choice that this run made before it was interrupted, if it did."""
+        if self._mode == "auto" and told:
+            self._decide({name: told[-1][name] for name in told[-1] if name != "message"})
 
-    def after_step(self, seconds: float, left: int) -> dict[str, Any] | None:
+    def after_step(self, step: int, seconds: float, left: int) -> dict[str, Any] | None:
         """Counts a step that took ``seconds``, with ``left`` to go; what the log should tell of it:
         once with ``on``, once with ``auto`` (its choice and why), else None."""
-        if self._decided:
-            told, self._told = self._told, True
-            return None if told else {"chosen": self.now, "first_step_seconds": seconds}
+        if self.told is not None:
+            return None
+        if self._mode == "on":
+            return self._decide({"step": step, "chosen": "compiled", "first_step_seconds": seconds})
         times = self._times[self.now]
         times.append(seconds)
         if len(times) <= MEASURED:
@@ -112,36 +113,44 @@ class Compiling:
             if eager * left >= self._least_seconds:
                 self.now = "compiled"
                 return None
-            return self._decide("eager", {"eager_seconds": eager})
+            return self._decide({"step": step, "chosen": "eager", "eager_seconds": eager})
         compiled = median(times[1:])
         spent = max(0.0, sum(times) - len(times) * compiled)
         pays = (eager - compiled) * left > spent
-        found = {"eager_seconds": eager, "compiled_seconds": compiled, "compile_seconds": spent}
-        return self._decide("compiled" if pays else "eager", found)
+        return self._decide(
+            {
+                "step": step,
+                "chosen": "compiled" if pays else "eager",
+                "eager_seconds": eager,
+                "compiled_seconds": compiled,
+                "compile_seconds": spent,
+            }
+        )
 
-    def _decide(self, choice: Choice, found: dict[str, float]) -> dict[str, Any]:
-        self.now, self._decided, self._told = choice, True, True
-        if choice == "eager":
+    def _decide(self, told: dict[str, Any]) -> dict[str, Any]:
+        self.now, self.told = told["chosen"], told
+        if self.now == "eager":
             self._compiled = None
-        return {"chosen": choice, **found}
+        return told
 
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Around forward and backward: a failure to compile is told in one line.
 
-        Raises:
-            RunError: the compiler failed.
-        """
-        try:
-            yield
-        except Exception as error:
-            if not f"{type(error).__module__}.".startswith(_COMPILER_MODULES):
-                raise
-            text = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0]
-            why = " ".join(text.split())[:200]
-            raise RunError(
-                f"train.compile: compiling failed ({type(error).__name__}: {why}); set compile: off"
-            ) from error
+@contextmanager
+def explained() -> Iterator[None]:
+    """Around forward and backward: a failure to compile is told in one line.
+
+    Raises:
+        RunError: torch's compiler failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not f"{type(error).__module__}.".startswith(_COMPILER_MODULES):
+            raise
+        text = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0]
+        why = " ".join(text.split())[:200]
+        raise RunError(
+            f"train.compile: compiling failed ({type(error).__name__}: {why}); set compile: off"
+        ) from error
 
 
 def _shapes(batch: Any) -> tuple[Any, ...]:

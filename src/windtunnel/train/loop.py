@@ -20,7 +20,7 @@ from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.accumulate import BatchLoss, Note, accumulate, keyed_randomness, loss_rows
 from windtunnel.train.activation_checkpointing import checkpoint_layers
 from windtunnel.train.batch import BatchSource, TokenBatch, count_targets
-from windtunnel.train.compiling import Compiling
+from windtunnel.train.compiling import Compiling, explained
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.distributed.parallel import Parallel, check_rows, parallel_of, shard
 from windtunnel.train.distributed.world import ALONE, World, whole_tensor
@@ -231,7 +231,7 @@ def _take_step(state: TrainState) -> StepInfo:
         raise DataError(f"batch {progress.position} has no target to train on")
     every = state.config.watch_every
     watch = Watch(state.model) if every and (progress.step + 1) % every == 0 else None
-    with watch or nullcontext(), state.compiling.explained() if state.compiling else nullcontext():
+    with watch or nullcontext(), explained():
         summed = accumulate(state, batch, tokens)
     found = gradients(state.weights)
     assert found, "no parameter got a gradient"
@@ -258,12 +258,7 @@ def _take_step(state: TrainState) -> StepInfo:
     _count_in_stage(state, tokens, loss, finite)
     if not overflow:
         progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
-    seconds = time.perf_counter() - started
-    progress.seconds += seconds
-    if state.compiling is not None:
-        told = state.compiling.after_step(seconds, state.config.steps - progress.step)
-        if told is not None:
-            state.notes.append(Note("", {"step": progress.step, **told}, "compile"))
+    _count_time(state, time.perf_counter() - started)
     return StepInfo(
         progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite,
         watch.values() if watch is not None and finite else None,
@@ -277,6 +272,16 @@ def _next_batch(state: TrainState) -> TokenBatch:
     assert isinstance(state.batches, PlannedBatches), "only planned batches can be shifted"
     shifted: TokenBatch = state.batches.shifted(progress.shift).at(progress.position)
     return shifted
+
+
+def _count_time(state: TrainState, seconds: float) -> None:
+    """Counts a step's time, and lets it decide what compiles; call after the step is counted."""
+    state.progress.seconds += seconds
+    if state.compiling is not None:
+        step = state.progress.step
+        told = state.compiling.after_step(step, seconds, state.config.steps - step)
+        if told is not None:
+            state.notes.append(Note(f"steps are {told['chosen']}", told, "compile"))
 
 
 def _count_in_stage(state: TrainState, tokens: int, loss: float, finite: bool) -> None:

@@ -100,7 +100,8 @@ def train_run(
             except Exception as error:
                 explained = world.explained(error)
                 with suppress(RunError):  # the disk may be full: then the log stays as it is
-                    session.log_event("end", status="failed", error=_one_line(explained))
+                    text = f"{type(explained).__name__}: {' '.join(str(explained).split())}"
+                    session.log_event("end", status="failed", error=text)
                 if is_out_of_memory(error):
                     size = session.state.progress.micro_batch_size
                     size = size or parts.train.largest_micro_batch
@@ -127,8 +128,6 @@ class _Session:
     saved_step: int = 0
     lineage: Mapping[str, Any] = field(default_factory=dict)
     """What the start event says of the run's origin."""
-    compiled: Mapping[str, Any] = field(default_factory=dict)
-    """What the newest `compile` event says."""
 
     @classmethod
     def create(
@@ -220,10 +219,8 @@ class _Session:
         self.lineage = {"origin": began["origin"]} if "origin" in began else {}
         standing = self.folder.read_events()
         self.evaluations = {e.values["step"]: e.values for e in standing if e.kind == "eval"}
-        for event in standing:
-            if event.kind == "compile" and self.state.compiling is not None:
-                self.compiled = event.values
-                self.state.compiling.choose(event.values["chosen"])
+        if self.state.compiling is not None:
+            self.state.compiling.resume([e.values for e in standing if e.kind == "compile"])
 
     def _log_step(self, info: StepInfo) -> None:
         self._log_notes()
@@ -304,10 +301,7 @@ class _Session:
 
     def _log_notes(self) -> None:
         for note in self.state.notes:
-            if note.kind == "compile":
-                self.compiled = note.values
-            said = {"message": note.message} if note.message else {}
-            self.log_event(note.kind, **said, **note.values)
+            self.log_event(note.kind, message=note.message, **note.values)
         self.state.notes.clear()
 
     def _save_if_due(self) -> None:
@@ -379,7 +373,7 @@ class _Session:
             **parts.facts,
             **self.lineage,
             **({"stages": self._stages()} if parts.train.stages else {}),
-            **({"compile": dict(self.compiled)} if self.compiled else {}),
+            **({} if self.state.compiling is None else {"compile": self.state.compiling.told}),
             "final": self.evaluations[progress.step],
             "best": min(known, key=lambda e: (e["loss"], e["step"]), default=None),
             "params": self._params(),
@@ -424,7 +418,3 @@ class _Session:
 
     def _provenance(self) -> dict[str, Any]:
         return {"environment": environment(torch.get_num_threads()), "git": git_state()}
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
