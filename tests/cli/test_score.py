@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from tests.conftest import Command
 
+from windtunnel.runs import RunFolder
+
 RUN = """\
 arch:
   d_model: 32
@@ -38,6 +40,32 @@ def test_a_run_on_pairs_is_scored(trained: Path, windtunnel: Command) -> None:
     one = windtunnel("score", trained, "--metric", "exact_match", "--samples", 5, "-n", 12)
     assert one.out.split() == ["exact_match", f"{share:.3f}"]
     assert windtunnel("score", trained, "--beams", 2, "--samples", 2, "-n", 6).code == 0
+
+
+def test_scores_stand_in_every_evaluation(trained: Path, windtunnel: Command) -> None:
+    """They change no weight; the last ones are those that `score` gives."""
+    ask = ("--set", "train.scores=[exact_match, word_accuracy]", "--set", "train.eval_every=10")
+    answer = windtunnel("train", "pairs.yaml", "--out", "out/scored", *ask)
+    assert answer.code == 0, answer.err
+    runs = [RunFolder.open(path) for path in (trained, Path("out/scored"))]
+    weights = [max(run.checkpoints.glob("step-*")) / "model.safetensors" for run in runs]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert runs[0].key == runs[1].key
+    found = [event.values for event in runs[1].read_events() if event.kind == "eval"]
+    assert [values["step"] for values in found] == [0, 10, 20, 30]
+    assert all({"exact_match", "word_accuracy"} <= values.keys() for values in found)
+    later = windtunnel("score", "out/scored", "--samples", 32, "-n", 24, "--json")
+    scores = json.loads(later.out)["scores"]
+    assert found[-1]["word_accuracy"] == pytest.approx(scores["word_accuracy"])
+
+
+def test_scores_of_a_text_are_refused_before_the_first_step(
+    windtunnel: Command, workplace: Path
+) -> None:
+    answer = windtunnel("train", "run.yaml", "--out", "out/t", "--set", "train.scores=[bleu]")
+    assert answer.code == 2
+    assert "train.scores: only pairs have a truth" in answer.err
+    assert not (workplace / "out/t").exists()
 
 
 def test_mistakes_are_told(trained: Path, windtunnel: Command, workplace: Path) -> None:

@@ -128,12 +128,15 @@ def score_verb(
     beams: int | None,
 ) -> dict[str, Any]:
     """The scores, and each text with its truth."""
+    from windtunnel.data.dataset import prepare
     from windtunnel.generate.scores import SCORES
-    from windtunnel.train.scoring import score_run
+    from windtunnel.train.scoring import score_texts
 
     trained, _ = _opened(runs, run)
-    found = score_run(
-        trained,
+    found = score_texts(
+        trained.model,
+        prepare(trained.config.data),
+        trained.config,
         metrics or list(SCORES),
         samples=samples,
         max_new_tokens=max_new_tokens,

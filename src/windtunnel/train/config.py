@@ -53,6 +53,8 @@ class TrainConfig(Config):
             "distributed",
             "stages",
             "compile",
+            "scores",
+            "score_samples",
         }
     )
 
@@ -104,6 +106,10 @@ class TrainConfig(Config):
     """Steps between evaluations; there is one before the first step and one at the end besides."""
     eval_tokens: int | None = Field(default=100_000, gt=0)
     """Tokens of the validation split to evaluate on, always the same. None: the whole split."""
+    scores: tuple[Literal["exact_match", "word_accuracy", "bleu", "chrf"], ...] = ()
+    """Scores of the likeliest texts for validation prompts, at each evaluation; pairs only."""
+    score_samples: int = Field(default=32, gt=0)
+    """Validation pairs that are written and scored, evenly spread over them."""
     checkpoint_every: int = Field(default=250, gt=0)
     """Steps between checkpoints; there is one at the end and one on an interrupt besides."""
     keep_checkpoints: int = Field(default=2, gt=0)
@@ -134,6 +140,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.scores and self.distributed is not None:
+            raise ValueError("scores are written by one process alone; leave out `distributed`")
         if self.precision == "float16" and self.loss_chunk is not None:
             raise ValueError(
                 "loss_chunk computes gradients before the loss can be scaled, so not with "

@@ -39,6 +39,17 @@ class Evaluation:
     seconds: float
     measures_text: bool = True
 
+    def values(self) -> dict[str, Any]:
+        """The fields of an ``eval`` event."""
+        return {
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "accuracy": self.accuracy,
+            "eval_tokens": self.tokens,
+            "eval_seconds": self.seconds,
+        }
+
     @property
     def perplexity(self) -> float | None:
         """exp(loss); infinite where that is beyond a float; None where the loss is not of text."""

@@ -19,6 +19,8 @@ WITHOUT_EFFECT = frozenset(
         "device",
         "watch_every",
         "distributed",
+        "scores",
+        "score_samples",
     }
 )
 """Settings that change no weight and no measured loss (the number of processes changes the order of

@@ -39,6 +39,7 @@ from windtunnel.train.run_config import (
     objective_config,
 )
 from windtunnel.train.runner import OnEvent, OnStep, RunParts, train_run
+from windtunnel.train.scoring import scores_of
 from windtunnel.train.writing import make_samples
 
 TOKENIZER = "tokenizer"
@@ -222,6 +223,7 @@ def run_parts(ready: ReadyRun) -> RunParts:
             **({} if dataset.kind == "text" else {"left_out": feed.skipped, "cut": feed.cut}),
         },
         samples=lambda model: make_samples(model, dataset, ready.config),
+        scores=scores_of(dataset, ready.config),
         beginning=beginning,
     )
 

@@ -227,6 +227,9 @@ def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, st
     if config.train.groups and objective.type == "diffusion":
         text = "no rules with diffusion: its parameters are not named as the architecture's"
         found.append((("train", "groups"), text))
+    if config.train.scores and config.data.kind != "pairs":
+        text = f"only pairs have a truth to score a text by; the data are {config.data.kind}"
+        found.append((("train", "scores"), text))
     read = arch.encoder.vocab_size if arch.encoder is not None else None
     if read is not None and vocabulary is not None and read < vocabulary:
         text = f"{read}, but the tokenizer has {vocabulary} ids, and it is the source's too"

@@ -54,6 +54,8 @@ class RunParts:
     flops_per_token: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
     samples: Samples | None = None
+    scores: Callable[[nn.Module], Mapping[str, float]] | None = None
+    """Of what the model writes, at each evaluation."""
     world: World = ALONE
     """The processes that train together; the first one writes."""
     beginning: Beginning | None = None
@@ -252,19 +254,11 @@ class _Session:
         due = due or step == self._first_step or step in self.parts.train.borders
         if not due or step in self.evaluations:
             return
-        with result_weights(self.state):
+        with result_weights(self.state), evaluation_mode(self.state.model):
             found = self._evaluation()
+            scores = {} if self.parts.scores is None else self.parts.scores(self.state.model)
         self._log_notes()
-        values = {
-            **self._totals(),
-            "loss": found.loss,
-            "perplexity": found.perplexity,
-            "bits_per_byte": found.bits_per_byte,
-            "accuracy": found.accuracy,
-            "eval_tokens": found.tokens,
-            "eval_seconds": found.seconds,
-            **self._of_the_average(),
-        }
+        values = {**self._totals(), **found.values(), **self._of_the_average(), **scores}
         self.evaluations[step] = values
         if (stage := self.parts.train.stage_at(max(0, step - 1))) is not None:
             self.evaluations[step] = values | {"stage": stage[0].name, "stages": self._stages()}
