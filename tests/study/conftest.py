@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from windtunnel.config import digest, parse_document
-from windtunnel.study.planning import Ground, Settled
+from windtunnel.study.arms import Ground, Settled
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
 
 VOCABULARY = 512

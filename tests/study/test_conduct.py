@@ -12,6 +12,7 @@ import pytest
 from windtunnel.config import parse_document
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
+from windtunnel.study.arms import Ground, read_tree
 from windtunnel.study.conduct import RunMaker, conduct, finished_keys
 from windtunnel.study.execute import Job, Progress, StudyInterrupted
 from windtunnel.study.folder import StudyFolder
@@ -19,11 +20,10 @@ from windtunnel.study.ground import (
     free_memory_bytes,
     local_ground,
     measure_speeds,
-    read_run,
     usable_cores,
 )
 from windtunnel.study.plan import Plan, PlannedRun
-from windtunnel.study.planning import Ground, plan_compare
+from windtunnel.study.planning import plan_compare
 from windtunnel.train.run_config import LoadedRun, load_run_document
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -199,10 +199,10 @@ def test_speeds_are_measured_in_a_child(tiny: Callable[..., LoadedRun]) -> None:
 
 def test_a_run_survives_the_way_through_the_plan(tiny: Callable[..., LoadedRun]) -> None:
     run = planned(tiny).runs[0]
-    assert read_run(run.config).config.model_dump(mode="json") == run.config
+    assert read_tree(run.config).config.model_dump(mode="json") == run.config
     name = "\U0001f600 \x7f \x85 \x01 \u2028"
     odd = {**run.config, "arch": {**run.config["arch"], "name": name}}
-    assert read_run(odd).config.model_dump(mode="json") == odd
+    assert read_tree(odd).config.model_dump(mode="json") == odd
 
 
 def test_the_machine_is_known() -> None:

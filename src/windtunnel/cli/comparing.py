@@ -18,13 +18,14 @@ from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.report.terminal import verdict_view
 from windtunnel.report.units import bytes_text, count_text, duration_text
 from windtunnel.runs import RunStore
+from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
 from windtunnel.study.conduct import conduct, finished_keys
 from windtunnel.study.execute import Progress
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import free_memory_bytes, local_ground, usable_cores
 from windtunnel.study.plan import Estimate, Plan
-from windtunnel.study.planning import Ground, check_question, estimate, plan_compare
+from windtunnel.study.planning import check_question, estimate, plan_compare
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from windtunnel.errors import RunError, StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
+from windtunnel.study.arms import read_tree
 from windtunnel.study.compare import Verdicts, judge
 from windtunnel.study.execute import Job, Outcome, Progress, execute
 from windtunnel.study.folder import StudyFolder
-from windtunnel.study.ground import read_run
 from windtunnel.study.plan import Plan, PlannedRun
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class RunMaker:
         from windtunnel.data.dataset import prepare
         from windtunnel.train.launch import create_run_folder, ready_run
 
-        loaded = read_run(run.config)
+        loaded = read_tree(run.config)
         data = loaded.config.data
         if data not in self._opened:
             self._opened[data] = prepare(data)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from windtunnel.config import Document
 from windtunnel.errors import StudyError
-from windtunnel.study.planning import Ground, Settled
-from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
+from windtunnel.study.arms import Ground, Settled
+from windtunnel.train.run_config import LoadedRun, RunConfig
 
 if TYPE_CHECKING:
     from windtunnel.data.dataset import Dataset
@@ -92,13 +91,6 @@ def _without_seed(config: RunConfig) -> str:
     tree["arch"]["name"] = "probe"
     tree["train"]["seed"] = 0
     return json.dumps(tree, sort_keys=True)
-
-
-def read_run(tree: object) -> LoadedRun:
-    """A loaded run from a config's plain tree. The tree is taken as it is: through YAML, not every
-    character of a name or a path would survive."""
-    plain: dict[str, object] = json.loads(json.dumps(tree))
-    return load_run_document(Document(plain, source="plan"), base=Path.cwd())
 
 
 def usable_cores() -> int:

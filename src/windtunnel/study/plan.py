@@ -83,7 +83,8 @@ class Plan:
     arms: tuple[Arm, ...]
     runs: tuple[PlannedRun, ...]
     seeds: tuple[int, ...]
-    match: Match
+    match: Match | Literal["none"]
+    """What all arms have the same of; none: each is trained as it is written."""
     budget: float
     metric: Metric
     """What the verdict is about: nats per token, or bits per byte where tokenizers differ."""

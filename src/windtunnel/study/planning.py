@@ -5,53 +5,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from windtunnel.arch import Architecture, diff
 from windtunnel.config import digest
-from windtunnel.errors import StudyError, UsageError
+from windtunnel.errors import UsageError
+from windtunnel.study.arms import (
+    Ground,
+    Settled,
+    as_arm,
+    as_tree,
+    check_memory,
+    make_arm,
+    make_runs,
+    shared_notes,
+    with_known_stages,
+)
 from windtunnel.study.budget import Match
-from windtunnel.study.matching import Candidate, Speeds, match_arm, own_amount
-from windtunnel.study.plan import Arm, Estimate, Metric, Plan, PlannedRun
-from windtunnel.train.config import TrainConfig
+from windtunnel.study.matching import Candidate, match_arm, own_amount
+from windtunnel.study.plan import Arm, Estimate, Metric, Plan
 from windtunnel.train.objectives.config import NextTokenConfig, Seq2SeqConfig
-from windtunnel.train.objectives.row_cost import StepSize
-from windtunnel.train.planned import run_memory
 from windtunnel.train.run_config import LoadedRun, RunConfig, objective_config
 
-PROCESS_BYTES = 450 * 2**20
-"""A worker before its model (Python, torch, the corpus): an estimate; small runs peak near it."""
 MAX_SEEDS = 1000
 _DECIDES_TEXT = ("source", "sources", "validation", "seed")
 _DECIDES_LOSS = ("seq_len", "eval_tokens")
-
-
-@dataclass(frozen=True)
-class Settled:
-    """A config with nothing left open."""
-
-    key: str
-    """The digest of all that decides the run's result."""
-    config: Mapping[str, Any]
-    """The final config as a plain tree."""
-    data_fingerprint: str
-    """Of the tokens of both sides and the tokenizer."""
-    vocab_size: int
-    step: StepSize | None = None
-    """What a step on samples comes to; None: full rows of a text."""
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What a plan asks of the machine it is made on."""
-
-    settle: Callable[[LoadedRun], Settled]
-    speeds: Speeds | None = None
-    """None: no speed is measured, so the plan can give no time."""
-    memory_room: Callable[[TrainConfig], int | None] = lambda train: None
-    """Free bytes where a recipe trains; None: not known, and nothing is refused."""
 
 
 def plan_compare(
@@ -79,7 +58,7 @@ def plan_compare(
             or a speed cannot be measured.
     """
     chosen = check_question(len(loaded), seeds=seeds, budget=budget)
-    named = [_named(run, name) for run, name in zip(loaded, distinct_names(loaded), strict=True)]
+    named = [as_arm(run, name) for run, name in zip(loaded, distinct_names(loaded), strict=True)]
     settled = [ground.settle(run) for run in named]
     metric, notes = _metric_of(named, settled)
     question = {
@@ -96,19 +75,19 @@ def plan_compare(
         named = [_with_whole_validation(run) for run in named]
         notes = (*notes, *_text_notes(match))
     candidates = [
-        Candidate(_with_known_stages(run.config, facts), facts.vocab_size, step=facts.step)
+        Candidate(with_known_stages(run.config, facts), facts.vocab_size, step=facts.step)
         for run, facts in zip(named, settled, strict=True)
     ]
     amount, matched, speeds = _match(candidates, match, budget, ground)
-    trees = [_tree(arm.config) for arm in matched]
+    trees = [as_tree(arm.config) for arm in matched]
     arms = tuple(
-        _arm(arm, run.document.source, speed, trees[0])
+        make_arm(arm, run.document.source, speed, trees[0])
         for arm, run, speed in zip(matched, named, speeds, strict=True)
     )
     runs = tuple(
         run
         for base, arm in zip(named, matched, strict=True)
-        for run in _runs(base, arm, chosen, ground)
+        for run in make_runs(base, arm, chosen, ground)
     )
     return Plan(
         kind="compare",
@@ -120,7 +99,7 @@ def plan_compare(
         match=match,
         budget=amount,
         metric=metric,
-        notes=(*notes, *_recipe_notes(matched), *_shared_notes(runs), *_change_notes(arms, match)),
+        notes=(*notes, *_recipe_notes(matched), *shared_notes(runs), *_change_notes(arms, match)),
     )
 
 
@@ -165,31 +144,6 @@ def distinct_names(loaded: Sequence[LoadedRun]) -> list[str]:
             candidate = f"{name}-{number}"
         distinct.append(candidate)
     return distinct
-
-
-def _named(run: LoadedRun, name: str) -> LoadedRun:
-    """The run under its name in the study, its threads fixed: so its numbers do not depend on how
-    many workers share the machine."""
-    train = run.config.train
-    if train.threads is None:
-        train = train.replace(threads=1)
-    arch = run.config.arch.replace(name=name)
-    plugins = tuple(str((run.base / path).resolve()) for path in run.config.plugins)
-    return replace(run, config=run.config.replace(arch=arch, train=train, plugins=plugins))
-
-
-def _with_known_stages(config: RunConfig, facts: Settled) -> RunConfig:
-    """The run with stages in rows or steps where they were written in epochs."""
-    if config.train.settled:
-        return config
-    found = facts.config["train"]["stages"]
-    stages = [
-        stage.replace(epochs=None, until="first_exhausted", rows=known["rows"])
-        if stage.epochs is not None
-        else stage
-        for stage, known in zip(config.train.stages, found, strict=True)
-    ]
-    return config.replace(train=config.train.with_stages(stages))
 
 
 def _metric_of(
@@ -269,64 +223,13 @@ def _match(
     """The budget, the arms that have it, and their speeds, measured at their final widths."""
 
     def measured(of: Sequence[Candidate]) -> Sequence[float | None]:
-        _check_memory(of, ground)
+        check_memory(of, ground)
         return ground.speeds([arm.config for arm in of]) if ground.speeds else [None] * len(of)
 
     known = measured(arms) if match != "params" else [None] * len(arms)
     amount = budget if budget is not None else own_amount(arms[0], match, known[0])
     matched = [match_arm(arm, match, amount, speed) for arm, speed in zip(arms, known, strict=True)]
     return amount, matched, measured(matched) if match == "params" else known
-
-
-def _check_memory(arms: Sequence[Candidate], ground: Ground) -> None:
-    """Raises StudyError where an arm cannot fit, before anything of it is built."""
-    for arm in arms:
-        room = ground.memory_room(arm.config.train)
-        needed = _memory(arm.architecture, arm.config.train)
-        if room is not None and needed > room:
-            raise StudyError(
-                f"{arm.name}: training it takes about {needed / 2**30:.1f} GiB of memory, and "
-                f"{room / 2**30:.1f} GiB are free; make it smaller, or lower train.batch_size or "
-                "train.micro_batch_size"
-            )
-
-
-def _arm(arm: Candidate, source: str, speed: float | None, first: Mapping[str, Any]) -> Arm:
-    train, tree = arm.config.train, _tree(arm.config)
-    return Arm(
-        name=arm.name,
-        source=source,
-        config=tree,
-        arch_digest=arm.architecture.digest(),
-        params=arm.params,
-        steps=train.steps,
-        tokens=round(train.steps * arm.tokens_per_step),
-        flops_per_token=arm.flops_per_token,
-        memory_bytes=_memory(arm.architecture, train),
-        steps_per_second=speed,
-        diff=tuple((d.path, d.first, d.second) for d in diff(first, tree) if d.path != "arch.name"),
-        changes=arm.changes,
-    )
-
-
-def _memory(architecture: Architecture, train: TrainConfig) -> int:
-    return int(run_memory(architecture, train).total) + PROCESS_BYTES
-
-
-def _tree(config: RunConfig) -> dict[str, Any]:
-    tree: dict[str, Any] = config.model_dump(mode="json")
-    return tree
-
-
-def _runs(
-    base: LoadedRun, arm: Candidate, seeds: Sequence[int], ground: Ground
-) -> list[PlannedRun]:
-    runs = []
-    for seed in seeds:
-        config = arm.config.replace(train=arm.config.train.replace(seed=seed))
-        final = ground.settle(replace(base, config=config))
-        runs.append(PlannedRun(arm=arm.name, seed=seed, key=final.key, config=final.config))
-    return runs
 
 
 def _recipe_notes(arms: Sequence[Candidate]) -> list[str]:
@@ -346,17 +249,6 @@ def _recipe_notes(arms: Sequence[Candidate]) -> list[str]:
             "order of the data and dropout differ, so intervals say nothing of other first weights."
         )
     return notes
-
-
-def _shared_notes(runs: Sequence[PlannedRun]) -> list[str]:
-    owners: dict[str, list[str]] = {}
-    for run in runs:
-        owners.setdefault(run.key, []).append(run.arm)
-    groups = dict.fromkeys(tuple(names) for names in owners.values() if len(names) > 1)
-    return [
-        f"{' and '.join(names)} are the same architecture and recipe: their runs are trained once."
-        for names in groups
-    ]
 
 
 def _change_notes(arms: Sequence[Arm], match: Match) -> list[str]:

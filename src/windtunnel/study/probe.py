@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from windtunnel.errors import WindtunnelError
-from windtunnel.study.ground import read_run
+from windtunnel.study.arms import read_tree
 
 if TYPE_CHECKING:
     from windtunnel.train.launch import ReadyRun
@@ -49,7 +49,7 @@ def main() -> None:
 
     try:
         trees = json.load(sys.stdin)
-        speeds = [steps_per_second(ready_run(read_run(tree))) for tree in trees]
+        speeds = [steps_per_second(ready_run(read_tree(tree))) for tree in trees]
     except WindtunnelError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
