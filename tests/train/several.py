@@ -34,6 +34,16 @@ ARCH: dict[str, Any] = {
     ],
 }  # fmt: skip
 
+ON_THE_SPHERE: dict[str, Any] = ARCH | {
+    "unit_weights": True,
+    "layers": [{"norm": "none", "mixer": ATTENTION, "mlp": "glu", "dropout": 0.1, "repeat": 2}],
+}
+FLAT = {"type": "flat"}
+PLAN = (
+    {"name": "first", "data": "a", "steps": 2, "schedule": FLAT},
+    {"name": "second", "data": "b", "rows": 14, "batch_size": 4, "lr": 0.01},
+)
+
 RECIPES: dict[str, dict[str, Any]] = {
     "ddp": {},
     "fsdp": {},
@@ -42,6 +52,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fsdp bfloat16": {"precision": "bfloat16"},
     "fsdp small": {"activation_checkpointing": True, "loss_chunk": 7, "micro_batch_size": 2},
     "ddp muon": {"optimizer": {"type": "muon"}, "ema": 0.9},
+    "ddp watched": {"watch_every": 2},
+    "fsdp watched": {"watch_every": 2},
+    "fsdp ema": {"ema": 0.9},
+    "fsdp stages": {"stages": PLAN},
+    "fsdp unit weights": {},
+    "fsdp all of these": {"watch_every": 2, "ema": 0.9, "stages": PLAN},
 }
 
 
@@ -62,7 +78,8 @@ def parts_of(name: str, world: World, **changes: Any) -> RunParts:
     kind = name.split()[0]
     values = {"steps": 6, "batch_size": B, "seq_len": T, "eval_every": 3, "checkpoint_every": 2}
     config = recipe(**(values | RECIPES[name] | {"distributed": kind} | changes))
-    model = build(resolve(decode(Document(ARCH), ArchSpec)), seed=0)
+    arch = ON_THE_SPHERE if name in ("fsdp unit weights", "fsdp all of these") else ARCH
+    model = build(resolve(decode(Document(arch), ArchSpec)), seed=0)
     return RunParts(
         model=model,
         batches=ListBatches(batches(5, 1)),

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from windtunnel.errors import UsageError
 from windtunnel.runs import RunFolder
 from windtunnel.train.checkpoint import load_weights
-from windtunnel.train.distributed.parallel import check_rows, shard
+from windtunnel.train.distributed.parallel import check_distribution
 from windtunnel.train.distributed.randomness import RowsOfABatch
 from windtunnel.train.distributed.world import ALONE, World, joined
 from windtunnel.train.identity import run_identity
@@ -37,11 +37,13 @@ def torchrun(*arguments: object) -> subprocess.Popen[str]:
 
 
 def curve(folder: Path) -> list[tuple[str, int, float]]:
-    events = RunFolder.open(folder).read_events()
+    """All losses of a run: of steps, evaluations and, where there is one, of the average."""
     return [
-        (event.kind, event.values["step"], event.values["loss"])
-        for event in events
+        (event.kind, event.values["step"], event.values[key])
+        for event in RunFolder.open(folder).read_events()
         if event.kind in ("step", "eval")
+        for key in ("loss", "ema_loss")
+        if key in event.values
     ]
 
 
@@ -101,6 +103,45 @@ def test_two_processes_have_the_curve_of_one(trained: Path, name: str) -> None:
         assert records[0][key] == records[1][key]
     if "bfloat16" not in name:
         assert records[0]["samples"] == records[1]["samples"]
+
+
+@pytest.mark.parametrize("name", ["ddp watched", "fsdp watched", "fsdp all of these"])
+def test_what_is_watched_is_that_of_all_processes(trained: Path, name: str) -> None:
+    found, expected = (
+        [e.values for e in RunFolder.open(trained / side / name.replace(" ", "-")).read_events()
+         if e.kind == "watch"]
+        for side in ("two", "one")
+    )  # fmt: skip
+    assert [watch["step"] for watch in found] == [2, 4, 6]
+    for two, one in zip(found, expected, strict=True):
+        assert two["activations"] == pytest.approx(one["activations"], rel=1e-4)
+        assert two["parts"].keys() == one["parts"].keys()
+        for part, values in one["parts"].items():
+            assert two["parts"][part] == pytest.approx(values, rel=1e-3), part
+
+
+@pytest.mark.parametrize("name", ["fsdp stages", "fsdp all of these"])
+def test_stages_of_several_processes_are_those_of_one(trained: Path, name: str) -> None:
+    two, one = (
+        RunFolder.open(trained / side / name.replace(" ", "-")).read_record()
+        for side in ("two", "one")
+    )
+    assert two is not None
+    assert one is not None
+    assert [stage["name"] for stage in two["stages"]] == ["first", "second"]
+    for found, expected in zip(two["stages"], one["stages"], strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_average_of_several_processes_is_read_by_one(trained: Path) -> None:
+    models = []
+    for side in ("one", "two"):
+        model = several.parts_of("fsdp ema", ALONE).model
+        folder = RunFolder.open(trained / side / "fsdp-ema").checkpoints
+        load_weights(folder, model, pytest.fail, ema=True)
+        models.append(model.state_dict())
+    for name, expected in models[0].items():
+        torch.testing.assert_close(models[1][name], expected, rtol=1e-3, atol=2e-5, msg=name)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
@@ -185,10 +226,10 @@ def test_a_run_s_key_does_not_know_the_processes() -> None:
 def test_what_several_processes_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for values in ({"batch_size": 3}, {"batch_size": 9, "micro_batch_size": 4}):
         with pytest.raises(UsageError, match="fewer than the 4 processes"):
-            check_rows(recipe(**values), World(0, 4))
+            check_distribution(recipe(**values), World(0, 4))
+    check_distribution(recipe(distributed="fsdp", optimizer={"type": "muon"}), ALONE)
     with pytest.raises(UsageError, match="muon needs whole matrices"):
-        shard(torch.nn.Linear(2, 2), recipe(distributed="fsdp", optimizer={"type": "muon"}),
-              World(0, 2))  # fmt: skip
+        check_distribution(recipe(distributed="fsdp", optimizer={"type": "muon"}), World(0, 2))
     with pytest.raises(ValueError, match="found by one process"):
         recipe(distributed="ddp", micro_batch_size="auto")
     monkeypatch.setenv("RANK", "0")

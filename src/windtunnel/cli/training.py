@@ -14,6 +14,7 @@ from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.runs import Event, RunFolder, RunStore
 from windtunnel.runs.folder import IDENTITY
 from windtunnel.train.branch import branch_of, with_weights
+from windtunnel.train.distributed.parallel import check_distribution
 from windtunnel.train.distributed.world import World, joined
 from windtunnel.train.launch import (
     ReadyRun,
@@ -82,6 +83,7 @@ def _train(
         if not world.first:
             return _follow_the_first(loaded, world)
         ready = ready_run(loaded, dataset=prepare_with_progress(loaded.config.data))
+        check_distribution(ready.config.train, world)
         folder, begun = _folder(ready, out, resume, runs)
         world.tell(str(folder.path.resolve()))
         record = folder.read_record()

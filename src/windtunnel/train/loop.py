@@ -22,7 +22,7 @@ from windtunnel.train.activation_checkpointing import checkpoint_layers
 from windtunnel.train.batch import BatchSource, TokenBatch, count_targets
 from windtunnel.train.compiling import Compiling, explained
 from windtunnel.train.config import TrainConfig
-from windtunnel.train.distributed.parallel import Parallel, check_rows, parallel_of, shard
+from windtunnel.train.distributed.parallel import Parallel, check_distribution, parallel_of, shard
 from windtunnel.train.distributed.world import ALONE, World, whole_tensor
 from windtunnel.train.ema import Ema
 from windtunnel.train.mup import width_scale
@@ -186,7 +186,7 @@ def create_train_state(
     objective.loss_rows = loss_rows(config, objective, model)
     if config.activation_checkpointing:
         checkpoint_layers(model)
-    check_rows(config, world)
+    check_distribution(config, world)
     shard(model, config, world)
     weights = training_weights(model, config)
     scale = None if config.mup is None else width_scale(model, config.mup)
@@ -230,7 +230,7 @@ def _take_step(state: TrainState) -> StepInfo:
     if tokens == 0:
         raise DataError(f"batch {progress.position} has no target to train on")
     every = state.config.watch_every
-    watch = Watch(state.model) if every and (progress.step + 1) % every == 0 else None
+    watch = Watch(state.model, state.world) if every and (progress.step + 1) % every == 0 else None
     with watch or nullcontext(), explained():
         summed = accumulate(state, batch, tokens)
     found = gradients(state.weights)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from windtunnel.train.distributed.world import ALONE, World, whole_tensor
+
 LAYER = re.compile(r"((?:encoder\.|decoder\.)?layers\.\d+)(?:\.(\w+))?")
 """What stands for itself among a model's modules and parameters: each part of each layer."""
 
@@ -26,11 +28,16 @@ def part_of(name: str) -> str:
 
 
 class Watch:
-    """One step, looked at: use it around the forward and backward, then around the update."""
+    """One step, looked at: use it around the forward and backward, then around the update.
 
-    def __init__(self, model: nn.Module) -> None:
+    Of several processes all look at the same steps, and each gets the values of all together.
+    """
+
+    def __init__(self, model: nn.Module, world: World = ALONE) -> None:
         self._model = model
+        self._world = world
         self._squares: dict[str, list[tuple[Tensor, int]]] = {}
+        """By module, in the order of modules: the sum of squares and how many numbers, per call."""
         self._hooks: list[Any] = []
         self._before: dict[str, Tensor] = {}
         self._parts: dict[str, dict[str, float | None]] = {}
@@ -39,6 +46,7 @@ class Watch:
         for name, module in self._model.named_modules():
             layer = LAYER.fullmatch(name)
             if (layer is not None and layer[2] is None) or (name and "." not in name):
+                self._squares[name] = []
                 self._hooks.append(module.register_forward_hook(self._hook(name)))
         return self
 
@@ -51,7 +59,7 @@ class Watch:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point():
                 square = output.detach().float().square().sum()
-                self._squares.setdefault(name, []).append((square, output.numel()))
+                self._squares[name].append((square, output.numel()))
 
         return look
 
@@ -76,10 +84,18 @@ class Watch:
     def values(self) -> dict[str, Any]:
         """``parts``: the norm of gradient and weights, and the update's norm over the weights', of
         each part; ``activations``: the root mean square of what each layer gives, by its name."""
-        activations = {}
-        for name, seen in self._squares.items():
-            total = sum(float(square) for square, _ in seen)
-            activations[name] = (total / max(1, sum(count for _, count in seen))) ** 0.5
+        seen = self._squares.values()
+        # Each process has seen its own rows of the batch.
+        totals = torch.tensor(
+            [[sum(float(s) for s, _ in calls), sum(n for _, n in calls)] for calls in seen],
+            dtype=torch.float64,
+        )
+        self._world.add(totals)
+        activations = {
+            name: (square / count) ** 0.5
+            for name, (square, count) in zip(self._squares, totals.tolist(), strict=True)
+            if count
+        }
         return {"parts": self._parts, "activations": activations}
 
 
@@ -91,4 +107,4 @@ def _by_part(parameters: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 
 def _norm(tensors: list[Tensor]) -> float:
-    return float(torch.nn.utils.get_total_norm(tensors)) if tensors else 0.0
+    return float(whole_tensor(torch.nn.utils.get_total_norm(tensors))) if tensors else 0.0

@@ -50,25 +50,22 @@ class Parallel:
             add_gradients(weights, self.world)
 
 
-def check_rows(config: TrainConfig, world: World) -> None:
-    """Raises UsageError where a piece of a batch has fewer rows than there are processes."""
+def check_distribution(config: TrainConfig, world: World) -> None:
+    """Whether these processes can share the run; asked before anything is written.
+
+    Raises:
+        UsageError: a piece of a batch has fewer rows than there are processes, or fsdp is asked for
+            and an optimizer needs whole matrices.
+    """
     size = config.largest_micro_batch
     least = min(min(size, rows % size or size) for rows in config.batch_rows)
     if least < world.size:
-        where = "batch_size" if size == config.batch_size else "micro_batch_size"
+        where = "micro_batch_size" if size < config.largest_batch else "batch_size"
+        last = " (the last of a stage may be short)" if config.stages else ""
         raise UsageError(
-            f"train.{where}: a piece of a batch has {least} rows, fewer than the {world.size} "
-            "processes that share it; make it larger, or start fewer processes"
+            f"train.{where}: a piece of a batch has {least} rows{last}, fewer than the "
+            f"{world.size} processes that share it; make it larger, or start fewer processes"
         )
-
-
-def shard(model: nn.Module, config: TrainConfig, world: World) -> None:
-    """fsdp: leaves each process its part of every parameter (FSDP2, arXiv 2304.11277); a layer is
-    put together when it is computed. bfloat16: the parts are float32 masters.
-
-    Raises:
-        UsageError: an optimizer needs whole matrices.
-    """
     if config.distributed != "fsdp" or world.size == 1:
         return
     used = (config.optimizer, config.secondary_optimizer, *(g.optimizer for g in config.groups))
@@ -78,6 +75,14 @@ def shard(model: nn.Module, config: TrainConfig, world: World) -> None:
             f"train.optimizer: {whole[0]} needs whole matrices, and fsdp leaves each process "
             "a part of them; choose ddp, or adamw"
         )
+
+
+def shard(model: nn.Module, config: TrainConfig, world: World) -> None:
+    """fsdp: leaves each process its part of every parameter (FSDP2, arXiv 2304.11277); a layer is
+    put together when it is computed. bfloat16: the parts are float32 masters.
+    """
+    if config.distributed != "fsdp" or world.size == 1:
+        return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import (
         MixedPrecisionPolicy,

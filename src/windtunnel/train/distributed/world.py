@@ -66,7 +66,7 @@ class World:
         while not store.check([_TOLD]):
             failure = told_failure()
             if failure is not None:
-                raise PeerFailed(failure)
+                raise failure
             time.sleep(0.05)
         return str(store.get(_TOLD).decode())
 
@@ -81,15 +81,19 @@ class World:
             return error
         told = told_failure()
         if told is None and isinstance(error, (dist.DistError, RuntimeError)) and _is_lost(error):
-            told = "another process of this run has died without a word"
-        return error if told is None else PeerFailed(told)
+            told = PeerFailed("another process of this run has died without a word")
+        return error if told is None else told
 
 
 ALONE = World()
 
 
 class PeerFailed(RunError):
-    """Another process of the run has failed; the message is its own."""
+    """Another process of the run has failed; message and exit code are its own."""
+
+    def __init__(self, message: str, exit_code: int = RunError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
@@ -154,17 +158,23 @@ def _check(world: World, distributed: str | None, device: str) -> None:
 
 def _tell_failure(world: World, error: Exception) -> None:
     """So that the others can say why they end."""
-    text = " ".join(str(error).split()) if isinstance(error, WindtunnelError) else repr(error)
+    if isinstance(error, WindtunnelError):
+        code, text = error.exit_code, " ".join(str(error).split())
+    else:
+        code, text = RunError.exit_code, repr(error)
     store = _store()
     if not store.check([_FAILED]):
-        store.set(_FAILED, f"process {world.rank} of {world.size} failed: {text}")
+        store.set(_FAILED, f"{code} process {world.rank} of {world.size} failed: {text}")
 
 
-def told_failure() -> str | None:
+def told_failure() -> PeerFailed | None:
     """What a process said before it failed."""
     try:
         store = _store()
-        return store.get(_FAILED).decode() if store.check([_FAILED]) else None
+        if not store.check([_FAILED]):
+            return None
+        code, _, text = store.get(_FAILED).decode().partition(" ")
+        return PeerFailed(text, int(code))
     except RuntimeError:  # the store has gone with the process that held it
         return None
 
