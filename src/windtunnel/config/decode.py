@@ -201,7 +201,8 @@ def config_class_at(cls: type[BaseModel], tree: Any, path: Path) -> type[BaseMod
             arguments = typing.get_args(_unwrapped(annotation)[0])
             if not arguments:
                 return None
-            annotation, metadata = arguments[0], ()
+            named = typing.get_origin(_unwrapped(annotation)[0]) is dict
+            annotation, metadata = arguments[1 if named else 0], ()
     return _model(annotation, metadata, node)
 
 

@@ -12,7 +12,7 @@ from windtunnel.errors import RunError, StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.arms import read_tree
 from windtunnel.study.compare import Verdicts, judge
-from windtunnel.study.execute import Job, Outcome, Progress, execute
+from windtunnel.study.execute import Job, Outcome, Progress, evaluated_at, execute
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.plan import Plan, PlannedRun
 
@@ -49,7 +49,12 @@ class Conducted:
 
 def worker_command(job: Job) -> list[str]:
     """This package's own worker."""
-    return [sys.executable, "-m", "windtunnel.study.worker", str(job.run.path)]
+    command = [sys.executable, "-m", "windtunnel.study.worker", str(job.run.path)]
+    if job.until is not None:
+        command += ["--until", str(job.until)]
+    if job.limit_bytes is not None:
+        command += ["--memory", str(job.limit_bytes)]
+    return command
 
 
 def finished_keys(plan: Plan, store: RunStore) -> frozenset[str]:
@@ -130,7 +135,8 @@ def conduct(
             on_progress=on_progress,
             on_notice=on_notice,
         )
-        verdicts = judge(plan, {key: _record(runs[key], outcomes[key]) for key in plan.keys})
+        records = {k: _record(runs[k], outcomes[k], plan.run(k).until) for k in plan.keys}
+        verdicts = judge(plan, records)
         conducted = Conducted(verdicts, runs, outcomes)
         folder.write_results(conducted.to_dict())
     return conducted
@@ -164,7 +170,9 @@ def _job(plan: Plan, key: str, run: RunFolder) -> Job:
     return Job(
         run=run,
         name=f"{arm.name} seed {planned.seed}",
-        steps=arm.steps,
+        steps=min(arm.steps, planned.until or arm.steps),
+        until=planned.until,
+        limit_bytes=planned.limit_bytes,
         # Measured where it was: a recurrence takes longer for the same FLOPs.
         work_per_step=1 / arm.steps_per_second if arm.steps_per_second else arm.flops / arm.steps,
         threads=train["threads"],
@@ -172,9 +180,13 @@ def _job(plan: Plan, key: str, run: RunFolder) -> Job:
     )
 
 
-def _record(run: RunFolder, outcome: Outcome) -> Mapping[str, Any]:
+def _record(run: RunFolder, outcome: Outcome, until: int | None = None) -> Mapping[str, Any]:
+    """What a run's part of a study came to; of one that has paused, its evaluation there."""
     if outcome.status == "failed":
         return {"status": "failed", "reason": outcome.reason}
+    if outcome.status == "paused":
+        assert until is not None
+        return {"status": "paused", "final": evaluated_at(run, until), "steps": until}
     record = run.read_record()
     assert record is not None, "a run that has ended has its record"
     return record

@@ -10,11 +10,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from windtunnel.errors import RunError, StudyError
 from windtunnel.runs import RunFolder, RunSummary
@@ -45,13 +45,21 @@ class Job:
     threads: int = 1
     memory_bytes: int = 0
     """Predicted peak of its process."""
+    until: int | None = None
+    """The step at which it pauses, with an evaluation and a checkpoint. None: it does not."""
+    limit_bytes: int | None = None
+    """What its process may take at most; a run that finds it too little is not tried again."""
+
+
+Status = Literal["finished", "diverged", "failed", "paused"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. Failed: its worker died or gave up as often as was allowed."""
+    """How a run ended. Failed: its worker died or gave up as often as was allowed. Paused: it was
+    to be trained to a step and has reached it."""
 
-    status: Literal["finished", "diverged", "failed"]
+    status: Status
     reason: str = ""
     attempts: int = 0
     """Workers that were started for it; 0 where it had ended before."""
@@ -286,6 +294,9 @@ class _Executor:
     def _has_ended(self, job: Job) -> bool:
         """Whether the run has its record; notes the outcome."""
         try:
+            if job.until is not None and evaluated_at(job.run, job.until) is not None:
+                self._ended(job, "paused", "")
+                return True
             record = job.run.read_record()
         except RunError as error:
             self._ended(job, "failed", f"{error}; {_way_out(job)}")
@@ -315,10 +326,12 @@ class _Executor:
             how += f" (should its checkpoints be damaged: {_way_out(job)})"
         tail = last_words(worker.errors)
         job = worker.job
-        if OUT_OF_MEMORY in tail.lower():
+        if OUT_OF_MEMORY in tail.lower() and job.limit_bytes is None:
             job = self._expecting_more(job)
-        # A usage error is there again at every attempt.
-        self._died(job, f"{how}: {tail}" if tail else how, again=code != USAGE_EXIT)
+        # A usage error is there again at every attempt, and so is too tight a limit.
+        full = job.limit_bytes is not None and OUT_OF_MEMORY in tail.lower()
+        again = code != USAGE_EXIT and not full
+        self._died(job, f"{how}: {tail}" if tail else how, again=again)
 
     def _expecting_more(self, job: Job) -> Job:
         """The job with a larger prediction of its memory, so that it waits for more room."""
@@ -343,10 +356,10 @@ class _Executor:
             return
         self._ended(job, "failed", reason)
 
-    def _ended(self, job: Job, status: Literal["finished", "diverged", "failed"], why: str) -> None:
+    def _ended(self, job: Job, status: Status, why: str) -> None:
         tries = self._tries.get(job.run.key, 0)
         self.outcomes[job.run.key] = Outcome(status, why, tries, job.memory_bytes)
-        if status != "finished":
+        if status not in ("finished", "paused"):
             first = why.splitlines()[0] if why else ""
             self._notice(f"{job.name}: {status}" + (f": {first}" if first else ""))
 
@@ -363,6 +376,16 @@ class _Executor:
     def _loss_of(self, job: Job) -> float | None:
         seen = self._seen[job.run.key]
         return seen.loss if seen is not None else None
+
+
+def evaluated_at(run: RunFolder, step: int) -> Mapping[str, Any] | None:
+    """The values of a run's evaluation after a step; None where it has not come so far.
+
+    Raises:
+        RunError: its events are damaged.
+    """
+    found = [e.values for e in run.read_events() if e.kind == "eval" and e.step == step]
+    return found[-1] if found else None
 
 
 def _way_out(job: Job) -> str:

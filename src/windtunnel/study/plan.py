@@ -70,6 +70,10 @@ class PlannedRun:
     seed: int
     key: str
     config: Mapping[str, Any]
+    until: int | None = None
+    """The step at which it pauses; None: it is trained to its end."""
+    limit_bytes: int | None = None
+    """What its process may take at most; None: as much as there is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """A worker process: ``python -m windtunnel.study.worker RUN`` trains a folder's run to its end.
 
-It goes on from the newest checkpoint. Exit codes: 0 when there is a record, 130 or 75 after a
-signal (the run has saved), 1 for a failure, 2 for a config that cannot run.
+It goes on from the newest checkpoint. Exit codes: 0 when there is a record, 3 where ``--until`` is
+reached before the end, 130 or 75 after a signal (the run has saved in both), 1 for a failure, 2 for
+a config that cannot run.
 """
 
 from __future__ import annotations
@@ -15,15 +16,29 @@ from windtunnel.errors import WindtunnelError
 from windtunnel.runs import RunFolder
 
 
+def limit_memory(limit_bytes: int) -> None:
+    """Lets this process allocate so much and no more (RLIMIT_DATA: the heap and private memory,
+    touched or not), so that too little surfaces here, as an exception."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains the run; the exit code."""
     parser = argparse.ArgumentParser("python -m windtunnel.study.worker", description=__doc__)
     parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--until", type=int, metavar="STEP", help="train to this step at most")
+    parser.add_argument("--memory", type=int, metavar="BYTES", help="what it may take at most")
     options = parser.parse_args(arguments)
+    if options.memory is not None:
+        limit_memory(options.memory)
     from windtunnel.train.launch import run_in_folder  # torch: after the arguments are read
 
     try:
-        run_in_folder(RunFolder.open(options.run), resume=True)
+        run_in_folder(RunFolder.open(options.run), resume=True, until=options.until)
     except WindtunnelError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -13,6 +13,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 REQUEUE_EXIT = 75
 """Start the same command again: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
+PAUSE_EXIT = 3
+"""The run has come as far as it was asked to, and is not at its end."""
+
 
 def exit_code_of(signum: int) -> int:
     """Ctrl-C: 130, as shells have it. What a scheduler sends (SIGTERM, or SIGUSR1 ahead of a time
@@ -27,6 +30,12 @@ class Interrupted(RunError):
         super().__init__(message)
         self.signum = signum
         self.exit_code = exit_code_of(signum)
+
+
+class Paused(RunError):
+    """The run has reached the step up to which it was to be trained, and has saved."""
+
+    exit_code = PAUSE_EXIT
 
 
 class StopRequest:

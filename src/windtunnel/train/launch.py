@@ -176,6 +176,7 @@ def run_in_folder(
     *,
     ready: ReadyRun | None = None,
     resume: bool = False,
+    until: int | None = None,
     on_event: OnEvent | None = None,
     on_step: OnStep | None = None,
     world: World = ALONE,
@@ -189,7 +190,7 @@ def run_in_folder(
             "data, and has not begun; choose another folder"
         )
     parts = replace(run_parts(ready), world=world)
-    return train_run(parts, folder, resume=resume, on_event=on_event, on_step=on_step)
+    return train_run(parts, folder, resume=resume, until=until, on_event=on_event, on_step=on_step)
 
 
 def run_parts(ready: ReadyRun) -> RunParts:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from windtunnel.errors import RunError
+
 PROCESS = "largest resident memory of the whole process: Python, torch and data included"
 ALLOCATOR = "largest memory allocated by torch on the GPU"
 
@@ -28,6 +30,14 @@ def _process_peak() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def out_of_memory(where: str, rows: int) -> RunError:
+    """What to tell where memory has run out with so many sequences at once."""
+    return RunError(
+        f"{where}: out of memory; set train.micro_batch_size below {rows} (the gradient stays the "
+        "same) and start again"
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -23,9 +23,9 @@ from windtunnel.train.distributed.world import ALONE, World
 from windtunnel.train.evaluation import Evaluation, evaluate, evaluation_mode, finite
 from windtunnel.train.holding import events_of, lock_of, threads
 from windtunnel.train.identity import check_same_run
-from windtunnel.train.interrupts import Interrupted, StopRequest
+from windtunnel.train.interrupts import Interrupted, Paused, StopRequest
 from windtunnel.train.loop import StepInfo, TrainState, create_train_state, train_steps
-from windtunnel.train.memory import is_out_of_memory, peak_memory
+from windtunnel.train.memory import is_out_of_memory, out_of_memory, peak_memory
 from windtunnel.train.optimizers.together import has_average
 from windtunnel.train.precision import computing
 from windtunnel.train.restore import Beginning
@@ -66,16 +66,19 @@ def train_run(
     folder: RunFolder,
     *,
     resume: bool = False,
+    until: int | None = None,
     on_event: OnEvent | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
-    """Train to the end, or to a signal; the record.
+    """Train to the end, or to a signal; the record. With ``until``, to that step at most, where it
+    is evaluated and saved; what follows later is the same to the bit.
 
     Evaluates before the first step, every ``eval_every`` steps and at the end. With ``resume`` the
     run goes on from its newest whole checkpoint (from the start if there is none) and ends with the
     same bits as if it had never stopped; so does the record, but for times and memory.
 
     Raises:
+        Paused: ``until`` is reached, and is not the end.
         Interrupted: on SIGINT, SIGTERM or SIGUSR1, after a checkpoint; its exit code is 130, or 75
             where the same command should be started again.
         UsageError: the run has ended already, has begun and ``resume`` is not set, or its config
@@ -95,9 +98,10 @@ def train_run(
         world.wait()  # nothing is written before all have read
         with events_of(folder, lock) as log, StopRequest() as stop:
             session = _Session.create(parts, folder, log, stop, on_event, on_step)
+            session.until = until
             try:
                 return session.run(warnings, begun=began is not None)
-            except Interrupted:
+            except (Interrupted, Paused):
                 raise
             except Exception as error:
                 explained = world.explained(error)
@@ -107,10 +111,7 @@ def train_run(
                 if is_out_of_memory(error):
                     size = session.state.progress.micro_batch_size
                     size = size or parts.train.largest_micro_batch
-                    raise RunError(
-                        f"{folder.path}: out of memory; set train.micro_batch_size below {size} "
-                        "(the gradient stays the same) and start again"
-                    ) from error
+                    raise out_of_memory(str(folder.path), size) from error
                 raise explained from error
 
 
@@ -130,6 +131,7 @@ class _Session:
     saved_step: int = 0
     lineage: Mapping[str, Any] = field(default_factory=dict)
     """What the start event says of the run's origin."""
+    until: int | None = None
 
     @classmethod
     def create(
@@ -251,7 +253,7 @@ class _Session:
     def _evaluate_if_due(self) -> None:
         step = self.state.progress.step
         due = step % self.parts.train.eval_every == 0 or self._over
-        due = due or step == self._first_step or step in self.parts.train.borders
+        due = due or step in (self._first_step, self.until, *self.parts.train.borders)
         if not due or step in self.evaluations:
             return
         with result_weights(self.state), evaluation_mode(self.state.model):
@@ -326,10 +328,14 @@ class _Session:
         if self._over:
             return
         signum = self.parts.world.largest(self.stop.signum or 0)  # one is asked: all stop
-        if not signum:
+        step = self.state.progress.step
+        paused = self.until is not None and step >= self.until
+        if not signum and not paused:
             return
         self._save()
-        step = self.state.progress.step
+        if paused:
+            self.log_event("end", status="paused", step=step)
+            raise Paused(f"{self.folder.path}: paused after step {step}; resume it to go on")
         self.log_event("end", status="interrupted", step=step, signal=signum)
         raise Interrupted(
             f"{self.folder.path}: interrupted after step {step} of {self.parts.train.steps}; "
