@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from windtunnel.cli.engines import EngineOption
 from windtunnel.cli.options import AsJson, Edits, RunsFolder, note, print_json, runs_folder
 
 StudyDir = Annotated[
@@ -32,6 +33,7 @@ def compare(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
     ] = None,
+    engine: EngineOption = "local",
     runs: RunsFolder = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
@@ -41,7 +43,8 @@ def compare(
 
     request = Request(
         files=tuple(files), edits=tuple(edits or ()), seeds=seeds, match=match, budget=budget,
-        out=out, runs=runs_folder(runs), workers=workers, dry_run=dry_run,
+        out=out, runs=runs_folder(runs), workers=workers, engine=engine,
+        dry_run=dry_run,
     )  # fmt: skip
     result = compare_verb(request)
     if as_json:

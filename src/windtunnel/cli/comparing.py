@@ -21,9 +21,10 @@ from windtunnel.runs import RunStore
 from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
 from windtunnel.study.conduct import conduct, finished_keys
+from windtunnel.study.engines import Engine, open_engine
 from windtunnel.study.execute import Progress
 from windtunnel.study.folder import StudyFolder
-from windtunnel.study.ground import free_memory_bytes, local_ground, usable_cores
+from windtunnel.study.ground import local_ground
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import check_question, estimate, plan_compare
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run
@@ -42,6 +43,7 @@ class Request:
     runs: Path
     workers: int | None
     dry_run: bool
+    engine: str = "local"
 
 
 def compare_verb(request: Request) -> dict[str, Any]:
@@ -62,32 +64,40 @@ def compare_verb(request: Request) -> dict[str, Any]:
         ground=_told(local_ground()),
         recall=folder.recall,
     )
-    store = RunStore(request.runs)
-    memory = free_memory_bytes()
+    with open_engine(request.engine) as engine:
+        if not _conduct(plan, folder, request, engine):
+            return plan.to_dict()
+    result, page = report_study(request.out, command=_command(request))
+    note(f"report: {page}")
+    return result
+
+
+def _conduct(plan: Plan, folder: StudyFolder, request: Request, engine: Engine) -> bool:
+    """Says what is left to do and does it; False where it was only to be said."""
+    store, room = RunStore(request.runs), engine.capacity()
     expected = estimate(
         plan,
         finished_keys(plan, store),
-        cores=usable_cores(),
-        memory_bytes=memory,
+        cores=room.cores,
+        memory_bytes=room.memory_bytes,
         workers=request.workers,
     )
     for line in plan_lines(plan, expected):
         note(line)
     if request.dry_run:
-        return plan.to_dict()
+        return False
     with open_progress() as display:
         conduct(
             plan,
             folder,
             store=store,
             workers=expected.workers,
-            memory_bytes=memory,
+            engine=engine,
+            memory_bytes=room.memory_bytes,
             on_progress=_follower(display),
             on_notice=display.say,
         )
-    result, page = report_study(request.out, command=_command(request))
-    note(f"report: {page}")
-    return result
+    return True
 
 
 def _told(ground: Ground) -> Ground:

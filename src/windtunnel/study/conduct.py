@@ -12,6 +12,7 @@ from windtunnel.errors import RunError, StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.arms import read_tree
 from windtunnel.study.compare import Verdicts, judge
+from windtunnel.study.engines import Engine
 from windtunnel.study.execute import Job, Outcome, Progress, evaluated_at, execute
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.plan import Plan, PlannedRun
@@ -99,6 +100,7 @@ def conduct(
     *,
     store: RunStore | None = None,
     workers: int,
+    engine: Engine | None = None,
     memory_bytes: int | None = None,
     create: CreateRun | None = None,
     command: Command = worker_command,
@@ -112,7 +114,7 @@ def conduct(
             key are never trained twice in one store.
         create: makes the folder of a planned run; a ``RunMaker`` when left out.
         command: the worker of a run.
-        workers, memory_bytes, on_progress, on_notice: see ``execute``.
+        workers, engine, memory_bytes, on_progress, on_notice: see ``execute``.
 
     Raises:
         UsageError: the folder is in use for something else; nothing was changed.
@@ -131,6 +133,7 @@ def conduct(
             command=command,
             workers=workers,
             log=folder.log,
+            engine=engine,
             memory_bytes=memory_bytes,
             on_progress=on_progress,
             on_notice=on_notice,

@@ -1,24 +1,23 @@
 """Runs on worker processes: started, watched, taken over when they die, stopped gently.
 
-The executor knows run folders only. What a worker does is the caller's command; that it has ended
-well is a record in its run's folder; how far it is, its events.
+The executor knows run folders only. What a worker does is the caller's command, where it runs the
+engine's; that it has ended well is a record in its run's folder; how far it is, its events.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from windtunnel.errors import RunError, StudyError
 from windtunnel.runs import RunFolder, RunSummary
-from windtunnel.study.workers import Clock, how_it_ended, last_words
+from windtunnel.study.engines import Ended, Engine, Handle, LocalEngine, Task
+from windtunnel.study.workers import Clock
 from windtunnel.train.interrupts import StopRequest, exit_code_of
 
 ATTEMPTS = 3
@@ -30,7 +29,6 @@ OUT_OF_MEMORY = "out of memory"
 """What a worker says on standard error when memory has run out."""
 _MEMORY_GROWTH = 1.5
 """A run that did not fit is expected to take so many times what was predicted."""
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +41,12 @@ class Job:
     work_per_step: float = 1.0
     """What a step takes, in a unit that all jobs share (FLOPs, say); for the time left."""
     threads: int = 1
+    """Of one process."""
+    processes: int = 1
+    """That train it together, under torchrun."""
+    gpus: int = 0
     memory_bytes: int = 0
-    """Predicted peak of its process."""
+    """Predicted peak of its processes."""
     until: int | None = None
     """The step at which it pauses, with an evaluation and a checkpoint. None: it does not."""
     limit_bytes: int | None = None
@@ -111,6 +113,7 @@ def execute(
     command: Callable[[Job], Sequence[str]],
     workers: int,
     log: Path,
+    engine: Engine | None = None,
     memory_bytes: int | None = None,
     attempts: int = ATTEMPTS,
     on_progress: Callable[[Progress], None] | None = None,
@@ -126,6 +129,7 @@ def execute(
             record at the end, and save and leave on SIGTERM.
         workers: processes side by side, at most.
         log: a folder for what the workers print.
+        engine: where they run; this machine when left out.
         memory_bytes: what all workers may take together; a job waits while the predicted peaks of
             those running leave no room for it. One may always run. Runs that other processes
             train already (workers of a study that was killed) take room and places too.
@@ -136,7 +140,8 @@ def execute(
     Raises:
         StudyInterrupted: on SIGINT, SIGTERM or SIGUSR1, after all workers have stopped.
     """
-    executor = _Executor(jobs, command, workers, log, memory_bytes, attempts, on_notice)
+    engine = engine or LocalEngine()
+    executor = _Executor(jobs, command, workers, log, engine, memory_bytes, attempts, on_notice)
     with StopRequest() as stop, executor.stopping(grace_seconds):
         while executor.advance():
             if stop.signum is not None:
@@ -152,13 +157,7 @@ def execute(
 @dataclass
 class _Worker:
     job: Job
-    process: subprocess.Popen[bytes]
-    errors: Path
-
-    def stop(self, signum: int) -> None:
-        """To the worker's whole session; gone already is fine."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signum)
+    handle: Handle
 
 
 class _Executor:
@@ -168,6 +167,7 @@ class _Executor:
         command: Callable[[Job], Sequence[str]],
         workers: int,
         log: Path,
+        engine: Engine,
         memory_bytes: int | None,
         attempts: int,
         on_notice: Callable[[str], None] | None,
@@ -175,7 +175,7 @@ class _Executor:
         assert len({job.run.key for job in jobs}) == len(jobs), "a key is trained once"
         self.jobs = tuple(jobs)
         self.outcomes: dict[str, Outcome] = {}
-        self._command, self._workers, self._log = command, workers, log
+        self._command, self._workers, self._log, self._engine = command, workers, log, engine
         self._memory, self._attempts, self._on_notice = memory_bytes, attempts, on_notice
         self._waiting: list[Job] = []
         self._elsewhere: list[Job] = []
@@ -191,9 +191,11 @@ class _Executor:
 
     def advance(self) -> bool:
         """One look: ended workers are told apart, free places filled. False when all is done."""
-        for worker in [w for w in self._running if w.process.poll() is not None]:
-            self._running.remove(worker)
-            self._settle(worker)
+        for worker in list(self._running):
+            ended = worker.handle.poll()
+            if ended is not None:
+                self._running.remove(worker)
+                self._settle(worker.job, ended)
         for job in [j for j in self._elsewhere if not self._is_elsewhere(j)]:
             self._elsewhere.remove(job)
             self._waiting.insert(0, job)
@@ -232,17 +234,16 @@ class _Executor:
         finally:
             try:
                 for worker in self._running:
-                    worker.stop(signal.SIGTERM)
+                    worker.handle.stop(signal.SIGTERM)
                 self._wait(grace_seconds)
             finally:  # a second Ctrl-C ends the waiting
                 for worker in self._running:
-                    worker.stop(signal.SIGKILL)
-                    worker.process.wait()
+                    worker.handle.kill()
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if all(worker.process.poll() is not None for worker in self._running):
+            if all(worker.handle.poll() is not None for worker in self._running):
                 return
             time.sleep(0.02)
 
@@ -274,13 +275,12 @@ class _Executor:
             self._leave_elsewhere(job)
             return
         attempt = self._tries[job.run.key] = self._tries.get(job.run.key, 0) + 1
-        stem = f"{job.run.path.name}.{attempt}"
-        errors = self._log / f"{stem}.err"
-        with (self._log / f"{stem}.out").open("wb") as out, errors.open("wb") as err:
-            try:
-                self._running.append(_Worker(job, self._start(job, out, err), errors))
-            except OSError as error:
-                self._died(job, f"its worker cannot be started: {error.strerror}", again=True)
+        task = Task(
+            command=tuple(self._command(job)), run=job.run.path, key=job.run.key, log=self._log,
+            stem=f"{job.run.path.name}.{attempt}", threads=job.threads, processes=job.processes,
+            gpus=job.gpus, memory_bytes=job.memory_bytes,
+        )  # fmt: skip
+        self._running.append(_Worker(job, self._engine.start(task)))
 
     def _leave_elsewhere(self, job: Job) -> None:
         self._notice(f"{job.name}: another process is training it; waiting for that")
@@ -306,32 +306,18 @@ class _Executor:
         self._ended(job, record["status"], str(record.get("reason") or ""))
         return True
 
-    def _start(self, job: Job, out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
-        threads = dict.fromkeys(_THREAD_VARIABLES, str(job.threads))
-        return subprocess.Popen(
-            list(self._command(job)),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            env={**os.environ, **threads},
-            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone
-        )
-
-    def _settle(self, worker: _Worker) -> None:
-        if self._has_ended(worker.job):
+    def _settle(self, job: Job, ended: Ended) -> None:
+        if self._has_ended(job):
             return
-        code = worker.process.returncode
-        how = "it ended without a record" if code == 0 else how_it_ended(code)
-        if code == 1 and _has_checkpoints(job := worker.job):
+        how = "it ended without a record" if ended.code == 0 else ended.how
+        if ended.code == 1 and _has_checkpoints(job):
             how += f" (should its checkpoints be damaged: {_way_out(job)})"
-        tail = last_words(worker.errors)
-        job = worker.job
-        if OUT_OF_MEMORY in tail.lower() and job.limit_bytes is None:
+        full = OUT_OF_MEMORY in ended.words.lower()
+        if full and job.limit_bytes is None:
             job = self._expecting_more(job)
         # A usage error is there again at every attempt, and so is too tight a limit.
-        full = job.limit_bytes is not None and OUT_OF_MEMORY in tail.lower()
-        again = code != USAGE_EXIT and not full
-        self._died(job, f"{how}: {tail}" if tail else how, again=again)
+        again = ended.code != USAGE_EXIT and not (full and job.limit_bytes is not None)
+        self._died(job, f"{how}: {ended.words}" if ended.words else how, again=again)
 
     def _expecting_more(self, job: Job) -> Job:
         """The job with a larger prediction of its memory, so that it waits for more room."""

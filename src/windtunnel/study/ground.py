@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from windtunnel.errors import StudyError
 from windtunnel.study.arms import Ground, Settled
+from windtunnel.study.machine import free_memory_bytes as free_memory_bytes
+from windtunnel.study.machine import usable_cores as usable_cores
 from windtunnel.train.run_config import LoadedRun, RunConfig
 
 if TYPE_CHECKING:
@@ -93,45 +93,8 @@ def _without_seed(config: RunConfig) -> str:
     return json.dumps(tree, sort_keys=True)
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: a container may lend fewer than there are
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def memory_room(train: TrainConfig) -> int | None:
     """Free memory where a recipe's model would lie; None on an accelerator, or where unknown."""
     from windtunnel.train.loop import resolve_device
 
     return free_memory_bytes() if resolve_device(train.device).type == "cpu" else None
-
-
-def free_memory_bytes() -> int | None:
-    """Memory that new processes may take; None where the system does not tell.
-
-    The smaller of what the kernel has available and what the control group leaves.
-    """
-    found = [value for value in (_available(), _group_room()) if value is not None]
-    return min(found, default=None)
-
-
-def _available() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _group_room() -> int | None:
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = (group / "memory.current").read_text(encoding="ascii").strip()
-    except OSError:  # no second version of control groups, or the root's own
-        return None
-    return max(0, int(limit) - int(used)) if limit != "max" else None
