@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -34,6 +35,21 @@ def runs_folder(given: Path | None) -> Path:
 def print_json(value: Any) -> None:
     """One JSON document on standard output; infinity and NaN never appear."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> None:
+    """A table on standard output; the first ``texts`` columns to the left, figures to the right.
+    A column that is empty in every row is left out."""
+    shown = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    lines = [[row[i] for i in shown] for row in (header, *rows)]
+    left = [i < texts for i in shown]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(line, widths, left, strict=True)
+        ]
+        typer.echo("  ".join(cells).rstrip())
 
 
 def note(text: str) -> None:

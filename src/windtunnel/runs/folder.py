@@ -6,6 +6,7 @@
     checkpoints/    written by the trainer
     record.json     written once, when the run ends as finished or diverged, or was imported; it is
                     final
+    tags.json       names that people gave the run
     run.lock        held by the process that writes the run
     claims/         which process of which machine may write
 
@@ -29,6 +30,7 @@ from windtunnel.errors import RunError, UsageError
 from windtunnel.runs.durable import strict_json, sync_folder, write_atomic
 from windtunnel.runs.events import Event, EventLog, read_events, read_last_events
 from windtunnel.runs.lock import RunLock, is_locked
+from windtunnel.runs.tags import read_tags
 
 Status = Literal["running", "finished", "diverged", "failed", "interrupted", "imported"]
 FINAL: tuple[Status, ...] = ("finished", "diverged", "imported")
@@ -50,9 +52,10 @@ class RunSummary:
     params: int | None = None
     tokens: int | None = None
     train_seconds: float | None = None
+    tags: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "path": str(self.path)}
+        return {**asdict(self), "path": str(self.path), "tags": list(self.tags)}
 
 
 class RunFolder:
@@ -237,6 +240,7 @@ class RunFolder:
             params=record.get("params"),
             tokens=record.get("tokens"),
             train_seconds=record.get("train_seconds"),
+            tags=read_tags(self.path),
         )
 
     def _of_events(self, events: list[Event], *, running: bool) -> RunSummary:
@@ -257,6 +261,7 @@ class RunFolder:
             params=last("start").get("params"),
             tokens=reached.get("tokens"),
             train_seconds=reached.get("seconds"),
+            tags=read_tags(self.path),
         )
 
 

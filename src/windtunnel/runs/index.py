@@ -1,8 +1,8 @@
 """The index of a store: a cache in SQLite that spares reading the record of every ended run.
 
 The folders are the truth. A row holds the summary of a run whose record is final, with the stamp
-of that record file; a missing, damaged or foreign index is made anew, and one that cannot be
-written is done without. Both are logged.
+of that record file and of the run's tags; a missing, damaged or foreign index is made anew, and one
+that cannot be written is done without. Both are logged.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from windtunnel.runs.folder import RunSummary
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 SCHEMA = "CREATE TABLE IF NOT EXISTS runs (folder TEXT PRIMARY KEY, stamp TEXT, summary TEXT)"
 Row = tuple[str, RunSummary]
-"""The stamp of a record file and the summary made from it."""
+"""The stamp of a record and its tags, and the summary made from them."""
 
 
 class RunIndex:
@@ -77,7 +77,8 @@ class RunIndex:
 
     def _summary(self, name: str, text: str) -> RunSummary:
         values: dict[str, Any] = json.loads(text)
-        return RunSummary(**{**values, "path": self.path.parent / name})
+        tags = tuple(values["tags"])
+        return RunSummary(**{**values, "path": self.path.parent / name, "tags": tags})
 
     def _text(self, summary: RunSummary) -> str:
         names = [field.name for field in fields(RunSummary) if field.name != "path"]

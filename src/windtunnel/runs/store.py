@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from windtunnel.errors import RunError, UsageError
 from windtunnel.runs.events import Event
 from windtunnel.runs.folder import IDENTITY, RECORD, RunFolder, RunSummary
 from windtunnel.runs.index import RunIndex
+from windtunnel.runs.references import refer
+from windtunnel.runs.tags import TAGS
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class RunStore:
         summaries, changed = [], {}
         folders = _run_folders(self.root)
         for path in folders:
-            stamp = _stamp(path / RECORD)
+            stamp = _stamp(path)
             row = cached.get(path.name)
             if row is not None and row[0] == stamp:
                 summaries.append(row[1])
@@ -144,6 +146,14 @@ class RunStore:
             "origin": origins[0] if origins else None,
         }
 
+    def refer(self, study: Path, keys: Collection[str], *, ended: bool = False) -> None:
+        """Notes which runs a study needs, so that they are not pruned; see ``references``. A store
+        that cannot be written cannot be pruned either; that is logged."""
+        try:
+            refer(self.root, study, keys, ended=ended)
+        except RunError as error:
+            log.warning("%s", error)
+
     def rebuild_index(self) -> None:
         """Throw the index away and make it anew from the folders."""
         self._index.remove()
@@ -160,10 +170,15 @@ def _run_folders(root: Path) -> list[Path]:
     return [path for path in children if path.name[0] != "." and (path / IDENTITY).is_file()]
 
 
-def _stamp(record: Path) -> str | None:
-    """What tells one record file from another; None where there is no record."""
+def _stamp(run: Path) -> str | None:
+    """What tells a run's record and tags from others; None where there is no record."""
+    record, tags = _file_stamp(run / RECORD), _file_stamp(run / TAGS)
+    return None if record is None else f"{record} {tags}"
+
+
+def _file_stamp(path: Path) -> str | None:
     try:
-        status = record.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
     return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"

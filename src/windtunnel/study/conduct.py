@@ -126,6 +126,7 @@ def conduct(
         store.ensure_writable()
     with folder.claim(plan):
         store = store or RunStore(folder.runs)
+        store.refer(folder.path, plan.keys)
         create = create or RunMaker()
         runs = {key: _found_or_made(plan.run(key), store, create) for key in plan.keys}
         outcomes = execute(
@@ -142,6 +143,7 @@ def conduct(
         verdicts = judge(plan, records)
         conducted = Conducted(verdicts, runs, outcomes)
         folder.write_results(conducted.to_dict())
+        store.refer(folder.path, plan.keys, ended=True)
     return conducted
 
 
