@@ -13,14 +13,21 @@ from windtunnel.errors import StudyError
 from windtunnel.report.verdicts import read_verdicts
 from windtunnel.study.compare import Record, Verdicts, judge
 from windtunnel.study.plan import Arm, Metric, Plan, PlannedRun
+from windtunnel.study.sequential import Looks
 
 Losses = Sequence[float | None]
 BYTES_PER_TOKEN = 3.0
 
 
 def make_plan(
-    names: Sequence[str], seeds: int, *, shared: Sequence[str] = (), metric: Metric = "loss"
+    names: Sequence[str],
+    seeds: int,
+    *,
+    shared: Sequence[str] = (),
+    metric: Metric = "loss",
+    counts: Mapping[str, int] | None = None,
 ) -> Plan:
+    """A plan of made-up arms; ``counts`` are the seeds of arms that have fewer."""
     arms = tuple(
         Arm(
             name=name, source=f"{name}.yaml", config={}, arch_digest=name, params=1000 + place,
@@ -32,7 +39,7 @@ def make_plan(
     runs = tuple(
         PlannedRun(arm=n, seed=s, key=f"{names[0] if n in shared else n}-{s}", config={})
         for n in names
-        for s in range(seeds)
+        for s in range((counts or {}).get(n, seeds))
     )
     return Plan(
         kind="compare", question="", digest="", arms=arms, runs=runs, seeds=tuple(range(seeds)),
@@ -48,15 +55,22 @@ def record(loss: float | None, status: str = "finished", seconds: float = 2.0) -
     }  # fmt: skip
 
 
-def judged(losses: Mapping[str, Sequence[float | str | None]], metric: Metric = "loss") -> Verdicts:
+def judged(
+    losses: Mapping[str, Sequence[float | str | None]],
+    metric: Metric = "loss",
+    *,
+    looks: Looks | None = None,
+    margin: float | None = None,
+) -> Verdicts:
     """Verdicts of made-up losses by arm; a text stands for a run's status."""
-    seeds = len(next(iter(losses.values())))
+    counts = {name: len(values) for name, values in losses.items()}
     records = {
         f"{name}-{seed}": record(None, value) if isinstance(value, str) else record(value)
         for name, values in losses.items()
         for seed, value in enumerate(values)
     }
-    return judge(make_plan(list(losses), seeds, metric=metric), records)
+    plan = make_plan(list(losses), max(counts.values()), metric=metric, counts=counts)
+    return judge(plan, records, looks=looks, margin=margin)
 
 
 BASE = (3.0, 3.02, 2.98)
@@ -96,13 +110,21 @@ def test_better_worse_and_undecided() -> None:
 
 
 finite = st.floats(2.0, 4.0)
+looks_or_none = st.sampled_from([None, Looks(2, 5), Looks(3, 12)])
 
 
-@settings(max_examples=80, deadline=None)
-@given(st.lists(st.tuples(finite, finite, finite, finite), min_size=2, max_size=5))
-def test_interval_and_verdict_never_contradict(rows: list[tuple[float, ...]]) -> None:
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(finite, finite, finite, finite), min_size=3, max_size=5),
+    looks_or_none,
+    st.sampled_from([None, 0.01, 0.3, 1.5]),
+)
+def test_interval_and_verdict_never_contradict(
+    rows: list[tuple[float, ...]], looks: Looks | None, margin: float | None
+) -> None:
     names = ("base", "one", "two", "three")
-    found = judged({n: [row[i] for row in rows] for i, n in enumerate(names)})
+    losses = {n: [row[i] for row in rows] for i, n in enumerate(names)}
+    found = judged(losses, looks=looks, margin=margin)
     for arm in found.arms[1:]:
         assert arm.delta is not None
         if arm.delta.low is None or arm.delta.high is None:
@@ -112,8 +134,32 @@ def test_interval_and_verdict_never_contradict(rows: list[tuple[float, ...]]) ->
         assert arm.delta.confidence is not None
         assert arm.delta.confidence >= 0.95 - 1e-12
         assert arm.delta.low <= arm.delta.low_95  # never narrower than the plain interval
+        if arm.verdict == "equivalent":
+            assert margin is not None
+            assert -margin < arm.delta.low <= arm.delta.high < margin
+            continue
         below, above = arm.delta.high < 0, arm.delta.low > 0
         assert arm.verdict == ("better" if below else "worse" if above else "undecided")
+        assert arm.is_open == (arm.verdict == "undecided")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(finite, finite, finite), min_size=3, max_size=5),
+    looks_or_none,
+    st.sampled_from([0.01, 0.3, 1.5]),
+)
+def test_a_margin_takes_no_difference_away_but_those_within_it(
+    rows: list[tuple[float, ...]], looks: Looks | None, margin: float
+) -> None:
+    losses = {n: [row[i] for row in rows] for i, n in enumerate(("base", "one", "two"))}
+    without, with_it = judged(losses, looks=looks), judged(losses, looks=looks, margin=margin)
+    for plain, arm in zip(without.arms, with_it.arms, strict=True):
+        assert arm.p_holm == plain.p_holm
+        if arm.verdict != "equivalent":
+            assert (arm.verdict, arm.delta) == (plain.verdict, plain.delta)
+        elif plain.verdict != "undecided":
+            assert f"{plain.verdict}, but by less than the margin" in arm.reason
 
 
 @settings(max_examples=60, deadline=None)
@@ -229,3 +275,88 @@ def test_other_tokenizers_are_judged_by_bits() -> None:
 def test_a_missing_record_is_an_error() -> None:
     with pytest.raises(StudyError, match="2 of 2 runs have not ended: a seed 0, b seed 0"):
         judge(make_plan(("a", "b"), 1), {})
+
+
+def test_within_the_margin_is_a_verdict_of_its_own() -> None:
+    arm = (3.001, 3.0195, 2.9805)
+    assert judged({"base": BASE, "arm": arm}).arms[1].verdict == "undecided"
+    found = judged({"base": BASE, "arm": arm}, margin=0.01)
+    same = found.arms[1]
+    assert (same.verdict, same.is_open) == ("equivalent", False)
+    assert same.reason == "the interval lies within ±0.01 nats/token"
+    assert same.p_equivalence is not None
+    assert same.p_equivalence < 0.05
+    assert "arm and base are equivalent: +0.000" in found.conclusion
+    assert judged({"base": BASE, "arm": arm}, margin=0.001).arms[1].verdict == "undecided"
+
+
+def test_every_arm_s_equivalence_is_corrected_for_the_others() -> None:
+    arm = (3.001, 3.0195, 2.9805)
+    alone = judged({"base": BASE, "arm": arm}, margin=0.01).arms[1]
+    others = {f"other{i}": (3.2, 3.21, 3.19) for i in range(9)}
+    among = judged({"base": BASE, "arm": arm, **others}, margin=0.01).arms[1]
+    assert alone.p_equivalence is not None
+    assert among.p_equivalence == pytest.approx(min(1.0, 10 * alone.p_equivalence))
+
+
+def test_equal_losses_and_shared_runs_are_equivalent_where_a_margin_is_given() -> None:
+    same = judged({"base": BASE, "arm": BASE}, margin=0.01).arms[1]
+    assert (same.verdict, same.reason) == ("equivalent", "identical losses")
+    plan = make_plan(("base", "again"), 3, shared=("again",))
+    records = {f"base-{seed}": record(loss) for seed, loss in enumerate(BASE)}
+    arm = judge(plan, records, margin=0.01).arms[1]
+    assert (arm.verdict, arm.is_open) == ("equivalent", False)
+    assert not judge(plan, records).arms[1].is_open  # more seeds of the same run show nothing
+
+
+def test_looks_take_more_to_decide_and_say_so() -> None:
+    losses = {"base": BASE, "arm": (2.95, 2.985, 2.92)}
+    plain, looked = judged(losses).arms[1], judged(losses, looks=Looks(3, 10)).arms[1]
+    assert plain.verdict == "better"
+    assert looked.verdict == "undecided"
+    assert looked.is_open
+    assert looked.p_value == plain.p_value
+    assert looked.p_looks is not None
+    assert looked.p_looks == Looks(3, 10).adjusted(plain.p_value or 0, 3)
+    assert "a single look" in looked.reason
+    assert looked.mde_corrected is not None
+    assert plain.mde_corrected == pytest.approx(plain.mde)
+    assert looked.mde_corrected > (looked.mde or 0)
+
+
+def test_seeds_of_the_first_that_an_arm_has_not_are_not_used_for_it() -> None:
+    base = (*BASE, 9.0, "diverged")
+    arm = (2.9, 2.921, 2.879)
+    long = (3.2, 3.221, 3.179, 9.21, 3.2)
+    found = judged({"base": base, "arm": arm, "long": long}, looks=Looks(3, 5))
+    alone = judged({"base": BASE, "arm": arm, "long": long[:3]}, looks=Looks(3, 5))
+    assert found.arms[1].p_value == alone.arms[1].p_value
+    assert found.arms[1].verdict == alone.arms[1].verdict
+    assert [one.seeds for one in found.arms] == [5, 3, 5]
+    assert (found.arms[2].verdict, found.arms[2].is_open) == ("better", False)
+    assert "base diverged 1 of 5" in found.arms[2].reason
+    assert "With 3 seeds" in found.conclusion
+
+
+def test_an_arm_needs_the_first_s_seeds_and_a_planned_look() -> None:
+    with pytest.raises(StudyError, match="base has no run of seed 2"):
+        judged({"base": (3.0, 3.1), "arm": BASE})
+    with pytest.raises(StudyError, match="arm: 3 seeds, but looks are from 4 to 6"):
+        judged({"base": BASE, "arm": BASE}, looks=Looks(4, 6))
+
+
+@pytest.mark.parametrize(
+    ("base", "arm", "is_open"),
+    [
+        (BASE, (2.0, "diverged", 2.1), False),
+        (("diverged", 3.0, 3.0), (1.0, "diverged", 1.0), False),
+        (BASE, (2.0, "failed", 2.1), False),
+        ((3.0, "failed", 3.0), (2.0, 2.1, 2.2), False),
+        (BASE, (2.9, 2.92, 2.88), True),  # the same difference everywhere: the noise is unknown
+        (BASE, (3.0, 2.9, 3.1), True),
+    ],
+)
+def test_more_seeds_help_only_where_they_can_change_the_verdict(
+    base: Losses, arm: Losses, is_open: bool
+) -> None:
+    assert judged({"base": base, "arm": arm}, looks=Looks(3, 10)).arms[1].is_open == is_open

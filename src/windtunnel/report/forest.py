@@ -30,20 +30,35 @@ def nice_ticks(low: float, high: float, wanted: int = _WANTED_TICKS) -> list[flo
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
-def forest(rows: Sequence[tuple[Arm, Estimate]], unit: str, *, shade_mde: bool) -> str:
+def forest(
+    rows: Sequence[tuple[Arm, Estimate]],
+    unit: str,
+    *,
+    shade_mde: bool,
+    margin: float | None = None,
+) -> str:
     """The plot of (architecture, difference) pairs as an HTML fragment; `unit` labels the axis.
 
     With `shade_mde` each track shows where a true difference would be too small to be detected.
+    Dashed lines stand at ±margin, between which arms are equivalent, where they are in reach.
     A difference that is not finite has no mark and says so.
     """
-    ends = [value for _, d in rows for value in (d.mean, d.low, d.high) if is_number(value)]
-    finite = [0.0, *(value for value in ends if value is not None)]
+    known = [value for _, d in rows for value in (d.mean, d.low, d.high) if is_number(value)]
+    finite = [0.0, *(value for value in known if value is not None)]
     if shade_mde:
         widest = max(abs(value) for value in finite)
         reach = [arm.mde for arm, _ in rows if arm.mde is not None and arm.mde <= 2 * widest]
         finite += [sign * value for value in reach for sign in (-1.0, 1.0)]
+    ends = [] if margin is None else [-margin, margin]
+    if margin is not None and margin <= 2 * max(abs(value) for value in finite):
+        finite += ends
     scale = _Scale.over(finite)
-    body = "".join(_row(arm, difference, scale, shade_mde) for arm, difference in rows)
+    lines = "".join(
+        f'<i class="margin" style="left:{scale.place(end):.3f}%"></i>'
+        for end in ends
+        if scale.low < end < scale.high
+    )
+    body = "".join(_row(arm, difference, scale, shade_mde, lines) for arm, difference in rows)
     return f'<div class="forest">{body}{_axis(scale, unit)}</div>'
 
 
@@ -70,7 +85,7 @@ class _Scale:
         return f"left:{left:.3f}%;width:{right - left:.3f}%"
 
 
-def _row(arm: Arm, difference: Estimate, scale: _Scale, shade_mde: bool) -> str:
+def _row(arm: Arm, difference: Estimate, scale: _Scale, shade_mde: bool, lines: str) -> str:
     mean, low, high = difference.mean, difference.low, difference.high
     words = f"{difference.mean_text(signed=True)} {difference.interval_text(signed=True)}".strip()
     if difference.confidence is not None:
@@ -86,7 +101,7 @@ def _row(arm: Arm, difference: Estimate, scale: _Scale, shade_mde: bool) -> str:
     return (
         f'<div class="row {arm.verdict}" role="img" aria-label="{label}">'
         f'<span class="name">{escape(arm.name)}</span>'
-        f'<span class="track">{"".join(marks)}</span>'
+        f'<span class="track">{"".join(marks)}{lines}</span>'
         f'<span class="number">{escape(words.replace("-", "−"))}</span></div>'
     )
 

@@ -21,7 +21,7 @@ from windtunnel.report.units import (
 )
 from windtunnel.report.verdicts import BUDGETS, UNITS, Arm, Verdicts
 
-_SYMBOLS = {"better": "✓", "worse": "✕", "undecided": "?", "reference": "●"}
+_SYMBOLS = {"better": "✓", "worse": "✕", "undecided": "?", "reference": "●", "equivalent": "="}
 _BUDGET_NAMES = {"tokens": "tokens", "flops": "FLOPs", "params": "params", "seconds": "time"}
 
 
@@ -55,13 +55,13 @@ def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]])
 def verdict_section(study: Verdicts) -> str:
     """The verdict: a conclusion in words, the table, and the reasons."""
     conclusion = f'<p class="conclusion">{escape(study.conclusion)}</p>' if study.conclusion else ""
-    notes = [text for text in (study.pairing_words, study.note) if text]
+    notes = [text for text in (study.design_words, study.pairing_words, study.note) if text]
     note = "".join(f'<p class="note">{escape(text)}</p>' for text in notes)
     headings = ["Architecture", "Verdict", "Loss", "Difference", "Bits per byte"]
     headings += ["Difference", "p", "p (Holm)", "Detectable"]
     table = _table(
-        f"Validation loss (nats per token) and bits per byte; p and detectable (before Holm’s "
-        f"correction): in {UNITS[study.metric]}",
+        f"Validation loss (nats per token) and bits per byte; p and detectable "
+        f"({study.mde_words.replace(chr(39), '’')}): in {UNITS[study.metric]}",
         headings,
         (_verdict_row(study, arm) for arm in study.arms),
     )
@@ -119,8 +119,13 @@ def forest_section(study: Verdicts) -> str:
     # What the verdict is about comes first.
     shown = {name: rows[name] for name in sorted(rows, key=lambda name: name != study.metric)}
     shown = {name: row for name, row in shown.items() if row[0]}
+    margins = {study.metric: study.margin}
     plots = "".join(
-        _panel(name, forest(*row, shade_mde=name == study.metric), hidden=i > 0)
+        _panel(
+            name,
+            forest(*row, shade_mde=name == study.metric, margin=margins.get(name)),
+            hidden=i > 0,
+        )
         for i, (name, row) in enumerate(shown.items())
     )
     if len(shown) > 1:
@@ -129,8 +134,10 @@ def forest_section(study: Verdicts) -> str:
         f"Each line is the difference to <b>{reference}</b> with its interval, at the level of "
         "confidence that stands beside it (95% if none does): 95% after Holm’s correction. An "
         "interval that crosses the zero line leaves the question open. Shaded: differences too "
-        "small to be detected with these seeds, before Holm’s correction."
+        f"small to be detected with these seeds, {study.mde_words.replace(chr(39), '’')}."
     )
+    if study.margin is not None:
+        caption += " Between the dashed lines: differences that do not matter, by the margin."
     return section(
         "differences",
         "Differences",
@@ -185,8 +192,8 @@ def reading_box() -> str:
         "Better, worse": "is said only when the difference is significant after Holm's "
         "correction for the number of comparisons.",
         "Undecided": "means that these runs cannot tell the two apart; it does not mean that they "
-        "are equal. A difference smaller than “detectable” (before Holm's correction) would "
-        "mostly be missed.",
+        "are equal. A difference smaller than “detectable” would mostly be missed.",
+        "Equivalent": "is said, where a margin was given, when the interval lies within it.",
         "Matched": "names the one budget that was held equal. The other budgets differ by the "
         "percentages given; weigh them.",
         "Scope": "is this data, this size and this recipe. Rankings can change with scale.",

@@ -33,7 +33,13 @@ _MISMATCH_HEADINGS = {
     "params": "d params",
     "seconds": "d time",
 }
-STYLES = {"better": "bold green", "worse": "bold red", "undecided": "yellow", "reference": "dim"}
+STYLES = {
+    "better": "bold green",
+    "worse": "bold red",
+    "equivalent": "bold cyan",
+    "undecided": "yellow",
+    "reference": "dim",
+}
 
 
 def verdict_table(verdicts: Mapping[str, Any]) -> Table:
@@ -69,10 +75,8 @@ def verdict_view(verdicts: Mapping[str, Any]) -> Group:
         if arm.reason and arm.verdict != "reference"
     ]
     parts.append(Text(_interval_words(study), style="dim"))
-    if study.pairing_words:
-        parts.append(Text(study.pairing_words, style="dim"))
-    if study.note:
-        parts.append(Text(study.note, style="dim"))
+    notes = (study.design_words, study.pairing_words, study.note)
+    parts += [Text(text, style="dim") for text in notes if text]
     if study.conclusion:
         parts.extend((Text(""), Text(study.conclusion, style="bold")))
     return Group(*parts)
@@ -127,11 +131,8 @@ def _interval_words(study: Verdicts) -> str:
     levels = dict.fromkeys(level_text(delta.confidence) for delta in known)
     words = f"interval: the difference with {' or '.join(levels) or usual} confidence"
     if levels.keys() - {usual}:
-        words += f", which is {usual} after Holm's correction"
-    return (
-        f"{words}; MDE: the minimum detectable effect before Holm's correction, "
-        f"{UNITS[study.metric]}"
-    )
+        words += f", which is {usual} after {study.correction_words}"
+    return f"{words}; MDE: the minimum detectable effect {study.mde_words}, {UNITS[study.metric]}"
 
 
 def _lines(nats: str, bits: str) -> Text:
@@ -159,10 +160,8 @@ def _title(study: Verdicts) -> str:
     matched = f"matched by {study.match}" if study.match else "nothing matched"
     if study.match and study.budget is not None:
         matched += f" ({count_text(study.budget)})"
-    seeds = max((len(arm.values) for arm in study.arms), default=0) or len(study.seeds)
-    plural = "" if seeds == 1 else "s"
     return (
-        f"Validation loss; {matched}; {seeds} seed{plural} each\n"
+        f"Validation loss; {matched}; {study.seeds_words}\n"
         "first line: nats per token, second line: bits per byte; lower is better"
     )
 

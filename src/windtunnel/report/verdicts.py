@@ -10,7 +10,7 @@ from typing import Any
 from windtunnel.errors import StudyError
 from windtunnel.report.units import Estimate
 
-VERDICTS = ("reference", "better", "worse", "undecided")
+VERDICTS = ("reference", "better", "worse", "equivalent", "undecided")
 UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
 """The metrics a verdict can be about, with their units."""
 BUDGETS = ("tokens", "flops", "params", "seconds")
@@ -37,6 +37,7 @@ class Arm:
     correlation: float | None
     paired: bool | None
     mde: float | None
+    """Minimum detectable effect, after the corrections (before them in studies of old)."""
     diverged: int
     failed: int
     params: float | None
@@ -72,6 +73,11 @@ class Verdicts:
     metric: str
     note: str
     conclusion: str
+    margin: float | None = None
+    """A difference of less does not matter; in the metric's unit."""
+    looks: tuple[int, int] | None = None
+    """Seeds at the first and at the last planned look, where there are several."""
+    mde_is_corrected: bool = False
 
     @property
     def pairing_words(self) -> str:
@@ -83,6 +89,40 @@ class Verdicts:
         first = self.arms[0].name
         how = "paired" if all(arm.paired for arm in known) else "not all paired"
         return f"runs of one seed are {how}; correlation with those of {first}: {shown}"
+
+    @property
+    def design_words(self) -> str:
+        """What was planned besides a fixed number of seeds: looks, a margin; else empty."""
+        words = []
+        if self.looks is not None:
+            first, last = self.looks
+            words.append(
+                f"seeds until decided: looks from {first} to {last} seeds, all of them allowed for"
+            )
+        if self.margin is not None:
+            words.append(f"equivalent: within a margin of {self.margin:g} {UNITS[self.metric]}")
+        return "; ".join(words)
+
+    @property
+    def seeds_words(self) -> str:
+        """How many seeds the arms have: ``3 seeds each``, ``3 to 7 seeds``."""
+        counts = {len(arm.values) for arm in self.arms if arm.values} or {len(self.seeds)}
+        if len(counts) > 1:
+            return f"{min(counts)} to {max(counts)} seeds"
+        (count,) = counts
+        return f"{count} seed{'' if count == 1 else 's'} each"
+
+    @property
+    def correction_words(self) -> str:
+        """What intervals and p-values are corrected for."""
+        return "Holm's correction" + (" and all looks" if self.looks is not None else "")
+
+    @property
+    def mde_words(self) -> str:
+        """Whether minimum detectable effects are those after the correction."""
+        if self.mde_is_corrected:
+            return f"after {self.correction_words}"
+        return "before Holm's correction"
 
     @property
     def in_nats(self) -> bool:
@@ -102,7 +142,7 @@ def read_verdicts(tree: Mapping[str, Any]) -> Verdicts:
     arms = _entry(tree, "arms", "verdicts")
     if not isinstance(arms, list | tuple) or not arms:
         raise StudyError("verdicts.arms: a list of at least one architecture is needed")
-    seeds = tree.get("seeds") or ()
+    seeds, looks = tree.get("seeds") or (), tree.get("looks")
     return Verdicts(
         arms=tuple(_read_arm(arm, f"verdicts.arms[{i}]") for i, arm in enumerate(arms)),
         match=str(tree.get("match") or ""),
@@ -111,6 +151,9 @@ def read_verdicts(tree: Mapping[str, Any]) -> Verdicts:
         metric=_metric(tree.get("metric")),
         note=_joined(tree.get("note")),
         conclusion=_joined(tree.get("conclusion")),
+        margin=_number(tree.get("margin"), "verdicts.margin"),
+        looks=(int(looks[0]), int(looks[1])) if looks else None,
+        mde_is_corrected=any("mde_corrected" in arm for arm in arms),
     )
 
 
@@ -183,7 +226,7 @@ def _read_arm(tree: object, where: str) -> Arm:
         p_holm=number("p_holm"),
         correlation=number("correlation"),
         paired=tree.get("paired"),
-        mde=number("mde"),
+        mde=number("mde_corrected" if "mde_corrected" in tree else "mde"),
         diverged=int(tree.get("diverged") or 0),
         failed=int(tree.get("failed") or 0),
         params=number("params"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from windtunnel.study import calibrate_looks
 from windtunnel.study.statistics import (
     ALPHA,
     Difference,
@@ -109,7 +110,7 @@ def honest_level(rule: Rule, n: int, trials: int, generator: np.random.Generator
 
 
 def tables(trials: int, seed: int) -> list[str]:
-    """Both tables of ``docs/design/statistics.md``, as lines of Markdown."""
+    """The tables of single looks in ``docs/design/statistics.md``, as lines of Markdown."""
     generator = np.random.default_rng(seed)
     errors = ["| n | r | spreads | " + " | ".join(RULES) + " |", "|---" * (3 + len(RULES)) + "|"]
     honest = " | ".join(f"{name}, made honest" for name in OTHERS)
@@ -139,10 +140,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m windtunnel.study.calibrate", description=__doc__
     )
-    parser.add_argument("--trials", type=int, default=100_000, help="simulated studies a row")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("rules", "looks"),
+        default="rules",
+        help="paired, Welch or either (rules); seeds until decided, and equivalence (looks)",
+    )
+    parser.add_argument(
+        "--trials", type=int, help="simulated studies a row [100,000; 20,000 for looks]"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    print("\n".join(tables(options.trials, options.seed)))
+    if options.what == "looks":
+        print("\n".join(calibrate_looks.tables(options.trials or 20_000, options.seed)))
+    else:
+        print("\n".join(tables(options.trials or 100_000, options.seed)))
 
 
 if __name__ == "__main__":

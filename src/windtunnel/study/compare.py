@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from windtunnel.errors import StudyError
 from windtunnel.study.budget import mismatches
 from windtunnel.study.plan import Arm, Plan
+from windtunnel.study.sequential import Looks
 from windtunnel.study.statistics import (
     ALPHA,
     Comparison,
@@ -18,76 +19,13 @@ from windtunnel.study.statistics import (
     holm,
     holm_factors,
     mean_interval,
+    minimum_detectable,
 )
+from windtunnel.study.verdicts import UNITS, ArmVerdict, Delta, Verdict, Verdicts, conclusion
+
+__all__ = ["ArmVerdict", "Delta", "Record", "Verdict", "Verdicts", "judge"]
 
 Record = Mapping[str, Any]
-Verdict = Literal["reference", "better", "worse", "undecided"]
-LN2 = math.log(2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delta:
-    """An arm minus the first one; below zero the arm is better."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    """The interval behind the verdict: without zero exactly where the verdict is decided."""
-    confidence: float | None
-    """Of that interval: 0.95 for one comparison, more where Holm's correction asks for more."""
-    low_95: float | None
-    high_95: float | None
-    """The interval of this comparison by itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmVerdict:
-    """What is known of one arm; losses in nats per token. None where there is no such number."""
-
-    name: str
-    params: int
-    tokens: int
-    steps: int
-    """Of one run; as trained, on average, where a run diverged."""
-    flops_per_token: float
-    loss: dict[str, Any]
-    bits_per_byte: dict[str, Any]
-    """mean, low, high (95%), and values by seed (None for a run without a result). With such a run
-    there is no mean either: of those that are left it would be a selection."""
-    delta: Delta | None
-    delta_bits_per_byte: Delta | None
-    p_value: float | None
-    p_holm: float | None
-    correlation: float | None
-    pairing_gain: float | None
-    paired: bool | None
-    mde: float | None
-    """Minimum detectable effect, in the metric's unit; before Holm's correction."""
-    verdict: Verdict
-    reason: str
-    diverged: int
-    failed: int
-    tokens_per_second: float | None
-    peak_memory_bytes: int | None
-    mismatch: dict[str, float | None]
-    """How far tokens, flops, params and seconds are from the first arm's: 0.03 is 3% above."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdicts:
-    """All that a study says."""
-
-    arms: tuple[ArmVerdict, ...]
-    match: str
-    budget: float
-    seeds: tuple[int, ...]
-    metric: str
-    note: str
-    conclusion: str = field(default="")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; no NaN among them."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -95,6 +33,7 @@ class _Results:
     """An arm's runs by seed; None for a run without a final loss."""
 
     arm: Arm
+    seeds: tuple[int, ...]
     keys: tuple[str, ...]
     records: tuple[Record, ...]
     loss: tuple[float | None, ...]
@@ -122,45 +61,124 @@ class _Results:
         return float(getattr(self.arm, name)) if found is None else found
 
 
-def judge(plan: Plan, records: Mapping[str, Record]) -> Verdicts:
+@dataclass(frozen=True)
+class _Pair:
+    """An arm and the first one over the seeds of the arm: further ones of the first are not used,
+    so that a verdict stands when others go on."""
+
+    mine: _Results
+    first: _Results
+    metric: str
+
+    @property
+    def shared(self) -> bool:
+        """Whether both are the same runs under two names."""
+        return self.mine.keys == self.first.keys
+
+    def compare(self, metric: str) -> Comparison | None:
+        """The comparison over all seeds; None where a run of either has no result: what is left
+        would be a selection."""
+        base, arm = self.first.values(metric), self.mine.values(metric)
+        if None in base or None in arm:
+            return None
+        return compare_arms(
+            [x for x in base if x is not None], [y for y in arm if y is not None], paired=True
+        )
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What the tests say of an arm, allowing for looks and for the other arms."""
+
+    comparison: Comparison | None
+    p_looks: float | None = None
+    p_holm: float | None = None
+    p_equivalence: float | None = None
+    alpha: float = ALPHA
+    """The level, over all looks, that Holm's correction left to the interval behind the verdict."""
+    level: float = ALPHA
+    """The same at the arm's look."""
+    level_95: float = ALPHA
+    """The arm's look's level where this comparison is the only one."""
+
+    @property
+    def differs(self) -> bool:
+        return self.p_holm is not None and self.p_holm < ALPHA
+
+    @property
+    def equivalent(self) -> bool:
+        return self.p_equivalence is not None and self.p_equivalence < ALPHA
+
+
+def judge(
+    plan: Plan,
+    records: Mapping[str, Record],
+    *,
+    looks: Looks | None = None,
+    margin: float | None = None,
+) -> Verdicts:
     """The verdicts of a plan's records.
 
     Args:
+        plan: its arms may have unlike numbers of seeds, as long as the first has all of them.
         records: by the run's key: a run's record, or ``{"status": "failed", "reason": …}`` for a
             run that could not be trained.
+        looks: the planned looks, where arms are judged after each further seed; each is judged at
+            its own number of seeds.
+        margin: a difference of less, in the plan's metric, does not matter: makes ``equivalent``
+            a verdict.
 
     Raises:
-        StudyError: a run of the plan has no record.
+        StudyError: a run of the plan has no record, or an arm has a seed that the first has not.
     """
     missing = [key for key in plan.keys if key not in records]
     if missing:
         names = ", ".join(f"{plan.run(k).arm} seed {plan.run(k).seed}" for k in missing[:3])
         raise StudyError(f"{len(missing)} of {len(plan.keys)} runs have not ended: {names}")
     results = [_results(plan, arm, records) for arm in plan.arms]
-    first, others = results[0], results[1:]
-    compared = [_compare(first, other, plan.metric) for other in others]
-    p_values = [c.p_value if c is not None else None for c in compared]
-    adjusted, factors = holm(p_values), holm_factors(p_values)
-    arms = [_arm_verdict(first, first, plan, None, None, 1.0)]
-    for other, comparison, p_holm, factor in zip(others, compared, adjusted, factors, strict=True):
-        arms.append(_arm_verdict(other, first, plan, comparison, p_holm, factor))
+    first = results[0]
+    pairs = [_Pair(mine, _at(first, mine.seeds), plan.metric) for mine in results[1:]]
+    tests = _test(pairs, looks, margin)
+    arms = [_arm_verdict(_Pair(first, first, plan.metric), _Tested(None), "reference", "")]
+    for pair, tested in zip(pairs, tests, strict=True):
+        arms.append(_arm_verdict(pair, tested, *_decide(pair, tested, margin)))
     verdicts = Verdicts(
         arms=tuple(arms),
         match=plan.match,
         budget=plan.budget,
         seeds=plan.seeds,
         metric=plan.metric,
+        margin=margin,
+        looks=(looks.first, looks.last) if looks is not None else None,
         note=" ".join(plan.notes),
     )
-    return Verdicts(**{**vars(verdicts), "conclusion": conclusion(verdicts)})
+    return replace(verdicts, conclusion=conclusion(verdicts))
 
 
 def _results(plan: Plan, arm: Arm, records: Mapping[str, Record]) -> _Results:
-    keys = plan.keys_of(arm.name)
+    by_seed = {run.seed: run.key for run in plan.runs if run.arm == arm.name}
+    seeds = tuple(seed for seed in plan.seeds if seed in by_seed)
+    keys = tuple(by_seed[seed] for seed in seeds)
     mine = tuple(records[key] for key in keys)
     return _Results(
-        arm, keys, mine, tuple(_final(r, "loss") for r in mine),
+        arm, seeds, keys, mine, tuple(_final(r, "loss") for r in mine),
         tuple(_final(r, "bits_per_byte") for r in mine),
+    )  # fmt: skip
+
+
+def _at(results: _Results, seeds: Sequence[int]) -> _Results:
+    """Of these seeds alone."""
+    absent = [seed for seed in seeds if seed not in results.seeds]
+    if absent:
+        raise StudyError(f"{results.arm.name} has no run of seed {absent[0]} to compare with")
+    places = [results.seeds.index(seed) for seed in seeds]
+
+    def chosen(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(values[place] for place in places)
+
+    return replace(
+        results, seeds=tuple(seeds), keys=chosen(results.keys), records=chosen(results.records),
+        loss=chosen(results.loss), bits=chosen(results.bits),
     )  # fmt: skip
 
 
@@ -175,27 +193,43 @@ def _finite(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _compare(first: _Results, other: _Results, metric: str) -> Comparison | None:
-    """The comparison over all seeds; None where a run of either arm has no result: what is left
-    would be a selection."""
-    base, arm = first.values(metric), other.values(metric)
-    if None in base or None in arm:
-        return None
-    return compare_arms(
-        [x for x in base if x is not None], [y for y in arm if y is not None], paired=True
-    )
+def _test(pairs: Sequence[_Pair], looks: Looks | None, margin: float | None) -> list[_Tested]:
+    """Every arm's tests. Differences and equivalences are two families: Holm's correction is made
+    in each, so that a margin does not change what is better or worse."""
+    compared = [pair.compare(pair.metric) for pair in pairs]
+    counts = [len(pair.mine.seeds) for pair in pairs]
+    plans = [looks or Looks.at(n) for n in counts]
+    for pair, plan, n in zip(pairs, plans, counts, strict=True):
+        if not plan.first <= n <= plan.last:
+            raise StudyError(
+                f"{pair.mine.arm.name}: {n} seeds, but looks are from {plan.first} to {plan.last}"
+            )
+
+    def looked(p_values: Sequence[float | None]) -> list[float | None]:
+        rows = zip(p_values, plans, counts, strict=True)
+        return [None if p is None else plan.adjusted(p, n) for p, plan, n in rows]
+
+    p_looks = looked([c.p_value if c is not None else None for c in compared])
+    p_equal = looked([_p_equivalence(c, margin) for c in compared])
+    adjusted, equal = holm(p_looks), holm(p_equal)
+    factors, equal_factors = holm_factors(p_looks), holm_factors(p_equal)
+    found = []
+    for i, comparison in enumerate(compared):
+        tested = _Tested(comparison, p_looks=p_looks[i], p_holm=adjusted[i], p_equivalence=equal[i])
+        alpha = ALPHA / (equal_factors[i] if tested.equivalent else factors[i])
+        level, level_95 = (plans[i].nominal(a, counts[i]) for a in (alpha, ALPHA))
+        found.append(replace(tested, alpha=alpha, level=level, level_95=level_95))
+    return found
 
 
-def _arm_verdict(
-    mine: _Results,
-    first: _Results,
-    plan: Plan,
-    comparison: Comparison | None,
-    p_holm: float | None,
-    factor: float,
-) -> ArmVerdict:
+def _p_equivalence(comparison: Comparison | None, margin: float | None) -> float | None:
+    return None if comparison is None or margin is None else comparison.p_equivalence(margin)
+
+
+def _arm_verdict(pair: _Pair, tested: _Tested, verdict: Verdict, reason: str) -> ArmVerdict:
+    mine, comparison = pair.mine, tested.comparison
     arm = mine.arm
-    verdict, reason = _decide(mine, first, comparison, p_holm)
+    is_first = verdict == "reference"
     speed, memory = mine.mean("tokens_per_second"), mine.mean("peak_memory_bytes")
     return ArmVerdict(
         name=arm.name,
@@ -203,24 +237,38 @@ def _arm_verdict(
         tokens=round(mine.trained("tokens")),
         steps=round(mine.trained("steps")),
         flops_per_token=arm.flops_per_token,
+        seeds=len(mine.seeds),
         loss=_summary(mine.loss),
         bits_per_byte=_summary(mine.bits),
-        delta=_delta(first, mine, "loss", plan, factor),
-        delta_bits_per_byte=_delta(first, mine, "bits_per_byte", plan, factor),
+        delta=None if is_first else _delta(pair, "loss", tested),
+        delta_bits_per_byte=None if is_first else _delta(pair, "bits_per_byte", tested),
         p_value=comparison.p_value if comparison else None,
-        p_holm=p_holm,
+        p_looks=tested.p_looks,
+        p_holm=tested.p_holm,
+        p_equivalence=tested.p_equivalence,
         correlation=comparison.correlation if comparison else None,
         pairing_gain=comparison.pairing_gain if comparison else None,
         paired=comparison.paired if comparison else None,
         mde=comparison.mde if comparison else None,
+        mde_corrected=_corrected_mde(tested),
         verdict=verdict,
-        reason=reason,
+        reason=_trouble(mine) if is_first else reason,
+        is_open=verdict == "undecided" and comparison is not None and not pair.shared,
         diverged=mine.diverged,
         failed=mine.failed,
         tokens_per_second=speed,
         peak_memory_bytes=None if memory is None else round(memory),
-        mismatch=mismatches(_budgets(mine), _budgets(first)),
+        mismatch=mismatches(_budgets(mine), _budgets(pair.first)),
     )
+
+
+def _corrected_mde(tested: _Tested) -> float | None:
+    comparison = tested.comparison
+    if comparison is None or comparison.mde is None:
+        return None
+    assert comparison.std_error is not None
+    assert comparison.df is not None
+    return minimum_detectable(comparison.std_error, comparison.df, alpha=tested.level)
 
 
 def _budgets(results: _Results) -> dict[str, float | None]:
@@ -238,34 +286,31 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any]:
     return {**interval.to_dict(), "values": list(values)}
 
 
-def _delta(first: _Results, mine: _Results, metric: str, plan: Plan, factor: float) -> Delta | None:
-    """The difference in one metric, its interval at the level that Holm's correction left."""
-    if mine is first:
-        return None
-    comparison = _compare(first, mine, metric)
+def _delta(pair: _Pair, metric: str, tested: _Tested) -> Delta | None:
+    """The difference in one metric, its interval at the level that the corrections left."""
+    comparison = pair.compare(metric)
     if comparison is None:
         return None
-    alone = comparison.interval()
-    alpha = ALPHA / factor
-    shown = comparison.interval(alpha) if alone.low is not None else Interval(None, None, None)
+    alone = comparison.interval(tested.level_95)
+    known = alone.low is not None
+    shown = comparison.interval(tested.level) if known else Interval(None, None, None)
     return Delta(
         mean=comparison.delta,
         low=shown.low,
         high=shown.high,
-        confidence=1 - alpha if shown.low is not None else None,
+        confidence=1 - tested.alpha if known else None,
         low_95=alone.low,
         high_95=alone.high,
     )
 
 
-def _decide(
-    mine: _Results, first: _Results, comparison: Comparison | None, p_holm: float | None
-) -> tuple[Verdict, str]:
-    if mine is first:
-        return "reference", _trouble(mine)
-    if mine.keys == first.keys:
+def _decide(pair: _Pair, tested: _Tested, margin: float | None) -> tuple[Verdict, str]:
+    mine, first = pair.mine, pair.first
+    if pair.shared:
         same = "the same architecture and recipe: the runs are shared"
-        return "undecided", f"{same}; {_trouble(mine)}" if _trouble(mine) else same
+        if _trouble(mine):
+            return "undecided", f"{same}; {_trouble(mine)}"
+        return ("undecided" if margin is None else "equivalent"), same
     if mine.failed or first.failed:
         broken = mine if mine.failed else first
         whose = "" if broken is mine else f"{first.arm.name}: "
@@ -276,13 +321,22 @@ def _decide(
         return "worse", _trouble(mine)
     if first.diverged:
         return "better", f"{first.arm.name} {_trouble(first)}"
-    assert comparison is not None, "every run has a result"
-    if p_holm is None:
-        return "undecided", comparison.reason
-    if p_holm < ALPHA:
+    assert tested.comparison is not None, "every run has a result"
+    return _decide_by_tests(tested, tested.comparison, f"±{margin or 0:g} {UNITS[pair.metric]}")
+
+
+def _decide_by_tests(tested: _Tested, comparison: Comparison, margin: str) -> tuple[Verdict, str]:
+    if tested.equivalent:
+        if tested.differs:
+            how = "better" if comparison.delta < 0 else "worse"
+            return "equivalent", f"{how}, but by less than the margin: the interval is in {margin}"
+        return "equivalent", comparison.reason or f"the interval lies within {margin}"
+    if tested.differs:
         return ("better" if comparison.delta < 0 else "worse"), comparison.reason
-    if comparison.p_value is not None and comparison.p_value < ALPHA:
+    if tested.p_looks is not None and tested.p_looks < ALPHA:
         return "undecided", "visible by itself, not after the correction for several comparisons"
+    if comparison.p_value is not None and comparison.p_value < ALPHA:
+        return "undecided", "visible in a single look, not after the correction for several looks"
     return "undecided", comparison.reason
 
 
@@ -294,41 +348,3 @@ def _trouble(results: _Results) -> str:
         first = reasons[0].splitlines()[0] if reasons[0] else "for an unknown reason"
         return f"failed {results.failed} of {of} ({first})"
     return f"diverged {results.diverged} of {of}" if results.diverged else ""
-
-
-def conclusion(verdicts: Verdicts) -> str:
-    """The study in a paragraph."""
-    first, others = verdicts.arms[0], verdicts.arms[1:]
-    in_nats = verdicts.metric == "loss"
-    unit = "nats/token" if in_nats else "bits/byte"
-    sentences = [_sentence(arm, first.name, in_nats, unit) for arm in others]
-    seen = [arm for arm in others if arm.mde is not None]
-    if seen:
-        count = len(verdicts.seeds)
-        smallest, largest = min(a.mde or 0 for a in seen), max(a.mde or 0 for a in seen)
-        span = f"{smallest:.2g}" if smallest == largest else f"{smallest:.2g} to {largest:.2g}"
-        sentences.append(
-            f"With {count} seeds, a true difference below {span} {unit} would probably have been "
-            "missed (power under 80%, before Holm's correction)."
-        )
-    return " ".join(sentences)
-
-
-def _sentence(arm: ArmVerdict, first: str, in_nats: bool, unit: str) -> str:
-    delta = arm.delta if in_nats else arm.delta_bits_per_byte
-    why = f" ({arm.reason})" if arm.reason else ""
-    if delta is None:
-        tail = "undecided" if arm.verdict == "undecided" else arm.verdict
-        return f"{arm.name} against {first}: {tail}{why}."
-    if arm.verdict == "undecided":
-        if delta.low is None or delta.high is None:
-            return f"{arm.name} against {first}: undecided, by {delta.mean:+.4f} {unit}{why}."
-        return (
-            f"{arm.name} against {first}: undecided, by {delta.mean:+.4f} "
-            f"[{delta.low:+.4f}, {delta.high:+.4f}] {unit}{why}."
-        )
-    bounds = sorted(abs(b) for b in (delta.low, delta.high) if b is not None)
-    return (
-        f"{arm.name} is {arm.verdict} than {first} by {abs(delta.mean):.4f} "
-        f"[{bounds[0]:.4f}, {bounds[1]:.4f}] {unit}{why}."
-    )

@@ -123,6 +123,22 @@ class Comparison:
         reach = float(critical_t(self.df, alpha)) * self.std_error if self.std_error else 0.0
         return Interval(self.delta, self.delta - reach, self.delta + reach)
 
+    def p_equivalence(self, margin: float) -> float | None:
+        """The level at which the interval just lies within ±``margin``; None without an interval.
+
+        Below alpha where ``interval(alpha)`` lies inside. Where the true difference is the margin
+        or more it is below alpha with probability alpha/2 at most, since only one end counts: two
+        one-sided tests at half the level (Schuirmann 1987, who takes the whole).
+        """
+        if self.std_error is None or self.df is None:
+            return None
+        room = margin - abs(self.delta)
+        if room <= 0:
+            return 1.0
+        if self.std_error == 0:
+            return 0.0
+        return float(two_sided_p(Difference(room, self.std_error, self.df)))
+
 
 def compare_arms(base: Sequence[float], arm: Sequence[float], *, paired: bool) -> Comparison:
     """The comparison of final losses.
@@ -193,14 +209,35 @@ def minimum_detectable(
     2.802
     """
     from scipy.optimize import brentq
-    from scipy.special import gammaincinv, ndtr
 
-    bounds = critical_t(df, alpha) * np.sqrt(2 * gammaincinv(df / 2, _QUANTILES) / df)
+    bounds = _bounds(df, alpha)
 
     def missing(effect: float) -> float:
-        return float(np.mean(ndtr(effect - bounds) + ndtr(-effect - bounds))) - power
+        return _detected(effect, bounds) - power
 
     return float(brentq(missing, 0.0, float(bounds.max()) + 10.0)) * std_error
+
+
+def detection_probability(effect: float, df: float, alpha: float = ALPHA) -> float:
+    """How probably a two-sided t-test finds a true difference of so many standard errors.
+
+    >>> round(detection_probability(0.0, 4), 4), round(detection_probability(2.802, 1e6), 3)
+    (0.05, 0.8)
+    """
+    return _detected(effect, _bounds(df, alpha))
+
+
+def _bounds(df: float, alpha: float) -> Floats:
+    """What a difference must exceed, in true standard errors, over the chances of the measured."""
+    from scipy.special import gammaincinv
+
+    return np.asarray(critical_t(df, alpha) * np.sqrt(2 * gammaincinv(df / 2, _QUANTILES) / df))
+
+
+def _detected(effect: float, bounds: Floats) -> float:
+    from scipy.special import ndtr
+
+    return float(np.mean(ndtr(effect - bounds) + ndtr(-effect - bounds)))
 
 
 def holm_factors(p_values: Sequence[float | None]) -> list[float]:
