@@ -316,6 +316,7 @@ def test_looks_take_more_to_decide_and_say_so() -> None:
     assert looked.verdict == "undecided"
     assert looked.is_open
     assert looked.p_value == plain.p_value
+    assert plain.p_looks is None
     assert looked.p_looks is not None
     assert looked.p_looks == Looks(3, 10).adjusted(plain.p_value or 0, 3)
     assert "a single look" in looked.reason
