@@ -215,7 +215,8 @@ def _test(pairs: Sequence[_Pair], looks: Looks | None, margin: float | None) -> 
     factors, equal_factors = holm_factors(p_looks), holm_factors(p_equal)
     found = []
     for i, comparison in enumerate(compared):
-        tested = _Tested(comparison, p_looks=p_looks[i], p_holm=adjusted[i], p_equivalence=equal[i])
+        shown = p_looks[i] if looks is not None else None
+        tested = _Tested(comparison, shown, p_holm=adjusted[i], p_equivalence=equal[i])
         alpha = ALPHA / (equal_factors[i] if tested.equivalent else factors[i])
         level, level_95 = (plans[i].nominal(a, counts[i]) for a in (alpha, ALPHA))
         found.append(replace(tested, alpha=alpha, level=level, level_95=level_95))
@@ -333,7 +334,8 @@ def _decide_by_tests(tested: _Tested, comparison: Comparison, margin: str) -> tu
         return "equivalent", comparison.reason or f"the interval lies within {margin}"
     if tested.differs:
         return ("better" if comparison.delta < 0 else "worse"), comparison.reason
-    if tested.p_looks is not None and tested.p_looks < ALPHA:
+    alone = comparison.p_value if tested.p_looks is None else tested.p_looks
+    if alone is not None and alone < ALPHA:
         return "undecided", "visible by itself, not after the correction for several comparisons"
     if comparison.p_value is not None and comparison.p_value < ALPHA:
         return "undecided", "visible in a single look, not after the correction for several looks"
