@@ -42,6 +42,21 @@ def test_a_run_on_pairs_is_scored(trained: Path, windtunnel: Command) -> None:
     assert windtunnel("score", trained, "--beams", 2, "--samples", 2, "-n", 6).code == 0
 
 
+def test_the_average_of_the_weights_is_scored(trained: Path, windtunnel: Command) -> None:
+    """One that has hardly moved from the first weights is worse than what was trained."""
+    ask = ("--set", "train.ema={decay: 0.9999, warmup: false}")
+    assert windtunnel("train", "pairs.yaml", "--out", "out/averaged", *ask).code == 0
+    chrf = ("--metric", "chrf", "--samples", 5, "-n", 12, "--json")
+    scores = [
+        json.loads(windtunnel("score", "out/averaged", *chrf, *more).out)["scores"]["chrf"]
+        for more in ((), ("--ema",))
+    ]
+    assert scores[0] == json.loads(windtunnel("score", trained, *chrf).out)["scores"]["chrf"]
+    assert scores[1] < scores[0]
+    answer = windtunnel("score", trained, "--ema")
+    assert (answer.code, "keeps no average" in answer.err) == (2, True)
+
+
 def test_scores_stand_in_every_evaluation(trained: Path, windtunnel: Command) -> None:
     """They change no weight; the last ones are those that `score` gives."""
     ask = ("--set", "train.scores=[exact_match, word_accuracy]", "--set", "train.eval_every=10")

@@ -5,8 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from windtunnel.cli.main import app
+from windtunnel.cli.training import _gone_unless_it_began
+from windtunnel.errors import RunError
+from windtunnel.generate import SamplingConfig
+from windtunnel.runs import RunFolder
+from windtunnel.train.launch import open_trained
+from windtunnel.train.writing import Writer
 
 MISTAKES = """\
 arch:
@@ -361,6 +369,48 @@ def test_a_folder_whose_run_never_began_is_made_anew(windtunnel, workplace: Path
     assert json.loads(answer.out)["status"] == "finished"
     assert json.loads((workplace / "k" / "run.json").read_text())["key"] != old
     assert "lr: 0.0001" in (workplace / "k" / "config.yaml").read_text()
+
+
+def test_a_run_that_no_memory_holds_leaves_no_folder(windtunnel, workplace: Path) -> None:
+    huge = ("train", "run.yaml", "--set", "arch.d_model=2000000000")
+    for out in (("--out", "out/huge"), ("--runs", "store")):
+        answer = windtunnel(*huge, *out)
+        assert (answer.code, "no memory holds them" in answer.err) == (2, True), answer.err
+    assert not (workplace / "out/huge").exists()
+    assert not list((workplace / "store").glob("*/run.json"))
+
+
+def test_a_folder_that_another_process_is_about_to_begin_stays(workplace: Path) -> None:
+    folder = RunFolder.create(workplace / "k", key="k" * 64, name="k", config={})
+    with pytest.raises(RunError, match="is held"), folder.lock(), _gone_unless_it_began(folder):
+        raise RunError("the lock is held")
+    assert folder.config_path.exists()
+    with pytest.raises(RunError, match="cannot begin"), _gone_unless_it_began(folder):
+        raise RunError("it cannot begin")
+    assert not folder.path.exists()
+
+
+def test_the_average_of_the_weights_writes_and_is_exported(windtunnel) -> None:
+    keys = ("--set", "train.ema={decay: 0.9999, warmup: false}", "--set", "train.lr=0.3")
+    assert windtunnel("train", "run.yaml", "--out", "out/a", *keys).code == 0
+    ask = ("generate", "out/a", "the king", "-n", 12, "--greedy")
+    plain, averaged = windtunnel(*ask), windtunnel(*ask, "--ema")
+    assert (plain.code, averaged.code) == (0, 0)
+    assert plain.out != averaged.out
+    trained = open_trained(RunFolder.open(Path("out/a")), ema=True)
+    writer = Writer(trained.model, trained.tokenizer, trained.config)
+    greedy = SamplingConfig(temperature=0.0)
+    (tokens,) = writer.write(writer.encode(["the king"]), max_new_tokens=12, sampling=greedy)
+    text = trained.tokenizer.decode_bytes(tokens).decode("utf-8", errors="replace")
+    assert averaged.out == f"the king{text}\n"
+    assert windtunnel("export", "hf", "out/a", "out/hf", "--ema").code == 0
+    exported = load_file("out/hf/model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(exported, trained.model.state_dict()["embedding.weight"])
+    assert windtunnel("train", "run.yaml", "--out", "out/b").code == 0
+    for verb in (("generate", "out/b", "a"), ("export", "hf", "out/b", "out/hf2")):
+        answer = windtunnel(*verb, "--ema")
+        assert (answer.code, "keeps no average of its weights" in answer.err) == (2, True)
+    assert not Path("out/hf2").exists()
 
 
 def test_a_run_that_diverges_says_so_and_fails(windtunnel) -> None:

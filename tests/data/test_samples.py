@@ -229,6 +229,9 @@ def test_a_bad_line_is_told_with_its_place(tmp_path: Path, content: str, message
         ("text,label\nok,1\na,b,c\n", "x.csv:3: not as many fields"),
         ('text,label\n"a,b\n', "x.csv:2: not CSV"),
         ("txt,label\na,b\n", r"x.csv:2: no key 'text' \(keys: txt, label\)"),
+        ("text,label\nok,1\n\n\na\n", "x.csv:5: not as many fields"),
+        ("\n\ntext,label\n\na,b,c\n", "x.csv:5: not as many fields"),
+        ('text,label\n\n"a\n\nb",1\n\n"c\n', "x.csv:7: not CSV"),
     ],
 )
 def test_bad_csv_is_told_with_its_place(tmp_path: Path, content: str, message: str) -> None:
@@ -239,6 +242,15 @@ def test_bad_csv_is_told_with_its_place(tmp_path: Path, content: str, message: s
     (tmp_path / "x.txt").write_text("a")
     with pytest.raises(DataError, match="not a kind of file"):
         open_samples(config(type="labels", paths=str(tmp_path / "x.txt")).source)
+
+
+def test_lines_of_a_csv_are_counted_with_those_that_are_blank(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text('\ntext,label\n\nok,1\n\n\n"a\n\nb",2\n\nlast,3\n')
+    samples = list(open_samples(config(type="labels", paths=str(file)).source).samples())
+    assert [(s.name, s.prompt, s.truth) for s in samples] == [
+        (f"{file}:4", "ok", "1"), (f"{file}:7", "a\n\nb", "2"), (f"{file}:11", "last", "3"),
+    ]  # fmt: skip
 
 
 def test_the_cache_is_used_and_a_damaged_entry_is_made_again(tmp_path: Path, cache: Path) -> None:

@@ -112,6 +112,48 @@ def test_whole_numbers_are_no_weights(folder: Path) -> None:
         read_pretrained(str(folder))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name_or_taken(
+    folder: Path, value: float
+) -> None:
+    norm, embedding = torch.ones(32), load_file(folder / "model.safetensors")["lm_head.weight"]
+    norm[[3, 5]] = value
+    embedding[1, 1] = value
+    rewrite(folder, model__norm__weight=norm, lm_head__weight=embedding)
+    with pytest.raises(UsageError) as refusal:
+        read_pretrained(str(folder))
+    first, second, hint = str(refusal.value).splitlines()
+    total = f"{embedding.numel():,}"
+    assert first == f"{folder}: lm_head.weight: 1 of {total} values are NaN or infinite"
+    assert second == f"{folder}: model.norm.weight: 2 of 32 values are NaN or infinite"
+    assert "--allow-nonfinite" in hint
+    out = folder.parent / "out"
+    refused = CliRunner().invoke(app, ["import", "hf", str(folder), "--out", str(out)])
+    assert isinstance(refused.exception, UsageError)
+    assert not out.exists()
+    taken = read_pretrained(str(folder), allow_nonfinite=True)
+    assert "model.norm.weight: 2 of 32 values are NaN or infinite" in taken.notes
+    torch.testing.assert_close(taken.weights["head.norm.weight"], norm, equal_nan=True)
+    command = ["import", "hf", str(folder), "--out", str(out), "--allow-nonfinite"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+
+
+def test_a_number_too_large_for_float32_is_not_finite(folder: Path) -> None:
+    rewrite(folder, model__norm__weight=torch.full((32,), 1e300, dtype=torch.float64))
+    with pytest.raises(UsageError, match=r"model.norm.weight: 32 of 32 values are NaN or infinite"):
+        read_pretrained(str(folder))
+
+
+def test_a_tied_copy_with_nan_is_still_a_copy(tmp_path: Path) -> None:
+    path = Path(saved(small_model("llama"), tmp_path / "tied"))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    tied = load_file(path / "model.safetensors")["model.embed_tokens.weight"]
+    tied[0, 0] = float("nan")
+    rewrite(path, model__embed_tokens__weight=tied, lm_head__weight=tied.clone())
+    assert read_pretrained(str(path), allow_nonfinite=True).architecture.embedding.tie
+
+
 @pytest.mark.parametrize("count", [10**9, 100])
 def test_more_layers_than_can_be_are_refused_before_they_are_laid_out(
     folder: Path, count: int

@@ -42,6 +42,7 @@ class Wish:
     int8: bool
     stream: bool
     steps: int | None
+    ema: bool
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raises UsageError for wishes that exclude each other."""
@@ -64,7 +65,7 @@ def generate_verb(runs: Path, run: str, prompts: Sequence[str], wish: Wish) -> l
     """What the run writes for each prompt; with ``stream``, the one prompt's is printed as it
     comes."""
     wish.check(prompts)
-    trained, writer = _opened(runs, run)
+    trained, writer = _opened(runs, run, ema=wish.ema)
     encoded = _encoded(writer, prompts)
     if wish.int8:
         writer = _in_int8(trained)
@@ -107,9 +108,11 @@ def continues_text(runs: Path, run: str) -> bool:
     return load_run(_folder(runs, run).config_path).config.data.kind == "text"
 
 
-def classify_verb(runs: Path, run: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+def classify_verb(
+    runs: Path, run: str, texts: Sequence[str], *, ema: bool = False
+) -> list[dict[str, Any]]:
     """The label of each text, and the probability of every label."""
-    trained, writer = _opened(runs, run)
+    trained, writer = _opened(runs, run, ema=ema)
     found = []
     for text, row in zip(texts, writer.classify(_encoded(writer, texts)), strict=True):
         likely = trained.labels[int(np.argmax(row))]
@@ -126,13 +129,14 @@ def score_verb(
     samples: int,
     max_new_tokens: int,
     beams: int | None,
+    ema: bool = False,
 ) -> dict[str, Any]:
     """The scores, and each text with its truth."""
     from windtunnel.data.dataset import prepare
     from windtunnel.generate.scores import SCORES
     from windtunnel.train.scoring import score_texts
 
-    trained, _ = _opened(runs, run)
+    trained, _ = _opened(runs, run, ema=ema)
     found = score_texts(
         trained.model,
         prepare(trained.config.data),
@@ -153,8 +157,8 @@ def _folder(runs: Path, run: str) -> RunFolder:
     return RunFolder.open(Path(run)) if Path(run).is_dir() else RunStore(runs).select(run)
 
 
-def _opened(runs: Path, run: str) -> tuple[TrainedModel, Writer]:
-    trained = open_trained(_folder(runs, run), warn=note)
+def _opened(runs: Path, run: str, *, ema: bool) -> tuple[TrainedModel, Writer]:
+    trained = open_trained(_folder(runs, run), warn=note, ema=ema)
     if isinstance(trained.model, Model):
         trained = replace(trained, model=folded_to_write(trained.model))
     return trained, Writer(trained.model, trained.tokenizer, trained.config)

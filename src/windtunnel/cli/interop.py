@@ -36,6 +36,9 @@ def import_hf(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a name that is not in the local cache.")
     ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Take weights that are NaN or infinite.")
+    ] = False,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,7 +49,9 @@ def import_hf(
         from windtunnel.errors import UsageError
 
         raise UsageError(f"{out}: already exists; choose another folder")
-    found = read_pretrained(source, gguf_file=gguf_file, download=download, name=name)
+    found = read_pretrained(
+        source, gguf_file=gguf_file, download=download, name=name, allow_nonfinite=allow_nonfinite
+    )
     folder = create_imported_run(found, source, out=out, runs=runs_folder(runs))
     for text in found.notes:
         note(text)
@@ -75,6 +80,9 @@ def export_hf(
     best: Annotated[
         bool, typer.Option("--best", help="The checkpoint of the lowest validation loss.")
     ] = False,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="The average of the weights that train.ema keeps.")
+    ] = False,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -85,7 +93,7 @@ def export_hf(
     folder = (
         RunFolder.open(Path(run)) if Path(run).is_dir() else RunStore(runs_folder(runs)).select(run)
     )
-    done = export_run(folder, out, model_type=model_type, best=best, warn=note)
+    done = export_run(folder, out, model_type=model_type, best=best, ema=ema, warn=note)
     for text in done.notes:
         note(text)
     if as_json:

@@ -14,6 +14,10 @@ Lenient: TypeAlias = Annotated[
     typer.Option("--lenient", help="Take the weights that fit by name and shape; report the rest."),
 ]
 
+Ema: TypeAlias = Annotated[
+    bool, typer.Option("--ema", help="Use the average of the weights that train.ema keeps.")
+]
+
 
 def train(
     file: ConfigFile,
@@ -151,6 +155,7 @@ def generate(
         int | None,
         typer.Option("--steps", min=1, help="Diffusion: steps of the sampler [100 at most]."),
     ] = None,
+    ema: Ema = False,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -168,7 +173,7 @@ def generate(
     wish = Wish(
         sampling=sampling, max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
         beams=beams, length_penalty=length_penalty, int8=int8, stream=stream and not as_json,
-        steps=steps,
+        steps=steps, ema=ema,
     )  # fmt: skip
     results = generate_verb(runs_folder(runs), run, prompts, wish)
     if as_json:
@@ -185,13 +190,14 @@ def classify(
         str, typer.Argument(metavar="RUN", help="A run's folder, name, or the start of its key.")
     ],
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
+    ema: Ema = False,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Say the label of texts, and how likely each label is, with a run trained on labels."""
     from windtunnel.cli.generating import classify_verb
 
-    found = classify_verb(runs_folder(runs), run, texts)
+    found = classify_verb(runs_folder(runs), run, texts, ema=ema)
     if as_json:
         print_json(found)
         return
@@ -221,6 +227,7 @@ def score(
     beams: Annotated[
         int | None, typer.Option("--beams", min=1, help="Beams; the likeliest token if left out.")
     ] = None,
+    ema: Ema = False,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -229,7 +236,7 @@ def score(
 
     found = score_verb(
         runs_folder(runs), run, metrics or [], samples=samples, max_new_tokens=max_new_tokens,
-        beams=beams,
+        beams=beams, ema=ema,
     )  # fmt: skip
     if as_json:
         print_json(found)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.tracking import check_names, tracked
-from windtunnel.errors import UsageError
+from windtunnel.errors import RunError, UsageError
 from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.runs import Event, RunFolder, RunStore
 from windtunnel.runs.folder import IDENTITY
@@ -84,28 +86,46 @@ def _train(
             return _follow_the_first(loaded, world)
         ready = ready_run(loaded, dataset=prepare_with_progress(loaded.config.data))
         check_distribution(ready.config.train, world)
-        folder, begun = _folder(ready, out, resume, runs)
-        world.tell(str(folder.path.resolve()))
-        record = folder.read_record()
-        if record is not None:
-            note(f"{folder.path}: this run has ended ({record['status']}); nothing to do")
-            return record
-        many = f" with {world.size} processes" if world.size > 1 else ""
-        note(f"{'continuing' if begun else 'training'} {ready.name} in {folder.path}{many}")
-        with open_progress() as display, tracked(folder, track, display.say) as tell:
-            shown = _Follow(display, ready)
+        folder, there = _folder(ready, out, resume, runs)
+        with nullcontext() if there else _gone_unless_it_began(folder):
+            return _train_first(ready, folder, world, begun=folder.has_begun(), track=track)
 
-            def on_event(event: Event) -> None:
-                shown.event(event)
-                tell(event)
 
-            world.wait()  # all have seen whether it had begun
-            record = run_in_folder(
-                folder, ready=ready, resume=begun, on_event=on_event, world=world
-            )
-    labelled = ready.config.data.kind == "labels"
-    _say_how_it_ended(record, folder, labelled=labelled)
+def _train_first(
+    ready: ReadyRun, folder: RunFolder, world: World, *, begun: bool, track: Sequence[str]
+) -> dict[str, Any]:
+    """The part of the process that writes, and tells the user."""
+    world.tell(str(folder.path.resolve()))
+    record = folder.read_record()
+    if record is not None:
+        note(f"{folder.path}: this run has ended ({record['status']}); nothing to do")
+        return record
+    many = f" with {world.size} processes" if world.size > 1 else ""
+    note(f"{'continuing' if begun else 'training'} {ready.name} in {folder.path}{many}")
+    with open_progress() as display, tracked(folder, track, display.say) as tell:
+        shown = _Follow(display, ready)
+
+        def on_event(event: Event) -> None:
+            shown.event(event)
+            tell(event)
+
+        world.wait()  # all have seen whether it had begun
+        record = run_in_folder(folder, ready=ready, resume=begun, on_event=on_event, world=world)
+    _say_how_it_ended(record, folder, labelled=ready.config.data.kind == "labels")
     return record
+
+
+@contextmanager
+def _gone_unless_it_began(folder: RunFolder) -> Iterator[None]:
+    """A run that fails before its first event (no memory holds its model, say) leaves no folder."""
+    try:
+        yield
+    except Exception:
+        # Another process may have found it and begin it now: then it has the lock.
+        with suppress(RunError), folder.lock():
+            if not folder.has_begun():
+                shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def _follow_the_first(loaded: LoadedRun, world: World) -> dict[str, Any]:
@@ -137,7 +157,7 @@ def _folder(ready: ReadyRun, out: Path | None, resume: bool, runs: Path) -> tupl
             if existing.key != ready.key:
                 note(f"{existing.path}: was made for another run, which never began; made anew")
                 existing = remake_run_folder(existing, ready)
-            return existing, False
+            return existing, True
         if not resume:
             raise UsageError(f"{existing.path}: this run has begun; continue it with --resume")
     elif existing.key != ready.key:

@@ -93,6 +93,8 @@ class Whole:
     """(b, t) int64: the token itself where it belongs to the target, else −100"""
     real: Tensor
     """(b, t) bool, False at pads"""
+    fill: Tensor | None = None
+    """(b, t) bool: end marks behind the first of a target, which accuracy does not count"""
 
 
 T = TypeVar("T")
@@ -249,6 +251,7 @@ class WholeForm(Form[Whole]):
         end = self.marks.end
         rows = np.full((len(samples), self.seq_len), end, dtype=np.int64)
         targets = rows.copy()
+        fill = np.zeros(rows.shape, dtype=np.bool_)
         for number, sample in enumerate(samples):
             start = len(sample.prompt) + 2
             truth = self.ended(sample.truth, self.seq_len - start)
@@ -256,8 +259,10 @@ class WholeForm(Form[Whole]):
             rows[number, start : start + len(truth)] = truth
             targets[number] = rows[number]
             targets[number, :start] = NO_LOSS
+            fill[number, start + len(truth) :] = True
         inputs = torch.from_numpy(rows)
-        return Whole(inputs, torch.from_numpy(targets), torch.ones_like(inputs, dtype=torch.bool))
+        real = torch.ones_like(inputs, dtype=torch.bool)
+        return Whole(inputs, torch.from_numpy(targets), real, torch.from_numpy(fill))
 
 
 def form_of(

@@ -171,16 +171,26 @@ def _json_records(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _csv_records(file: Path) -> Iterator[tuple[str, Any]]:
+    header: list[str] | None = None
+    for line, row in _csv_rows(file):
+        if header is None:
+            header = row
+        elif len(row) != len(header):
+            raise DataError(f"{file}:{line}: not as many fields as the header has")
+        else:
+            yield f"{file}:{line}", dict(zip(header, row, strict=True))
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each row that is not blank, with the number of the line it begins in."""
     # Line ends stand inside of quoted fields, so they are kept for the reader of CSV.
-    reader = csv.DictReader((f"{text}\n" for _, text in _lines(file)), strict=True)
-    line = 2
+    rows = csv.reader((f"{text}\n" for _, text in _lines(file)), strict=True)
+    line = 1
     try:
-        for record in reader:
-            place = f"{file}:{line}"
-            if None in record or None in record.values():
-                raise DataError(f"{place}: not as many fields as the header has")
-            line = reader.line_num + 1
-            yield place, record
+        for row in rows:
+            if row:
+                yield line, row
+            line = rows.line_num + 1
     except csv.Error as error:
         raise DataError(f"{file}:{line}: not CSV ({error})") from error
 

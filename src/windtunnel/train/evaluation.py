@@ -34,7 +34,7 @@ class Evaluation:
     bits_per_byte: float | None
     """Bits for each byte of the text: comparable between tokenizers."""
     accuracy: float
-    """The part of tokens that the most likely token gets right."""
+    """The part of tokens that the most likely token gets right; see :meth:`Objective.judged`."""
     tokens: int
     seconds: float
     measures_text: bool = True
@@ -89,22 +89,22 @@ def evaluate(
             (number, _count(model, given, number, objective, sizes, rows))
             for number, given in _own_batches(batches, world)
         ]
-    loss, right, tokens, text_bytes = _added(counted, world)
+    loss, right, judged, tokens, text_bytes = _added(counted, world)
     if tokens == 0:
         raise DataError("the validation split has no token to evaluate on")
     bits = loss / math.log(2)
     return Evaluation(
         loss=loss / tokens,
         bits_per_byte=bits / text_bytes if text_bytes else None,
-        accuracy=right / tokens,
+        accuracy=right / judged,
         tokens=tokens,
         seconds=time.perf_counter() - started,
         measures_text=objective.measures_text,
     )
 
 
-Counts = tuple[float, int, int, int]
-"""Nats, hits, tokens, bytes of text."""
+Counts = tuple[float, int, int, int, int]
+"""Nats, hits, of how many, tokens, bytes of text."""
 
 
 def _own_batches(batches: Iterable[TokenBatch], world: World) -> Iterator[tuple[int, TokenBatch]]:
@@ -138,24 +138,27 @@ def _count(
         nats, hits = nats + found[0], hits + found[1]
     targets = prepared.targets[prepared.targets != IGNORED].cpu()
     text_bytes = int(sizes[targets].sum()) if objective.measures_text else 0
-    return nats, hits, targets.numel(), text_bytes
+    return nats, hits, objective.judged(prepared), targets.numel(), text_bytes
 
 
 def _added(counted: list[tuple[int, Counts]], world: World) -> Counts:
     """The sums over all batches of all processes, in the order of the batches."""
     if world.size > 1:
         count = world.largest(max((number for number, _ in counted), default=-1)) + 1
-        table = torch.zeros(count, 4, dtype=torch.float64)
+        table = torch.zeros(count, 5, dtype=torch.float64)
         for number, counts in counted:
             if number >= 0:
                 table[number] = torch.tensor(counts, dtype=torch.float64)
         world.add(table)  # each row is another process's, so nothing is rounded
-        counted = list(enumerate((n, int(h), int(t), int(b)) for n, h, t, b in table.tolist()))
-    nats, hits, tokens, text_bytes = 0.0, 0, 0, 0
-    for _, counts in counted:
-        nats += counts[0]
-        hits, tokens, text_bytes = hits + counts[1], tokens + counts[2], text_bytes + counts[3]
-    return nats, hits, tokens, text_bytes
+        counted = [
+            (number, (n, *map(int, rest))) for number, (n, *rest) in enumerate(table.tolist())
+        ]
+    nats, whole = 0.0, [0, 0, 0, 0]
+    for _, (more, *numbers) in counted:
+        nats += more
+        whole = [total + number for total, number in zip(whole, numbers, strict=True)]
+    hits, judged, tokens, text_bytes = whole
+    return nats, hits, judged, tokens, text_bytes
 
 
 def finite(value: float | None) -> float | None:

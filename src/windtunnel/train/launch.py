@@ -254,10 +254,13 @@ def open_trained(
     its weights are the average that the run kept of them.
 
     Raises:
+        UsageError: ``ema`` is asked for, and the run keeps no average.
         CheckpointError: no checkpoint is whole.
         RunError: the folder lacks its tokenizer.
     """
     loaded = load_run(folder.config_path)
+    if ema:
+        check_average(folder, loaded.config)
     if not (folder.path / TOKENIZER).is_dir():
         raise RunError(f"{folder.path}: has no tokenizer")
     tokenizer = load_tokenizer(folder.path / TOKENIZER)
@@ -269,6 +272,14 @@ def open_trained(
         tell(f"{folder.path}: a plugin has changed since the run: its weights may not fit it")
     step = load_weights(folder.checkpoints, model, tell, best=best, ema=ema)
     return TrainedModel(model.eval(), tokenizer, step, config, _labels_of(folder, config))
+
+
+def check_average(folder: RunFolder, config: RunConfig) -> None:
+    """Raises UsageError where a run keeps no average of its weights."""
+    if config.train.ema is None:
+        raise UsageError(
+            f"{folder.path}: keeps no average of its weights (train.ema); leave --ema out"
+        )
 
 
 def _labels_of(folder: RunFolder, config: RunConfig) -> tuple[str, ...]:

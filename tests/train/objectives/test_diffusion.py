@@ -1,12 +1,18 @@
 """DiffuSeq: the noise, the loss, and that its sampler writes what was learned."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from windtunnel.arch import ArchSpec, resolve
 from windtunnel.config import decode, parse_document
-from windtunnel.data.forms import Whole
+from windtunnel.data.forms import Encoded, Whole, form_of
+from windtunnel.data.samples import Marks
 from windtunnel.errors import UsageError
+from windtunnel.train.batch import count_targets, moved, pieces
+from windtunnel.train.evaluation import evaluate
 from windtunnel.train.objectives.config import DiffusionConfig
 from windtunnel.train.objectives.diffusion import Diffusion, DiffusionModel, nearest_embeddings
 
@@ -73,6 +79,25 @@ def test_the_source_is_never_noised_and_pads_change_nothing() -> None:
     ]
     assert losses[0][1] == 11
     torch.testing.assert_close(losses[0][0], losses[1][0])
+
+
+def test_accuracy_counts_one_end_mark_of_a_target() -> None:
+    """What writes nothing but end marks gets one token of three right, and not six of eight."""
+    end, form = 9, form_of("diffusion", Marks(begin=8, end=9), seq_len=11)
+    batch = form.batch([Encoded(prompt=np.array([1]), truth=np.array([2, 3]))])
+    assert batch.inputs.tolist() == [[8, 1, 9, 2, 3, 9, 9, 9, 9, 9, 9]]
+    model, diffusion = model_of(), objective(steps=10)
+    always = torch.zeros(V).index_fill(0, torch.tensor([end]), 1.0)
+    model.round_off = lambda z: always.expand(*z.shape[:-1], V)  # type: ignore[method-assign]
+    prepared = diffusion.prepare(batch, draws())
+    assert count_targets(prepared) == 8
+    assert diffusion.judged(prepared) == 3
+    assert diffusion.score(model, prepared, draws())[1] == 1
+    lengths = SimpleNamespace(token_bytes=np.ones(V, dtype=np.int32))
+    found = evaluate(model, [batch, batch], lengths, diffusion)
+    assert (found.accuracy, found.tokens) == (pytest.approx(1 / 3), 16)
+    on_cpu = moved(prepared, torch.device("cpu"))
+    assert [diffusion.judged(piece) for piece in pieces(on_cpu, 1)] == [3]
 
 
 def test_the_loss_is_the_formula() -> None:

@@ -23,7 +23,7 @@ from windtunnel.interop.hf.source import SINGLE, transformers
 from windtunnel.interop.hf.tokenizer import tokenizer_files
 from windtunnel.runs import RunFolder, sync_folder, write_atomic
 from windtunnel.train.checkpoint import Warn, kept_tensors, load_weights
-from windtunnel.train.launch import TOKENIZER
+from windtunnel.train.launch import TOKENIZER, check_average
 from windtunnel.train.run_config import extra_ids, load_run
 from windtunnel.train.tensors import write_tensors
 
@@ -45,19 +45,23 @@ def export_run(
     *,
     model_type: str | None = None,
     best: bool = False,
+    ema: bool = False,
     warn: Warn = lambda text: None,
 ) -> Exported:
     """Writes config, weights and tokenizer of a run's newest checkpoint (or its best).
 
     Args:
         model_type: of the family to write; the first that fits when left out.
+        ema: the average of the weights in place of the weights.
 
     Raises:
-        UsageError: ``out`` exists, or the family is not known. Its kind NotExpressible names each
-            part of the architecture that has no counterpart.
+        UsageError: ``out`` exists, the family is not known, or the run keeps no average. Its kind
+            NotExpressible names each part of the architecture that has no counterpart.
         CheckpointError: no checkpoint is whole.
     """
     config = load_run(folder.config_path).config
+    if ema:
+        check_average(folder, config)
     tokenizer = None
     if (folder.path / TOKENIZER).is_dir():
         tokenizer = load_tokenizer(folder.path / TOKENIZER)
@@ -68,7 +72,7 @@ def export_run(
     values = family.to_config(architecture, notes)
     _refuse_existing(out)
     model = build(architecture)
-    load_weights(folder.checkpoints, model, warn, best=best)
+    load_weights(folder.checkpoints, model, warn, best=best, ema=ema)
     return write_folder(
         out, family, architecture, kept_tensors(model), tokenizer, values=values, notes=notes
     )

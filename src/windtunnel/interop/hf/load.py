@@ -66,7 +66,12 @@ class Pretrained:
 
 
 def read_pretrained(
-    source: str, *, gguf_file: str | None = None, download: bool = False, name: str | None = None
+    source: str,
+    *,
+    gguf_file: str | None = None,
+    download: bool = False,
+    name: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> Pretrained:
     """Reads a model of Hugging Face; nothing is written.
 
@@ -75,6 +80,7 @@ def read_pretrained(
         gguf_file: the GGUF file within that folder.
         download: whether a name may be fetched from the hub; else the local cache alone is asked.
         name: what the architecture is called; the source's last part when left out.
+        allow_nonfinite: take weights that are NaN or infinite; else they are refused by name.
 
     Raises:
         UsageError: no such model, an unknown family, or tensors that do not fit; every one is
@@ -85,7 +91,7 @@ def read_pretrained(
         notes: list[str] = []
         values = read_config(folder, notes)
         family = family_of(str(values.get("model_type")))
-        theirs = read_weights(folder, family, notes)
+        theirs = read_weights(folder, family, notes, allow_nonfinite=allow_nonfinite)
         check_layers(values, theirs, folder)
         values = with_stored_tie(values, theirs, family)
         architecture = resolve(family.to_spec(values, notes))

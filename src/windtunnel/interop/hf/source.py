@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -181,12 +182,15 @@ def check_layers(values: Mapping[str, Any], tensors: Mapping[str, Tensor], folde
     _check_layers(values, len(tensors), folder)
 
 
-def read_weights(folder: Path, family: Family, notes: list[str]) -> dict[str, Tensor]:
+def read_weights(
+    folder: Path, family: Family, notes: list[str], *, allow_nonfinite: bool = False
+) -> dict[str, Tensor]:
     """Every weight in a folder's safetensors files, under the names of the family's whole model;
-    ``notes`` is told of those that are left out.
+    ``notes`` is told of those that are left out, and of accepted ones that are not finite.
 
     Raises:
-        UsageError: there are none, only pickles, a shard is missing, or they are no floats.
+        UsageError: there are none, only pickles, a shard is missing, they are no floats, or some
+            are not finite and that is not allowed.
         DataError: a file is damaged.
     """
     tensors: dict[str, Tensor] = {}
@@ -203,7 +207,25 @@ def read_weights(folder: Path, family: Family, notes: list[str]) -> dict[str, Te
     for name, tensor in kept.items():  # constants of old files, which are left out, may be whole
         if tensor.dtype not in _FLOATS:
             raise UsageError(f"{folder}: {name} is {tensor.dtype}, not plain floating point")
+    broken = _nonfinite(kept)
+    if allow_nonfinite:
+        notes += broken
+    elif broken:
+        told = broken[:8] + ([f"and {len(broken) - 8} more"] if len(broken) > 8 else [])
+        lines = [f"{folder}: {text}" for text in told]
+        raise UsageError("\n".join([*lines, "--allow-nonfinite takes such weights as they are"]))
     return kept
+
+
+def _nonfinite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """What is NaN, or infinite in float32, in words."""
+    found = []
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.float()
+        if not math.isfinite(values.abs().max() if values.numel() else 0.0):
+            count = values.numel() - int(values.isfinite().sum())
+            found.append(f"{name}: {count:,} of {values.numel():,} values are NaN or infinite")
+    return found
 
 
 def _files(folder: Path) -> Mapping[str, list[str] | None]:
@@ -270,7 +292,7 @@ def with_stored_tie(
         return values
     assert family.tied is not None, "a family without a tie asks the files for it"
     head, embedding = (tensors.get(name) for name in family.tied)
-    tied = head is None or (embedding is not None and torch.equal(head, embedding))
+    tied = head is None or (embedding is not None and _same(head, embedding))
     return {**values, "tie_word_embeddings": tied}
 
 
@@ -292,6 +314,14 @@ def _without_copy(
 ) -> dict[str, Tensor]:
     if copy not in tensors:
         return tensors
-    if original in tensors and not torch.equal(tensors[copy], tensors[original]):
+    if original in tensors and not _same(tensors[copy], tensors[original]):
         raise UsageError(refusal)
     return {name: tensor for name, tensor in tensors.items() if name != copy}
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same values; NaN is the same as NaN."""
+    if torch.equal(one, other):
+        return True
+    alike = one.shape == other.shape and one.dtype == other.dtype
+    return alike and torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)

@@ -41,11 +41,19 @@ class Noised:
     """b t d: ε' of z_0"""
     noise: Tensor
     """b t d: ε of z_τ"""
+    fill: Tensor | None = None
+    """(b, t) bool: end marks behind the first of a target"""
 
     @property
     def target(self) -> Tensor:
         """(b, t) bool: which tokens are noised and count."""
         return (self.targets != IGNORED) & self.real
+
+    @property
+    def judged(self) -> Tensor:
+        """(b, t) bool: which tokens accuracy counts: a target with one end mark. Those behind it
+        are many and easily guessed."""
+        return self.target if self.fill is None else self.target & ~self.fill
 
 
 class NoiseLevel(nn.Module):
@@ -143,7 +151,11 @@ class Diffusion(Objective[DiffusionConfig]):
         assert self.architecture is not None, "diffusion needs the width of its architecture"
         shape = (*batch.inputs.shape, self.architecture.d_model)
         first, noise = (torch.randn(shape, generator=generator) for _ in range(2))
-        return Noised(batch.inputs, batch.targets, batch.real, step, first, noise)
+        return Noised(batch.inputs, batch.targets, batch.real, step, first, noise, batch.fill)
+
+    def judged(self, batch: Noised) -> int:
+        """How many targets accuracy is of."""
+        return int(batch.judged.sum())
 
     def summed(self, model: Any, batch: Noised) -> Tensor:
         """The loss of all targets together, a float32 scalar."""
@@ -151,10 +163,10 @@ class Diffusion(Objective[DiffusionConfig]):
 
     @torch.no_grad()
     def score(self, model: Any, batch: Any, generator: torch.Generator) -> tuple[float, int]:
-        """The summed loss, and how many targets ẑ_0 is rounded to rightly."""
+        """The summed loss, and how many judged targets ẑ_0 is rounded to rightly."""
         losses, predicted = self._losses(model, batch)
         written = model.round_off(predicted).argmax(-1)
-        right = (written == batch.inputs) & batch.target
+        right = (written == batch.inputs) & batch.judged
         return float(losses.cpu().double().sum()), int(right.sum())
 
     def train_flops(self, batch: Any, flops_per_token: float) -> float:

@@ -87,6 +87,10 @@ class Objective(Generic[C]):
         scores = [_scored(head(rows), sought) for rows, sought in cut]
         return math.fsum(nats for nats, _ in scores), sum(hits for _, hits in scores)
 
+    def judged(self, batch: Any) -> int:
+        """How many targets of a prepared batch the hits of :meth:`score` are among."""
+        return count_targets(batch)
+
     def loss(
         self, model: nn.Module, batch: TokenBatch, generator: torch.Generator
     ) -> tuple[Tensor, int]:
