@@ -17,13 +17,13 @@ DATA = {"tokenizer": {"type": "bpe", "vocab_size": VOCABULARY}}
 @pytest.fixture
 def load() -> Callable[..., LoadedRun]:
     """A run config by preset, with edits and a file's name."""
+    return load_config
 
-    def loaded(preset: str, *edits: str, source: str = "") -> LoadedRun:
-        tree = {"arch": {"preset": preset}, "data": DATA, "train": TRAIN}
-        document = parse_document(json.dumps(tree), source or f"{preset}.yaml")
-        return load_run_document(document, edits)
 
-    return loaded
+def load_config(preset: str, *edits: str, source: str = "") -> LoadedRun:
+    tree = {"arch": {"preset": preset}, "data": DATA, "train": TRAIN}
+    document = parse_document(json.dumps(tree), source or f"{preset}.yaml")
+    return load_run_document(document, edits)
 
 
 @pytest.fixture

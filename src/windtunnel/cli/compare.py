@@ -29,6 +29,15 @@ def compare(
         float | None,
         typer.Option("--budget", min=0, help="How much of it, for one run [the first file's own]."),
     ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            metavar="PATH[=LIST]",
+            help="Tune this for every arm first, such as train.lr or train.lr=[1e-3,3e-3]; "
+            "may be repeated.",
+        ),
+    ] = None,
     edits: Edits = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
@@ -43,8 +52,8 @@ def compare(
 
     request = Request(
         files=tuple(files), edits=tuple(edits or ()), seeds=seeds, match=match, budget=budget,
-        out=out, runs=runs_folder(runs), workers=workers, engine=engine,
-        dry_run=dry_run,
+        out=out, runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
+        tune=tuple(tune or ()),
     )  # fmt: skip
     result = compare_verb(request)
     if as_json:

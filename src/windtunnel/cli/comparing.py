@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
+from windtunnel.cli.conducting import conduct_verb, follower, round_lines
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
 from windtunnel.config import suggestion
 from windtunnel.errors import ConfigError, Problem, UsageError
-from windtunnel.report.progress import ProgressDisplay, open_progress
+from windtunnel.report.progress import open_progress
 from windtunnel.report.terminal import verdict_view
+from windtunnel.report.tuning import tuning_table
 from windtunnel.report.units import bytes_text, count_text, duration_text
 from windtunnel.runs import RunStore
 from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
+from windtunnel.study.comparison import Comparing, FixedSeeds
 from windtunnel.study.conduct import conduct, finished_keys
 from windtunnel.study.engines import Engine, open_engine
-from windtunnel.study.execute import Progress
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import check_question, estimate, plan_compare
+from windtunnel.study.tune import Tuning, parse_knob
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run
 
 
@@ -44,6 +47,7 @@ class Request:
     workers: int | None
     dry_run: bool
     engine: str = "local"
+    tune: tuple[str, ...] = ()
 
 
 def compare_verb(request: Request) -> dict[str, Any]:
@@ -51,10 +55,19 @@ def compare_verb(request: Request) -> dict[str, Any]:
     if request.match not in get_args(Match):
         raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
     check_question(len(request.files), seeds=request.seeds, budget=request.budget)
+    tuning = Tuning(tuple(map(parse_knob, request.tune))) if request.tune else None
     loaded = load_all(request.files, request.edits)
-    folder = StudyFolder(request.out)
     for data in {run.config.data for run in loaded}:
         prepare_with_progress(data)
+    with open_engine(request.engine) as engine:
+        if tuning is not None:
+            return _in_rounds(request, loaded, tuning, engine)
+        return _at_once(request, loaded, engine)
+
+
+def _at_once(request: Request, loaded: Sequence[LoadedRun], engine: Engine) -> dict[str, Any]:
+    """A comparison of one round."""
+    folder = StudyFolder(request.out)
     match: Any = request.match
     plan = plan_compare(
         loaded,
@@ -64,16 +77,6 @@ def compare_verb(request: Request) -> dict[str, Any]:
         ground=_told(local_ground()),
         recall=folder.recall,
     )
-    with open_engine(request.engine) as engine:
-        if not _conduct(plan, folder, request, engine):
-            return plan.to_dict()
-    result, page = report_study(request.out, command=_command(request))
-    note(f"report: {page}")
-    return result
-
-
-def _conduct(plan: Plan, folder: StudyFolder, request: Request, engine: Engine) -> bool:
-    """Says what is left to do and does it; False where it was only to be said."""
     store, room = RunStore(request.runs), engine.capacity()
     expected = estimate(
         plan,
@@ -85,7 +88,7 @@ def _conduct(plan: Plan, folder: StudyFolder, request: Request, engine: Engine) 
     for line in plan_lines(plan, expected):
         note(line)
     if request.dry_run:
-        return False
+        return plan.to_dict()
     with open_progress() as display:
         conduct(
             plan,
@@ -94,10 +97,46 @@ def _conduct(plan: Plan, folder: StudyFolder, request: Request, engine: Engine) 
             workers=expected.workers,
             engine=engine,
             memory_bytes=room.memory_bytes,
-            on_progress=_follower(display),
+            on_progress=follower(display),
             on_notice=display.say,
         )
-    return True
+    return _reported(request)
+
+
+def _in_rounds(
+    request: Request, loaded: Sequence[LoadedRun], tuning: Tuning, engine: Engine
+) -> dict[str, Any]:
+    """A comparison of several rounds."""
+    match: Any = request.match
+    inquiry = Comparing(
+        loaded,
+        match=match,
+        budget=request.budget,
+        ground=_told(local_ground()),
+        confirmation=FixedSeeds(tuple(range(request.seeds))),
+        tuning=tuning,
+    )
+    if request.dry_run:
+        matched = inquiry.next([], StudyFolder(request.out).recall_round)
+        assert matched is not None, "matching comes first"
+        for line in [*round_lines(matched), *inquiry.outlook(matched)]:
+            note(line)
+        return matched.to_dict()
+    conduct_verb(
+        inquiry,
+        request.out,
+        runs=request.runs,
+        workers=request.workers,
+        engine=engine,
+        outlook=inquiry.outlook,
+    )
+    return _reported(request)
+
+
+def _reported(request: Request) -> dict[str, Any]:
+    result, page = report_study(request.out, command=_command(request))
+    note(f"report: {page}")
+    return result
 
 
 def _told(ground: Ground) -> Ground:
@@ -147,29 +186,11 @@ def plan_lines(plan: Plan, expected: Estimate) -> list[str]:
     return lines + [f"  note: {text}" for text in plan.notes]
 
 
-def _follower(display: ProgressDisplay) -> Callable[[Progress], None]:
-    """Shows a study's progress as one bar."""
-    started = False
-
-    def follow(progress: Progress) -> None:
-        nonlocal started
-        done = round(progress.fraction * progress.runs, 1)
-        if not started:
-            display.start("study", "runs", progress.runs, done=done)
-            started = True
-        text = ", ".join(running.name for running in progress.running)
-        if progress.runs_done == progress.runs:
-            display.finish("study", f"{progress.runs} runs have ended")
-        else:
-            display.update("study", done, note=text)
-
-    return follow
-
-
 def _command(request: Request) -> str:
     parts = ["windtunnel compare", *map(str, request.files)]
     parts += [f"--set {edit}" for edit in request.edits]
     parts += [f"--seeds {request.seeds}", f"--match {request.match}"]
+    parts += [f"--tune '{knob}'" for knob in request.tune]
     if request.budget is not None:
         parts.append(f"--budget {request.budget:g}")
     return " ".join([*parts, f"--out {request.out}"])
@@ -177,4 +198,7 @@ def _command(request: Request) -> str:
 
 def print_verdicts(result: dict[str, Any]) -> None:
     """The verdict table and the conclusion, for the terminal."""
-    Console().print(verdict_view(result))
+    console = Console()
+    console.print(verdict_view(result))
+    if (table := tuning_table(result)) is not None:
+        console.print(table)

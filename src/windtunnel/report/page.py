@@ -21,6 +21,7 @@ from windtunnel.errors import StudyError
 from windtunnel.report import sections
 from windtunnel.report.curves import drawable
 from windtunnel.report.study_report import StudyReport
+from windtunnel.report.tuning import tuning_section
 from windtunnel.report.units import count_text, flops_text
 from windtunnel.report.verdicts import Verdicts, read_verdicts
 
@@ -43,6 +44,7 @@ def render_html(report: StudyReport) -> str:
     parts = {
         "verdict": sections.verdict_section(study) + sections.reading_box(),
         "differences": sections.forest_section(study),
+        "tuning": tuning_section(report.verdicts),
         "curves": curves,
         "cost": sections.cost_section(study),
         "configs": sections.config_section(report, names),

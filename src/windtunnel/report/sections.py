@@ -38,7 +38,7 @@ def section(anchor: str, heading: str, *parts: str) -> str:
     )
 
 
-def _table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose first column heads each row; cells are HTML, headings are text."""
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     body = "".join(
@@ -59,7 +59,7 @@ def verdict_section(study: Verdicts) -> str:
     note = "".join(f'<p class="note">{escape(text)}</p>' for text in notes)
     headings = ["Architecture", "Verdict", "Loss", "Difference", "Bits per byte"]
     headings += ["Difference", "p", "p (Holm)", "Detectable"]
-    table = _table(
+    table = html_table(
         f"Validation loss (nats per token) and bits per byte; p and detectable "
         f"({study.mde_words.replace(chr(39), '’')}): in {UNITS[study.metric]}",
         headings,
@@ -178,7 +178,7 @@ def cost_section(study: Verdicts) -> str:
         )
         for arm in study.arms
     )
-    return section("cost", "Cost", _table("Cost of each architecture", headings, rows))
+    return section("cost", "Cost", html_table("Cost of each architecture", headings, rows))
 
 
 def reading_box() -> str:
@@ -223,7 +223,7 @@ def _config(report: StudyReport, name: str, *, is_first: bool) -> str:
     else:
         summary = f"{len(diff)} difference{'s' if len(diff) > 1 else ''} to the first"
         headings = ("Setting", "First", "This one")
-        table = _table(f"{name}: differences to the first", headings, map(_diff_row, diff))
+        table = html_table(f"{name}: differences to the first", headings, map(_diff_row, diff))
     return (
         f'<details class="config"><summary><b>{escape(name)}</b> <small>{summary}</small></summary>'
         f"{table}<pre><code>{escape(report.configs[name])}</code></pre></details>"

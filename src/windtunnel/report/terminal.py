@@ -82,7 +82,7 @@ def verdict_view(verdicts: Mapping[str, Any]) -> Group:
     return Group(*parts)
 
 
-def _table(title: str, columns: Mapping[str, bool]) -> Table:
+def open_table(title: str, columns: Mapping[str, bool]) -> Table:
     """An open table; `columns` maps each heading to "holds numbers"."""
     table = Table(
         title=title,
@@ -107,7 +107,7 @@ def _table(title: str, columns: Mapping[str, bool]) -> Table:
 def _verdict_table(study: Verdicts) -> Table:
     columns = {"architecture": False, "loss": True, "diff.": True, "interval": True}
     columns |= {"p (Holm)": True, "MDE": True, "verdict": False}
-    table = _table(_title(study), columns)
+    table = open_table(_title(study), columns)
     for arm in study.arms:
         first = arm.is_reference
         nats = arm.delta if study.in_nats else None
@@ -176,7 +176,7 @@ def _cost_table(study: Verdicts) -> Table:
         headings = {budget: text.replace(" ", "\n") for budget, text in headings.items()}
     columns |= {"memory": True} | dict.fromkeys(headings.values(), True)
     which = "budgets" if study.match in others else "budgets that were not matched"
-    table = _table(f"Cost; d: difference of the {which}", columns)
+    table = open_table(f"Cost; d: difference of the {which}", columns)
     for arm in study.arms:
         table.add_row(
             Text(arm.name),

@@ -238,7 +238,7 @@ def replanned(
         recall=recall,
     )
     for before, after in zip(kept, made.arms, strict=True):
-        _check_same_cost(before, after)
+        check_same_cost(before, after)
     same = [replace(new, source=old.source, changes=old.changes)
             for old, new in zip(kept, made.arms, strict=True)]  # fmt: skip
     return replace(
@@ -247,7 +247,8 @@ def replanned(
     )  # fmt: skip
 
 
-def _check_same_cost(before: Arm, after: Arm) -> None:
+def check_same_cost(before: Arm, after: Arm) -> None:
+    """Raises UsageError where a changed arm is not the same size, or not as long trained."""
     for field in ("params", "steps", "tokens", "flops_per_token"):
         old, new = getattr(before, field), getattr(after, field)
         if old != new:

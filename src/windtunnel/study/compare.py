@@ -161,8 +161,8 @@ def _results(plan: Plan, arm: Arm, records: Mapping[str, Record]) -> _Results:
     keys = tuple(by_seed[seed] for seed in seeds)
     mine = tuple(records[key] for key in keys)
     return _Results(
-        arm, seeds, keys, mine, tuple(_final(r, "loss") for r in mine),
-        tuple(_final(r, "bits_per_byte") for r in mine),
+        arm, seeds, keys, mine, tuple(final_value(r, "loss") for r in mine),
+        tuple(final_value(r, "bits_per_byte") for r in mine),
     )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def _at(results: _Results, seeds: Sequence[int]) -> _Results:
     )  # fmt: skip
 
 
-def _final(record: Record, name: str) -> float | None:
+def final_value(record: Record, name: str) -> float | None:
     """A finished run's last validation figure; None for a run without a finite one."""
     if record["status"] != "finished":
         return None

@@ -126,25 +126,66 @@ def conduct(
         store.ensure_writable()
     with folder.claim(plan):
         store = store or RunStore(folder.runs)
-        store.refer(folder.path, plan.keys)
-        create = create or RunMaker()
-        runs = {key: _found_or_made(plan.run(key), store, create) for key in plan.keys}
-        outcomes = execute(
-            [_job(plan, key, run) for key, run in runs.items()],
-            command=command,
+        ended = run_plan(
+            plan,
+            store,
+            folder,
             workers=workers,
-            log=folder.log,
             engine=engine,
             memory_bytes=memory_bytes,
+            create=create or RunMaker(),
+            command=command,
             on_progress=on_progress,
             on_notice=on_notice,
         )
-        records = {k: _record(runs[k], outcomes[k], plan.run(k).until) for k in plan.keys}
-        verdicts = judge(plan, records)
-        conducted = Conducted(verdicts, runs, outcomes)
+        conducted = Conducted(judge(plan, ended.records), ended.runs, ended.outcomes)
         folder.write_results(conducted.to_dict())
         store.refer(folder.path, plan.keys, ended=True)
     return conducted
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A plan whose runs have ended; all by the run's key."""
+
+    runs: Mapping[str, RunFolder]
+    outcomes: Mapping[str, Outcome]
+    records: Mapping[str, Mapping[str, Any]]
+    """Of a run that failed: its status and the reason."""
+
+
+def run_plan(
+    plan: Plan,
+    store: RunStore,
+    folder: StudyFolder,
+    *,
+    workers: int,
+    engine: Engine | None = None,
+    memory_bytes: int | None = None,
+    create: CreateRun,
+    command: Command = worker_command,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> Trained:
+    """Finds or makes the plan's runs in the store, and brings all of them to their end.
+
+    Args:
+        folder: of the study, for what workers print. The others as for ``conduct``.
+    """
+    store.refer(folder.path, plan.keys)
+    runs = {key: _found_or_made(plan.run(key), store, create) for key in plan.keys}
+    outcomes = execute(
+        [_job(plan, key, run) for key, run in runs.items()],
+        command=command,
+        workers=workers,
+        log=folder.log,
+        engine=engine,
+        memory_bytes=memory_bytes,
+        on_progress=on_progress,
+        on_notice=on_notice,
+    )
+    records = {key: _record(runs[key], outcomes[key], plan.run(key).until) for key in plan.keys}
+    return Trained(runs, outcomes, records)
 
 
 def _found_or_made(run: PlannedRun, store: RunStore, create: CreateRun) -> RunFolder:

@@ -1,6 +1,8 @@
 """A study's folder: its plan, its results, what its workers printed, and one process at a time.
 
 plan.json     written before the first run; what the folder is about
+question.json in place of it where a study has several rounds
+rounds/       the plan of each round
 study.json    the verdicts, once there are any
 log/          what workers printed, by run and attempt
 runs/         the runs, unless they lie in a store of the user's
@@ -20,7 +22,11 @@ from windtunnel.runs import RunLock, strict_json, write_atomic
 from windtunnel.study.plan import Plan, read_plan
 
 PLAN = "plan.json"
+QUESTION = "question.json"
+ROUNDS = "rounds"
 RESULTS = "study.json"
+VERDICT_ROUND = "verdict_round"
+"""In the results of several rounds: the number of the one whose plan the verdicts are about."""
 LOCK = "study.lock"
 
 
@@ -39,20 +45,23 @@ class StudyFolder:
         return self.path / "runs"
 
     def read_plan(self) -> Plan | None:
-        """The plan in the folder; None where there is none.
+        """The plan that the verdicts are about; None where there is none (yet).
 
         Raises:
             StudyError: it is damaged.
         """
         tree = self._read(PLAN)
+        if tree is None:
+            number = (self.read_results() or {}).get(VERDICT_ROUND)
+            tree = None if number is None else self._read(_round_name(number))
         return None if tree is None else read_plan(tree)
 
     def read_results(self) -> dict[str, Any] | None:
         """The verdicts in the folder; None where the study has not ended."""
         return self._read(RESULTS)
 
-    def recall(self, digest: str) -> Plan | None:
-        """The folder's plan where it answers the question of this digest.
+    def holds(self, digest: str) -> bool:
+        """Whether the folder answers the question of this digest; False where it is free.
 
         Raises:
             UsageError: the folder is in use for something else; it is left as it is.
@@ -64,19 +73,50 @@ class StudyFolder:
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be read: {error.strerror}") from error
         if not occupied:
-            return None
-        plan = self.read_plan() if self.path.is_dir() else None
-        if plan is None:
+            return False
+        asked = self._asked() if self.path.is_dir() else None
+        if asked is None:
             raise UsageError(
                 f"{self.path}: exists and is not a study; choose another folder (nothing was "
                 "changed)"
             )
-        if plan.digest != digest:
+        if asked[0] != digest:
             raise UsageError(
-                f"{self.path}: holds another study ({plan.question}), or this one with other "
+                f"{self.path}: holds another study ({asked[1]}), or this one with other "
                 "settings, data or code; choose another folder (nothing was changed)"
             )
-        return plan
+        return True
+
+    def _asked(self) -> tuple[str, str] | None:
+        """The digest and the words of the folder's question."""
+        found = self._read(QUESTION)
+        if found is None:
+            plan = self.read_plan()
+            return None if plan is None else (plan.digest, plan.question)
+        return str(found.get("digest")), str(found.get("question"))
+
+    def recall(self, digest: str) -> Plan | None:
+        """The folder's plan where it answers the question of this digest.
+
+        Raises:
+            UsageError: the folder is in use for something else; it is left as it is.
+        """
+        return self.read_plan() if self.holds(digest) else None
+
+    def recall_round(self, digest: str) -> Plan | None:
+        """The round's plan of this digest, from an earlier attempt at the same question."""
+        folder = self.path / ROUNDS
+        names = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        for name in names:
+            tree = self._read(f"{ROUNDS}/{name.name}")
+            if tree is not None and tree.get("digest") == digest:
+                return read_plan(tree)
+        return None
+
+    def write_round(self, number: int, plan: Plan) -> None:
+        """Writes a round's plan, in place of another one of that number."""
+        (self.path / ROUNDS).mkdir(exist_ok=True)
+        self._write(_round_name(number), plan.to_dict())
 
     @contextmanager
     def claim(self, plan: Plan) -> Iterator[None]:
@@ -86,7 +126,19 @@ class StudyFolder:
             UsageError: the folder is in use for something else, or cannot be written.
             StudyError: another process is running this study.
         """
-        self.recall(plan.digest)
+        with self._claimed(plan.digest, PLAN, plan.to_dict()):
+            yield
+
+    @contextmanager
+    def claim_question(self, kind: str, question: str, digest: str) -> Iterator[None]:
+        """As ``claim``, for a study of several rounds."""
+        asked = {"kind": kind, "question": question, "digest": digest}
+        with self._claimed(digest, QUESTION, asked):
+            yield
+
+    @contextmanager
+    def _claimed(self, digest: str, name: str, tree: Mapping[str, Any]) -> Iterator[None]:
+        self.holds(digest)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -100,8 +152,8 @@ class StudyFolder:
                 f"or it cannot be written ({error})"
             ) from error
         try:
-            if self.recall(plan.digest) is None:  # looked at again: the lock was waited for
-                self._write(PLAN, plan.to_dict())
+            if not self.holds(digest):  # looked at again: the lock was waited for
+                self._write(name, tree)
             self.log.mkdir(exist_ok=True)
             yield
         finally:
@@ -131,3 +183,7 @@ class StudyFolder:
         if not isinstance(tree, dict):
             raise StudyError(f"{path}: is damaged")
         return tree
+
+
+def _round_name(number: int) -> str:
+    return f"{ROUNDS}/{number:03d}.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -57,50 +57,101 @@ def plan_compare(
         StudyError: parameters cannot be matched within 1%, an arm needs more memory than is free,
             or a speed cannot be measured.
     """
+    question = ask_compare(loaded, seeds=seeds, match=match, budget=budget, ground=ground)
+    return question.plan(ground, recall)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a comparison asks, before anything is matched or measured."""
+
+    named: Sequence[LoadedRun]
+    settled: Sequence[Settled]
+    metric: Metric
+    notes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    match: Match
+    budget: float | None
+
+    @property
+    def words(self) -> str:
+        names = [run.name for run in self.named]
+        return f"{', '.join(names[1:])} against {names[0]}"
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked, on which code and data."""
+        keys = [(run.name, facts.key) for run, facts in zip(self.named, self.settled, strict=True)]
+        return digest(
+            {
+                "kind": "compare",
+                "arms": keys,
+                "seeds": self.seeds,
+                "match": self.match,
+                "budget": self.budget,
+            }
+        )
+
+    def plan(self, ground: Ground, recall: Callable[[str], Plan | None]) -> Plan:
+        """The plan that answers it; see ``plan_compare``."""
+        asked = self.digest
+        if (known := recall(asked)) is not None:
+            return known
+        named, notes, match = self.named, self.notes, self.match
+        if self.metric == "bits_per_byte":
+            named = [_with_whole_validation(run) for run in named]
+            notes = (*notes, *_text_notes(match))
+        candidates = [
+            Candidate(with_known_stages(run.config, facts), facts.vocab_size, step=facts.step)
+            for run, facts in zip(named, self.settled, strict=True)
+        ]
+        amount, matched, speeds = _match(candidates, match, self.budget, ground)
+        trees = [as_tree(arm.config) for arm in matched]
+        arms = tuple(
+            make_arm(arm, run.document.source, speed, trees[0])
+            for arm, run, speed in zip(matched, named, speeds, strict=True)
+        )
+        runs = tuple(
+            run
+            for base, arm in zip(named, matched, strict=True)
+            for run in make_runs(base, arm, self.seeds, ground)
+        )
+        told = (*_recipe_notes(matched), *shared_notes(runs), *_change_notes(arms, match))
+        return Plan(
+            kind="compare",
+            question=self.words,
+            digest=asked,
+            arms=arms,
+            runs=runs,
+            seeds=self.seeds,
+            match=match,
+            budget=amount,
+            metric=self.metric,
+            notes=(*notes, *told),
+        )
+
+
+def ask_compare(
+    loaded: Sequence[LoadedRun],
+    *,
+    seeds: int | Sequence[int],
+    match: Match = "tokens",
+    budget: float | None = None,
+    ground: Ground,
+) -> Question:
+    """The question of a comparison, checked; see ``plan_compare``.
+
+    Raises:
+        UsageError: too few arms, unfit seeds or budget, or arms that learn different text.
+    """
     chosen = check_question(len(loaded), seeds=seeds, budget=budget)
     named = [as_arm(run, name) for run, name in zip(loaded, distinct_names(loaded), strict=True)]
     settled = [ground.settle(run) for run in named]
     metric, notes = _metric_of(named, settled)
-    question = {
-        "kind": "compare",
-        "arms": [(run.name, facts.key) for run, facts in zip(named, settled, strict=True)],
-        "seeds": chosen,
-        "match": match,
-        "budget": budget,
-    }
-    asked = digest(question)
-    if (known := recall(asked)) is not None:
-        return known
-    if metric == "bits_per_byte":
-        named = [_with_whole_validation(run) for run in named]
-        notes = (*notes, *_text_notes(match))
-    candidates = [
-        Candidate(with_known_stages(run.config, facts), facts.vocab_size, step=facts.step)
-        for run, facts in zip(named, settled, strict=True)
-    ]
-    amount, matched, speeds = _match(candidates, match, budget, ground)
-    trees = [as_tree(arm.config) for arm in matched]
-    arms = tuple(
-        make_arm(arm, run.document.source, speed, trees[0])
-        for arm, run, speed in zip(matched, named, speeds, strict=True)
-    )
-    runs = tuple(
-        run
-        for base, arm in zip(named, matched, strict=True)
-        for run in make_runs(base, arm, chosen, ground)
-    )
-    return Plan(
-        kind="compare",
-        question=f"{', '.join(arm.name for arm in arms[1:])} against {arms[0].name}",
-        digest=asked,
-        arms=arms,
-        runs=runs,
-        seeds=chosen,
-        match=match,
-        budget=amount,
-        metric=metric,
-        notes=(*notes, *_recipe_notes(matched), *shared_notes(runs), *_change_notes(arms, match)),
-    )
+    return Question(
+        named=named, settled=settled, metric=metric, notes=notes, seeds=chosen, match=match,
+        budget=budget,
+    )  # fmt: skip
 
 
 def check_question(

@@ -1,0 +1,108 @@
+"""Studies of several rounds on the terminal: conducted, and told of as they go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from windtunnel.report.progress import ProgressDisplay, open_progress
+from windtunnel.report.units import count_text, duration_text
+from windtunnel.runs import RunStore
+from windtunnel.study.engines import Engine
+from windtunnel.study.execute import Progress
+from windtunnel.study.folder import StudyFolder
+from windtunnel.study.plan import Estimate, Plan
+from windtunnel.study.rounds import Answer, Inquiry, conduct_inquiry
+
+
+def conduct_verb(
+    inquiry: Inquiry,
+    out: Path,
+    *,
+    runs: Path,
+    workers: int | None,
+    engine: Engine,
+    outlook: Callable[[Plan], list[str]] = lambda first: [],
+) -> Answer:
+    """Conducts a study of several rounds, and tells of each on the terminal.
+
+    Args:
+        out: the study's folder.
+        runs: the store in which runs are looked for and made.
+        engine: where workers run.
+        outlook: what is to come after the first round, in words.
+    """
+    room = engine.capacity()
+    with open_progress() as display:
+        teller = _Teller(display, outlook)
+        return conduct_inquiry(
+            inquiry,
+            StudyFolder(out),
+            store=RunStore(runs),
+            cores=room.cores,
+            workers=workers,
+            engine=engine,
+            memory_bytes=room.memory_bytes,
+            on_plan=teller.begin,
+            on_progress=lambda progress: teller.follow(progress),
+            on_notice=display.say,
+        )
+
+
+class _Teller:
+    """What is said of rounds: their plans, and one bar each."""
+
+    def __init__(self, display: ProgressDisplay, outlook: Callable[[Plan], list[str]]) -> None:
+        self._display, self._outlook, self._rounds = display, outlook, 0
+        self.follow = follower(display)
+
+    def begin(self, plan: Plan, expected: Estimate) -> None:
+        lines = round_lines(plan, expected)
+        if self._rounds == 0:
+            lines += self._outlook(plan)
+        for line in lines:
+            self._display.say(line)
+        self._rounds += 1
+        self.follow = follower(self._display, f"{plan.kind} {self._rounds}")
+
+
+def round_lines(plan: Plan, expected: Estimate | None = None) -> list[str]:
+    """What a round will do: how many runs; of one that only matches arms, what each is given."""
+    if expected is not None and plan.runs:
+        seconds = expected.seconds
+        time = "" if seconds is None else f", about {duration_text(seconds)}"
+        reused = f" ({expected.reused} of them finished already)" if expected.reused else ""
+        return [
+            f"{plan.kind}: {plan.question}: {len(plan.arms)} arms, {expected.runs} runs{reused}, "
+            f"{expected.workers} at a time{time}"
+        ]
+    return [
+        f"{plan.kind}: {plan.question}; {plan.match} matched at {count_text(plan.budget)}",
+        *(
+            f"  {arm.name}: {count_text(arm.params)} parameters, {arm.steps:,} steps, "
+            f"{count_text(arm.tokens)} tokens"
+            for arm in plan.arms
+        ),
+        *(f"  note: {text}" for text in plan.notes),
+    ]
+
+
+def follower(display: ProgressDisplay, name: str = "study") -> Callable[[Progress], None]:
+    """Shows a study's progress as one bar."""
+    started = False
+
+    def follow(progress: Progress) -> None:
+        nonlocal started
+        if not progress.runs:
+            return
+        done = round(progress.fraction * progress.runs, 1)
+        if not started:
+            display.start(name, "runs", progress.runs, done=done)
+            started = True
+        text = ", ".join(running.name for running in progress.running)
+        if progress.runs_done == progress.runs:
+            display.finish(name, f"{progress.runs} runs have ended")
+        else:
+            display.update(name, done, note=text)
+
+    return follow

@@ -1,0 +1,157 @@
+"""A study of several rounds: each is a plan, and the next may depend on what the ones before found.
+
+See ``docs/design/studies.md``. A study that was stopped is asked again from its beginning: what has
+been trained is found by key, so the same decisions come out, and it goes on where it stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from windtunnel.runs import RunFolder, RunStore
+from windtunnel.study.compare import final_value
+from windtunnel.study.conduct import (
+    Command,
+    CreateRun,
+    RunMaker,
+    finished_keys,
+    run_plan,
+    worker_command,
+)
+from windtunnel.study.engines import Engine
+from windtunnel.study.execute import Outcome, Progress
+from windtunnel.study.folder import StudyFolder
+from windtunnel.study.plan import Estimate, Plan
+from windtunnel.study.planning import estimate
+
+Recall = Callable[[str], Plan | None]
+"""The plan of a digest, from an earlier attempt at the same question."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A plan, and the records of its runs by key (status and reason alone where one failed)."""
+
+    plan: Plan
+    records: Mapping[str, Mapping[str, Any]]
+
+    def losses(self, arm: str) -> list[float | None]:
+        """The arm's final validation losses in the order of the seeds, in nats a token; None for a
+        run without a finite one."""
+        records = [self.records[key] for key in self.plan.keys_of(arm)]
+        return [final_value(record, "loss") for record in records]
+
+
+class Inquiry(Protocol):
+    """What a study asks, round by round. Both functions depend on the question and on the records
+    alone: no clock, no number of workers, no order of completion."""
+
+    kind: str
+    question: str
+    """In words."""
+    digest: str
+    """Of all that is asked, on which code and data."""
+
+    def next(self, past: Sequence[Round], recall: Recall) -> Plan | None:
+        """The next round; None when there is nothing more to learn."""
+
+    def result(self, past: Sequence[Round]) -> dict[str, Any]:
+        """The answer, as plain JSON. ``verdict_round`` says which round verdicts are about."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A study of several rounds that has ended."""
+
+    result: Mapping[str, Any]
+    rounds: Sequence[Round]
+    runs: Mapping[str, RunFolder]
+    """By the run's key."""
+    outcomes: Mapping[str, Outcome]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree of ``study.json``."""
+        return {
+            **self.result,
+            "rounds": [
+                {
+                    "kind": round.plan.kind,
+                    "question": round.plan.question,
+                    "keys": list(round.plan.keys),
+                }
+                for round in self.rounds
+            ],
+            "runs": {key: str(run.path.resolve()) for key, run in self.runs.items()},
+            "failures": {
+                key: outcome.reason
+                for key, outcome in self.outcomes.items()
+                if outcome.status == "failed"
+            },
+        }
+
+
+def conduct_inquiry(
+    inquiry: Inquiry,
+    folder: StudyFolder,
+    *,
+    store: RunStore | None = None,
+    cores: int,
+    workers: int | None = None,
+    engine: Engine | None = None,
+    memory_bytes: int | None = None,
+    create: CreateRun | None = None,
+    command: Command = worker_command,
+    on_plan: Callable[[Plan, Estimate], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> Answer:
+    """Trains round after round until the inquiry asks for nothing more; writes ``study.json``.
+
+    Args:
+        cores: processor cores that may be used.
+        workers: processes side by side; as many as cores and memory allow when left out.
+        on_plan: told of each round before it begins.
+        store, engine, memory_bytes, create, command, on_progress, on_notice: see ``conduct``.
+
+    Raises:
+        UsageError: the folder is in use for something else; nothing was changed.
+        StudyError: another process is running this study, it was interrupted, or one of its runs
+            is there and cannot be read.
+    """
+    folder.holds(inquiry.digest)  # refuses a folder of another kind before anything is made
+    if store is not None:
+        store.ensure_writable()
+    with folder.claim_question(inquiry.kind, inquiry.question, inquiry.digest):
+        store = store or RunStore(folder.runs)
+        create = create or RunMaker()
+        past: list[Round] = []
+        runs: dict[str, RunFolder] = {}
+        outcomes: dict[str, Outcome] = {}
+        while (plan := inquiry.next(past, folder.recall_round)) is not None:
+            folder.write_round(len(past), plan)
+            done = finished_keys(plan, store)
+            expected = estimate(plan, done, cores=cores, memory_bytes=memory_bytes, workers=workers)
+            if on_plan is not None:
+                on_plan(plan, expected)
+            ended = run_plan(
+                plan,
+                store,
+                folder,
+                workers=expected.workers,
+                engine=engine,
+                memory_bytes=memory_bytes,
+                create=create,
+                command=command,
+                on_progress=on_progress,
+                on_notice=on_notice,
+            )
+            runs.update(ended.runs)
+            outcomes.update(ended.outcomes)
+            past.append(Round(plan, ended.records))
+            store.refer(folder.path, list(runs))
+        answer = Answer(inquiry.result(past), past, runs, outcomes)
+        folder.write_results(answer.to_dict())
+        store.refer(folder.path, list(runs), ended=True)
+    return answer
