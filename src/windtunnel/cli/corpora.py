@@ -7,6 +7,7 @@ from typing import Any
 
 from windtunnel.data.config import DataConfig
 from windtunnel.data.dataset import Dataset, prepare
+from windtunnel.data.probe import ProbeSource
 from windtunnel.report.progress import ProgressDisplay, open_progress
 
 
@@ -39,6 +40,8 @@ def _show(
 def report_dataset(data: DataConfig) -> dict[str, Any]:
     """Tokens, split and compression of a corpus, as plain JSON."""
     dataset = prepare_with_progress(data)
+    if isinstance(data.source, ProbeSource):
+        return _report_probe(data.source, dataset)
     sides = {
         side: {
             **{k: int(v) for k, v in asdict(found.counts).items()},
@@ -59,14 +62,38 @@ def report_dataset(data: DataConfig) -> dict[str, Any]:
     }
 
 
+def _report_probe(task: ProbeSource, dataset: Dataset) -> dict[str, Any]:
+    """Of a synthetic task: how many sequences, tokens and answers each side has."""
+    sides = {}
+    for side, file in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test)):
+        assert file is not None
+        assert file.samples is not None
+        answers = int((file.samples[:, 1] - file.samples[:, 0]).sum()) // 2
+        counts = file.counts
+        sides[side] = {"sequences": counts.documents, "tokens": counts.tokens, "answers": answers}
+    return {
+        "source": task.type,
+        "tokenizer": "symbols",
+        "vocab_size": len(task.symbols),
+        "lengths": list(task.lengths),
+        "chance": task.chance,
+        "fingerprint": dataset.fingerprint,
+        "folder": str(dataset.folder),
+        "notes": list(dataset.notes),
+        **sides,
+    }
+
+
 def print_dataset(report: dict[str, Any]) -> None:
     """The same for the terminal."""
     print(f"{report['source']}, tokenizer {report['tokenizer']}, {report['vocab_size']:,} ids")
-    names = list(report["train"])
-    print(f"{'':<18}{'train':>14}{'valid':>14}")
-    for name in names:
-        cells = [report[side][name] for side in ("train", "valid")]
+    sides = [side for side in ("train", "valid", "test") if side in report]
+    print(f"{'':<18}" + "".join(f"{side:>14}" for side in sides))
+    for name in report["train"]:
+        cells = [report[side][name] for side in sides]
         shown = [f"{c:,}" if isinstance(c, int) else f"{c:.3f}" for c in cells]
-        print(f"{name.replace('_', ' '):<18}{shown[0]:>14}{shown[1]:>14}")
+        print(f"{name.replace('_', ' '):<18}" + "".join(f"{cell:>14}" for cell in shown))
+    if "chance" in report:
+        print(f"chance {report['chance']:.3f}: the accuracy of an answer that looks at nothing")
     for text in report["notes"]:
         print(f"note: {text}")

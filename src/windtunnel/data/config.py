@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias, Union
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from windtunnel.config.base import Config
 from windtunnel.config.nearest import suggestion
+from windtunnel.data.probe import ProbeSource
+from windtunnel.data.probes import probe_classes
 
 Special: TypeAlias = Literal["bos", "eos", "pad"]
 PadSide: TypeAlias = Literal["left", "right"]
@@ -43,8 +45,9 @@ Specials = Annotated[
 ]
 
 
-Kind: TypeAlias = Literal["text", "pairs", "labels"]
-"""What data holds: documents of text, prompts with their truths, or texts with their labels."""
+Kind: TypeAlias = Literal["text", "pairs", "labels", "probe"]
+"""What data holds: documents of text, prompts with their truths, texts with their labels, or
+sequences of a synthetic task with answers at some places."""
 
 
 class Source(Config):
@@ -175,9 +178,16 @@ class HfConfig(Config):
     """A ``tokenizer.json``, or the folder that holds it; a run's folder `tokenizer` too."""
 
 
+class SymbolsConfig(Config):
+    """The symbols of a synthetic task, one id each; it has no other tokenizer."""
+
+    type: Literal["symbols"] = "symbols"
+    """The kind of tokenizer."""
+
+
 def _named(
     kind: str,
-    classes: Mapping[str, type[Config]],
+    known: Callable[[], Mapping[str, type[Config]]],
     other: Callable[[str], Config | None],
     default: str,
 ) -> Callable[[Any], Any]:
@@ -185,6 +195,7 @@ def _named(
     ``default``; ``other`` reads other strings."""
 
     def validate(value: Any) -> Any:
+        classes = known()
         if isinstance(value, str):
             if value in classes:
                 return classes[value].model_validate({})
@@ -238,26 +249,41 @@ _TOKENIZERS: Mapping[str, type[Config]] = {
     "bpe": BpeConfig,
     "gpt2": Gpt2Config,
     "hf": HfConfig,
+    "symbols": SymbolsConfig,
 }
 
-AnySource: TypeAlias = ShakespeareSource | FilesSource | PairsSource | ParallelSource | LabelsSource
+
+def _all_sources() -> Mapping[str, type[Config]]:
+    """Every source by type, synthetic tasks too; plugins may have brought some."""
+    return {**_SOURCES, **probe_classes()}
+
+
+if TYPE_CHECKING:
+    AnySource: TypeAlias = (
+        ShakespeareSource | FilesSource | PairsSource | ParallelSource | LabelsSource | ProbeSource
+    )
+    WrittenSource: TypeAlias = str | AnySource
+else:  # each task by itself, as far as there is one now; ProbeSource: those of plugins
+    WrittenSource = Union[(str, *_all_sources().values())]
+    AnySource = Union[(*_all_sources().values(), ProbeSource)]
 Held: TypeAlias = FilesSource | PairsSource | ParallelSource | LabelsSource
 SourceConfig = Annotated[
-    AnySource,
+    SerializeAsAny[AnySource],
     BeforeValidator(
-        _named("source", _SOURCES, _files, "files"), json_schema_input_type=str | AnySource
+        _named("source", _all_sources, _files, "files"), json_schema_input_type=WrittenSource
     ),
 ]
 TokenizerConfig = Annotated[
-    BytesConfig | CharsConfig | BpeConfig | Gpt2Config | HfConfig,
+    BytesConfig | CharsConfig | BpeConfig | Gpt2Config | HfConfig | SymbolsConfig,
     BeforeValidator(
-        _named("tokenizer", _TOKENIZERS, lambda _: None, "bpe"),
-        json_schema_input_type=Literal["bytes", "chars", "bpe", "gpt2"]
+        _named("tokenizer", lambda: _TOKENIZERS, lambda _: None, "bpe"),
+        json_schema_input_type=Literal["bytes", "chars", "bpe", "gpt2", "symbols"]
         | BytesConfig
         | CharsConfig
         | BpeConfig
         | Gpt2Config
-        | HfConfig,
+        | HfConfig
+        | SymbolsConfig,
     ),
 ]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][\w-]*$")]
@@ -283,7 +309,7 @@ class DataConfig(Config):
 
     source: SourceConfig = ShakespeareSource()
     """`shakespeare`, a path (file, folder or glob), or a mapping: `{type: files, paths: [...]}`,
-    or with `type` pairs, parallel or labels."""
+    or with `type` pairs, parallel or labels; or a synthetic task, such as mqar."""
     sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)] | None = None
     """In place of `source`: several by name, all of text, of pairs or of labels; see
     `train.stages`."""
@@ -316,9 +342,11 @@ class DataConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _validation_like_the_source(cls, values: Any) -> Any:
-        """Validation of samples is read as the source is, but for what is written."""
+        """Validation of samples is read as the source is, but for what is written; a synthetic task
+        has its own symbols."""
         if not isinstance(values, dict):
             return values
+        values = _with_symbols(values)
         source, held = values.get("source"), values.get("validation")
         if not isinstance(source, dict) or source.get("type") not in _SAMPLES:
             return values
@@ -338,20 +366,46 @@ class DataConfig(Config):
                 f"validation of type {held.type} holds {held.kind}, but the source of type "
                 f"{self.first_source.type} holds {self.kind}"
             )
+        self._check_probe()
         if self.kind == "text" and self.padding != "right":
             raise ValueError("padding has no effect on a text: its rows are full")
         return self
+
+    def _check_probe(self) -> None:
+        if self.kind != "probe":
+            if isinstance(self.tokenizer, SymbolsConfig):
+                raise ValueError(f"tokenizer symbols: a {self.first_source.type} source has none")
+            return
+        name = self.first_source.type
+        if not isinstance(self.tokenizer, SymbolsConfig):
+            raise ValueError(f"{name} has symbols of its own: leave out the tokenizer")
+        if self.validation != type(self).model_fields["validation"].default:
+            raise ValueError(f"{name} makes its own validation: set source.held_samples instead")
+        if self.packing is not None:
+            raise ValueError(f"packing: a sequence of {name} has a row of its own")
 
     def _check_sources(self, sources: dict[str, AnySource]) -> None:
         if "source" in self.model_fields_set and self.source != ShakespeareSource():
             raise ValueError("give source or sources, not both")
         kinds = {name: source.kind for name, source in sources.items()}
+        if "probe" in kinds.values():
+            raise ValueError("a synthetic task stands alone: write it as `source`")
         if len(set(kinds.values())) > 1:
             found = ", ".join(f"{name} of {kind}" for name, kind in kinds.items())
             raise ValueError(f"sources must all hold the same: there are {found}")
         separators = {getattr(source, "separator", "") for source in sources.values()}
         if len(separators) > 1:
             raise ValueError("sources must all have one separator: generation lays prompts out so")
+
+
+def _with_symbols(values: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer of a synthetic task, where none is written."""
+    source = values.get("source")
+    named = source.get("type") if isinstance(source, dict) else source
+    is_probe = isinstance(source, ProbeSource) or (
+        isinstance(named, str) and named in probe_classes()
+    )
+    return {"tokenizer": "symbols", **values} if is_probe else values
 
 
 _SAMPLES = ("pairs", "parallel", "labels")

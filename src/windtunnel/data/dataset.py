@@ -24,6 +24,8 @@ from windtunnel.data.config import (
 )
 from windtunnel.data.mixed import Mixed
 from windtunnel.data.packing import FORMAT, Counts, Pack, TokenFile, open_pack, write_pack
+from windtunnel.data.probe import ProbeSource
+from windtunnel.data.probe_packing import ProbeCorpus, write_probe
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.sample_packing import write_samples
 from windtunnel.data.sample_split import SampleCorpus
@@ -31,6 +33,7 @@ from windtunnel.data.samples import open_samples
 from windtunnel.data.sources import open_source
 from windtunnel.data.split import Corpus, Side
 from windtunnel.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
+from windtunnel.data.tokenizers.symbols import SymbolTokenizer
 from windtunnel.errors import DataError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,8 @@ class Dataset:
     """The classes, by their numbers."""
     parts: Mapping[str, Mapping[Side, tuple[int, int]]] = field(default_factory=dict)
     """Of several sources, by name: the tokens (or samples) of each, on both sides."""
+    test: TokenFile | None = None
+    """Of a synthetic task alone: what nothing is chosen by."""
 
     def compression_report(self) -> dict[str, Compression]:
         """For ``train`` and ``valid``: bytes per token, tokens per word, share of ids in use."""
@@ -115,6 +120,10 @@ def prepare(
                 return _open(folder)
             except DataError as error:
                 logger.warning("%s; the corpus is packed again", error)
+        if isinstance(corpus, ProbeCorpus):
+            with cache_errors(cache), new_folder(folder) as fresh:
+                write_probe(corpus, SymbolTokenizer(corpus.task.symbols), fresh, tell)
+            return _open(folder)
         tokenizer = build_tokenizer(data.tokenizer, corpus.train_texts, cache, tell)
         with cache_errors(cache), new_folder(folder) as fresh:
             if data.kind == "text":
@@ -128,8 +137,10 @@ Texts: TypeAlias = Corpus | Mixed[Corpus]
 SampleTexts: TypeAlias = SampleCorpus | Mixed[SampleCorpus]
 
 
-def _corpus(data: DataConfig, cache: Path, tell: Progress) -> Texts | SampleTexts:
+def _corpus(data: DataConfig, cache: Path, tell: Progress) -> Texts | SampleTexts | ProbeCorpus:
     held = data.validation
+    if isinstance(data.source, ProbeSource):
+        return ProbeCorpus(data.source, data.seed)
     if data.sources is None:
         single: Corpus | SampleCorpus = _single(data, data.source, held, cache, tell)
         return single
@@ -162,7 +173,7 @@ def _single(
     return SampleCorpus(samples, open_samples(held), data.seed, data.kind, tell)
 
 
-def _key(data: DataConfig, corpus: Texts | SampleTexts) -> str:
+def _key(data: DataConfig, corpus: Texts | SampleTexts | ProbeCorpus) -> str:
     # Another release of the trainer could learn other merges from the same text.
     trainer = tokenizers.__version__ if isinstance(data.tokenizer, BpeConfig) else ""
     if isinstance(data.tokenizer, HfConfig):  # the file may change
@@ -190,4 +201,5 @@ def _open(folder: Path) -> Dataset:
         kind=pack.kind,
         labels=pack.labels,
         parts=pack.parts,
+        test=pack.sides.get("test"),
     )

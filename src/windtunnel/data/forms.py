@@ -265,6 +265,32 @@ class WholeForm(Form[Whole]):
         return Whole(inputs, torch.from_numpy(targets), real, torch.from_numpy(fill))
 
 
+class AnswerForm(Form[SampleRows]):
+    """Sequences of a synthetic task; at some places, what is to be found there.
+
+    ``prompt`` is the sequence, ``truth`` its answers: place and id of each, one after the other.
+    Nothing is put around a sequence, and nothing is cut.
+    """
+
+    def __init__(self, padding: PadSide = "right") -> None:
+        super().__init__(Marks(-1, -1), 0, padding)
+
+    def targets(self, p: Ids, q: Ids) -> Ids:
+        return q // 2
+
+    def whole(self, p: Ids, q: Ids) -> NDArray[np.bool_]:
+        return np.ones(len(p), dtype=np.bool_)
+
+    def batch(self, samples: Sequence[Encoded]) -> SampleRows:
+        inputs, targets = [], []
+        for sample in samples:
+            row = np.full(len(sample.prompt), NO_LOSS, dtype=np.int64)
+            row[sample.truth[::2]] = sample.truth[1::2]
+            inputs.append(sample.prompt)
+            targets.append(row)
+        return SampleRows(self.pad(inputs), self.pad(targets, NO_LOSS), self.real(inputs))
+
+
 def form_of(
     name: str, marks: Marks, *, seq_len: int, padding: PadSide = "right", loss_on_all: bool = False
 ) -> Form[Any]:

@@ -58,7 +58,8 @@ class TokenFile:
     counts: Counts
     samples: NDArray[np.int64] | None = None
     """(n, 3), of samples alone: where the prompt ends, where the truth ends, and the label (−1
-    where there is none)."""
+    where there is none). Of a synthetic task: where the sequence ends, where its answers (place and
+    id of each) end, and the number of its length."""
 
     def __len__(self) -> int:
         return self.counts.tokens
@@ -225,7 +226,8 @@ def open_pack(folder: Path, tokenizer: Tokenizer) -> Pack:
     if body["tokenizer"] != tokenizer.digest:
         raise DataError(f"{folder}: packed with another tokenizer")
     sides: dict[Side, TokenFile] = {}
-    for side in SIDES:
+    present = _sides(body)
+    for side in present:
         path, written = folder / f"{side}.bin", body["sides"][side]
         tokens = _checked(path, written["sha256"], np.dtype(body["dtype"]))
         samples = None
@@ -233,11 +235,11 @@ def open_pack(folder: Path, tokenizer: Tokenizer) -> Pack:
             ends = _checked(folder / f"{side}.samples", written["samples"], SAMPLE_ENDS)
             samples = ends.reshape(-1, 3)
         sides[side] = TokenFile(path, tokens, Counts(**written["counts"]), samples)
-    decides: dict[str, Any] = {side: body["sides"][side]["sha256"] for side in SIDES}
+    decides: dict[str, Any] = {side: body["sides"][side]["sha256"] for side in present}
     decides |= {"tokenizer": tokenizer.digest, "dtype": body["dtype"]}
     kind: Kind = body.get("kind", "text")
     if kind != "text":
-        decides |= {f"{side} samples": body["sides"][side]["samples"] for side in SIDES}
+        decides |= {f"{side} samples": body["sides"][side]["samples"] for side in present}
         decides |= {"kind": kind, "labels": body["labels"]}
     parts = {
         name: {side: (int(a), int(b)) for side, (a, b) in ends.items()}
@@ -247,6 +249,10 @@ def open_pack(folder: Path, tokenizer: Tokenizer) -> Pack:
         decides |= {"parts": body["parts"]}
     labels = tuple(body.get("labels", ()))
     return Pack(sides, digest(decides), tuple(body["notes"]), kind, labels, parts)
+
+
+def _sides(body: Mapping[str, Any]) -> tuple[Side, ...]:
+    return (*SIDES, "test") if "test" in body["sides"] else SIDES
 
 
 def _checked(path: Path, sha: str, dtype: np.dtype[Any]) -> NDArray[Any]:

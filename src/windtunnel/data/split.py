@@ -15,7 +15,8 @@ from windtunnel.errors import DataError, UsageError
 MIN_DOCUMENTS = 10
 """From so many distinct documents on, whole documents are held out; below, tails are cut off."""
 
-Side: TypeAlias = Literal["train", "valid"]
+Side: TypeAlias = Literal["train", "valid", "test"]
+"""Of texts and samples there are two; a synthetic task has a test besides."""
 
 
 @dataclass(frozen=True)

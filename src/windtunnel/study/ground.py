@@ -73,7 +73,7 @@ def measure_speeds(configs: Sequence[RunConfig]) -> list[float]:
     asked = json.dumps([json.loads(text) for text in distinct])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "windtunnel.study.probe"],
+            [sys.executable, "-m", "windtunnel.study.speed_probe"],
             input=asked, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from windtunnel.data.dataset import Dataset
-from windtunnel.data.forms import DecoderForm, Form, Pairs, SampleRows, form_of
+from windtunnel.data.forms import AnswerForm, DecoderForm, Form, Pairs, SampleRows, form_of
 from windtunnel.data.loader import Batches, evaluation_batches, stacked
 from windtunnel.data.plan import Mix, PlannedBatches, PlannedStage, RowSource
 from windtunnel.data.sample_loader import PackedBatches, SampleBatches, Samples, evaluation_samples
@@ -68,7 +68,7 @@ def feed_of(dataset: Dataset, config: RunConfig) -> Feed:
     if dataset.kind == "labels":
         _check_classes(dataset, config)
     train = config.train
-    form = form_for(config, Marks.of(dataset.tokenizer))
+    form = _form(dataset, config)
     side, held = Samples(dataset.train, form), Samples(dataset.valid, form)
 
     def valid() -> Iterator[Any]:
@@ -116,7 +116,7 @@ def row_sources(dataset: Dataset, config: RunConfig) -> dict[str, RowSource]:
     train = config.train
     names = dict.fromkeys(name for stage in train.stages for name in stage.data or (ALL,))
     sizes = [stage.batch_size or train.batch_size for stage in train.stages if not stage.data]
-    form: Any = None if dataset.kind == "text" else form_for(config, Marks.of(dataset.tokenizer))
+    form: Any = None if dataset.kind == "text" else _form(dataset, config)
     found: dict[str, RowSource] = {}
     for name in names or (ALL,):
         part = slice(*dataset.parts[name]["train"]) if name != ALL else slice(None)
@@ -187,6 +187,12 @@ def form_for(config: RunConfig, marks: Marks) -> Form[Any]:
         objective.type, marks, seq_len=config.train.seq_len, padding=config.data.padding,
         loss_on_all=everything,
     )  # fmt: skip
+
+
+def _form(dataset: Dataset, config: RunConfig) -> Form[Any]:
+    if dataset.kind == "probe":
+        return AnswerForm(config.data.padding)
+    return form_for(config, Marks.of(dataset.tokenizer))
 
 
 def _text_feed(dataset: Dataset, config: RunConfig) -> Feed:

@@ -24,6 +24,7 @@ from windtunnel.config import Config, Document, annotated_yaml, decode, load_doc
 from windtunnel.config import Path as ConfigPath
 from windtunnel.config.nearest import suggestion
 from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Config
+from windtunnel.data.probe import ProbeSource
 from windtunnel.errors import ConfigError, Problem
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.groups import rule_problems
@@ -124,6 +125,8 @@ def _plugin_paths(document: Document) -> Iterable[str]:
 def known_vocab_size(data: DataConfig) -> int | None:
     """The vocabulary as far as it is known before the text is read; None for characters."""
     tokenizer = data.tokenizer
+    if isinstance(data.source, ProbeSource):
+        return len(data.source.symbols)
     if isinstance(tokenizer, BytesConfig):
         return 256 + len(tokenizer.specials)
     if isinstance(tokenizer, BpeConfig):
@@ -198,6 +201,18 @@ def _packing_misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
     return found
 
 
+def _probe_misfits(task: ProbeSource, train: TrainConfig) -> list[tuple[ConfigPath, str]]:
+    """What a synthetic task does not go with."""
+    found: list[tuple[ConfigPath, str]] = []
+    if train.seq_len < task.longest:
+        text = f"{train.seq_len} tokens, but sequences of {task.type} have up to {task.longest}"
+        found.append((("train", "seq_len"), text))
+    if train.distributed is not None:
+        text = f"{task.type} is scored by one process alone; leave it out"
+        found.append((("train", "distributed"), text))
+    return found
+
+
 def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, str]]:
     """What the parts' own types cannot see."""
     width = f"; d_model is written at {document.place(('arch', 'd_model'))}"
@@ -234,6 +249,8 @@ def _misfits(config: RunConfig, document: Document) -> list[tuple[ConfigPath, st
     if read is not None and vocabulary is not None and read < vocabulary:
         text = f"{read}, but the tokenizer has {vocabulary} ids, and it is the source's too"
         found.append((("arch", "encoder", "vocab_size"), text))
+    if isinstance(config.data.source, ProbeSource):
+        return found + _probe_misfits(config.data.source, config.train)
     marked = "eos" in getattr(config.data.tokenizer, "specials", ("eos",))
     if config.data.kind != "text" and not marked:
         found.append((("data", "tokenizer"), "samples end with eos: add it to specials"))

@@ -16,6 +16,7 @@ from windtunnel.errors import UsageError
 from windtunnel.generate import BeamConfig, SamplingConfig
 from windtunnel.generate.scores import score
 from windtunnel.train.feed import form_for
+from windtunnel.train.probe_scores import probe_scores
 from windtunnel.train.run_config import RunConfig
 from windtunnel.train.writing import Writer
 
@@ -77,8 +78,11 @@ def score_texts(
 def scores_of(
     dataset: Dataset, config: RunConfig
 ) -> Callable[[nn.Module], dict[str, float]] | None:
-    """What the recipe's ``scores`` ask for at each evaluation; None where they ask for nothing."""
+    """What the recipe's ``scores`` ask for at each evaluation, and what a synthetic task's test
+    says; None where they ask for nothing."""
     train = config.train
+    if dataset.kind == "probe":
+        return probe_scores(dataset, config)
     if not train.scores:
         return None
 

@@ -24,6 +24,7 @@ from windtunnel.generate.targets import generate_targets, search_targets, stream
 from windtunnel.train.feed import form_for
 from windtunnel.train.objectives.config import DiffusionConfig
 from windtunnel.train.objectives.diffusion import Diffusion
+from windtunnel.train.probe_scores import probe_texts
 from windtunnel.train.run_config import RunConfig, objective_config
 
 _SAMPLES = 3
@@ -146,7 +147,7 @@ class Writer:
 
     def _rows(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """What a decoder reads before it writes."""
-        if self.config.data.kind == "text":
+        if self.config.data.kind in ("text", "probe"):
             return [list(prompt) for prompt in prompts]
         begin = Marks.of(self.tokenizer).begin
         return [[begin, *prompt] for prompt in prompts]
@@ -189,6 +190,8 @@ def _encoded(ids: Sequence[int]) -> Encoded:
 
 def make_samples(model: nn.Module, dataset: Dataset, config: RunConfig) -> list[dict[str, str]]:
     """What the model makes of the same few pieces of validation data, drawn with the same seed."""
+    if dataset.kind == "probe":
+        return probe_texts(model, dataset, config)
     writer = Writer(model, dataset.tokenizer, config)
     if dataset.kind == "text":
         return _continuations(writer, dataset)

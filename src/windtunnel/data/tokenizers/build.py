@@ -6,18 +6,26 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from windtunnel.data.config import BpeConfig, BytesConfig, CharsConfig, Gpt2Config, HfConfig
+from windtunnel.data.config import (
+    BpeConfig,
+    BytesConfig,
+    CharsConfig,
+    Gpt2Config,
+    HfConfig,
+    SymbolsConfig,
+)
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.tokenizers.base import FILE, FORMAT, Tokenizer
 from windtunnel.data.tokenizers.bpe import BpeTokenizer
 from windtunnel.data.tokenizers.gpt2 import Gpt2Tokenizer
 from windtunnel.data.tokenizers.hf import HfTokenizer
 from windtunnel.data.tokenizers.plain import BytesTokenizer, CharsTokenizer
+from windtunnel.data.tokenizers.symbols import SymbolTokenizer
 from windtunnel.errors import DataError
 
 
 def build_tokenizer(
-    config: BytesConfig | CharsConfig | BpeConfig | Gpt2Config | HfConfig,
+    config: BytesConfig | CharsConfig | BpeConfig | Gpt2Config | HfConfig | SymbolsConfig,
     train_texts: Callable[[], Iterable[str]],
     cache: Path | None = None,
     progress: Progress = silent,
@@ -29,6 +37,7 @@ def build_tokenizer(
         return Gpt2Tokenizer.obtain(cache, progress)
     if isinstance(config, HfConfig):
         return _read(Path(config.path))
+    assert not isinstance(config, SymbolsConfig), "a synthetic task brings its symbols"
     progress("train tokenizer", 0, 1)
     tokenizer: Tokenizer
     if isinstance(config, CharsConfig):
@@ -66,7 +75,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise DataError(f"{path}: not a saved tokenizer ({error})") from error
     classes: dict[str, type[Tokenizer]] = {
         cls.kind: cls
-        for cls in (BytesTokenizer, CharsTokenizer, BpeTokenizer, Gpt2Tokenizer, HfTokenizer)
+        for cls in (
+            BytesTokenizer,
+            CharsTokenizer,
+            BpeTokenizer,
+            Gpt2Tokenizer,
+            HfTokenizer,
+            SymbolTokenizer,
+        )
     }
     if version != FORMAT or kind not in classes:
         raise DataError(

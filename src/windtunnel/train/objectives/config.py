@@ -31,17 +31,18 @@ class AutoConfig(ObjectiveConfig):
     pairs diffusion), seq2seq for an encoder_decoder; classification on labels."""
 
     topologies: ClassVar[tuple[str, ...]] = ("decoder", "encoder", "encoder_decoder")
-    data: ClassVar[tuple[Kind, ...]] = ("text", "pairs", "labels")
+    data: ClassVar[tuple[Kind, ...]] = ("text", "pairs", "labels", "probe")
 
     type: Literal["auto"] = "auto"
 
 
 class NextTokenConfig(ObjectiveConfig):
-    """Each token of a text, or of the truth that follows a prompt, from those before it."""
+    """Each token of a text, or of the truth that follows a prompt, from those before it; of a
+    synthetic task its answers."""
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"loss_on"})
     topologies: ClassVar[tuple[str, ...]] = ("decoder",)
-    data: ClassVar[tuple[Kind, ...]] = ("text", "pairs")
+    data: ClassVar[tuple[Kind, ...]] = ("text", "pairs", "probe")
 
     type: Literal["next_token"] = "next_token"
     loss_on: Literal["truth", "all"] = "truth"

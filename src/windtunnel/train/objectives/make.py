@@ -71,9 +71,12 @@ def data_misfit(config: ObjectiveConfig, data: Kind) -> str | None:
     """Why that kind of data cannot train so, or None where it can."""
     if data in config.data:
         return None
-    types = {"text": "files", "pairs": "pairs or parallel", "labels": "labels"}
+    types = {"text": "files", "pairs": "pairs or parallel", "labels": "labels"} | {
+        "probe": "mqar, …"
+    }
+    held = "a synthetic task" if data == "probe" else data
     needed = " or ".join(f"{kind} (data.source of type {types[kind]})" for kind in config.data)
-    return f"{config.type} needs {needed}, and data.source holds {data}"
+    return f"{config.type} needs {needed}, and data.source holds {held}"
 
 
 def misfit(config: ObjectiveConfig, arch: ArchSpec | Architecture) -> str | None:
