@@ -15,6 +15,7 @@ from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
 from windtunnel.config import suggestion
 from windtunnel.errors import ConfigError, Problem, UsageError
+from windtunnel.report.effects_table import effects_view
 from windtunnel.report.progress import open_progress
 from windtunnel.report.terminal import verdict_view
 from windtunnel.report.tuning import tuning_table
@@ -74,7 +75,7 @@ def _at_once(request: Request, loaded: Sequence[LoadedRun], engine: Engine) -> d
         seeds=request.seeds,
         match=match,
         budget=request.budget,
-        ground=_told(local_ground()),
+        ground=told(local_ground()),
         recall=folder.recall,
     )
     store, room = RunStore(request.runs), engine.capacity()
@@ -112,7 +113,7 @@ def _in_rounds(
         loaded,
         match=match,
         budget=request.budget,
-        ground=_told(local_ground()),
+        ground=told(local_ground()),
         confirmation=FixedSeeds(tuple(range(request.seeds))),
         tuning=tuning,
     )
@@ -139,7 +140,7 @@ def _reported(request: Request) -> dict[str, Any]:
     return result
 
 
-def _told(ground: Ground) -> Ground:
+def told(ground: Ground) -> Ground:
     """The same, but it says so before it measures: a plan that is recalled measures nothing."""
     measure = ground.speeds
     if measure is None:
@@ -197,8 +198,11 @@ def _command(request: Request) -> str:
 
 
 def print_verdicts(result: dict[str, Any]) -> None:
-    """The verdict table and the conclusion, for the terminal."""
+    """The tables of verdicts, or of effects, and the conclusion, for the terminal."""
     console = Console()
-    console.print(verdict_view(result))
+    if "ablation" in result:
+        console.print(effects_view(result["ablation"]))
+    else:
+        console.print(verdict_view(result))
     if (table := tuning_table(result)) is not None:
         console.print(table)

@@ -32,7 +32,8 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
         raise UsageError(f"{path}: {what}")
     runs = {key: RunFolder.open(Path(where)) for key, where in results["runs"].items()}
     records = {key: run.read_record() or {} for key, run in runs.items()}
-    verdicts = {name: value for name, value in results.items() if name not in ("runs", "failures")}
+    beside = ("runs", "failures", "ablation")
+    verdicts = {name: value for name, value in results.items() if name not in beside}
     report = StudyReport(
         title=plan.question,
         verdicts=verdicts,
@@ -42,6 +43,7 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
         samples=_samples(plan, records),
         environment=_environment(records),
         command=command or f"windtunnel report {path}",
+        ablation=results.get("ablation"),
     )
     page = path / PAGE
     write_html(page, report)

@@ -9,12 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from typing import Protocol
 
 from windtunnel.report.units import Estimate, decimals_for, fixed, is_number, level_text
-from windtunnel.report.verdicts import Arm
 
 _WANTED_TICKS = 5
 _MARGIN = 0.06
+
+
+class Judged(Protocol):
+    """What a row is about: an architecture, an effect."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def verdict(self) -> str: ...
+
+    @property
+    def mde(self) -> float | None: ...
 
 
 def nice_ticks(low: float, high: float, wanted: int = _WANTED_TICKS) -> list[float]:
@@ -31,13 +44,13 @@ def nice_ticks(low: float, high: float, wanted: int = _WANTED_TICKS) -> list[flo
 
 
 def forest(
-    rows: Sequence[tuple[Arm, Estimate]],
+    rows: Sequence[tuple[Judged, Estimate]],
     unit: str,
     *,
     shade_mde: bool,
     margin: float | None = None,
 ) -> str:
-    """The plot of (architecture, difference) pairs as an HTML fragment; `unit` labels the axis.
+    """The plot of (architecture or effect, difference) pairs as HTML; `unit` labels the axis.
 
     With `shade_mde` each track shows where a true difference would be too small to be detected.
     Dashed lines stand at ±margin, between which arms are equivalent, where they are in reach.
@@ -85,7 +98,7 @@ class _Scale:
         return f"left:{left:.3f}%;width:{right - left:.3f}%"
 
 
-def _row(arm: Arm, difference: Estimate, scale: _Scale, shade_mde: bool, lines: str) -> str:
+def _row(arm: Judged, difference: Estimate, scale: _Scale, shade_mde: bool, lines: str) -> str:
     mean, low, high = difference.mean, difference.low, difference.high
     words = f"{difference.mean_text(signed=True)} {difference.interval_text(signed=True)}".strip()
     if difference.confidence is not None:

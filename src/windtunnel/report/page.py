@@ -20,6 +20,7 @@ from pathlib import Path
 from windtunnel.errors import StudyError
 from windtunnel.report import sections
 from windtunnel.report.curves import drawable
+from windtunnel.report.effects_section import effects_section, interactions_section
 from windtunnel.report.study_report import StudyReport
 from windtunnel.report.tuning import tuning_section
 from windtunnel.report.units import count_text, flops_text
@@ -41,7 +42,7 @@ def render_html(report: StudyReport) -> str:
     study = read_verdicts(report.verdicts)
     names = [arm.name for arm in study.arms]
     curves = _curves_section(report)
-    parts = {
+    parts = _ablation_parts(report) | {
         "verdict": sections.verdict_section(study) + sections.reading_box(),
         "differences": sections.forest_section(study),
         "tuning": tuning_section(report.verdicts),
@@ -160,6 +161,15 @@ def _header(report: StudyReport, study: Verdicts, anchors: list[str]) -> str:
         f'<p class="facts">{escape(" · ".join(facts))}</p>'
         f'<nav aria-label="Sections">{links}</nav></header>'
     )
+
+
+def _ablation_parts(report: StudyReport) -> dict[str, str]:
+    if report.ablation is None:
+        return {}
+    return {
+        "effects": effects_section(report.ablation),
+        "interactions": interactions_section(report.ablation),
+    }
 
 
 def _curves_section(report: StudyReport) -> str:

@@ -21,7 +21,7 @@ from windtunnel.report.units import (
 )
 from windtunnel.report.verdicts import BUDGETS, UNITS, Arm, Verdicts
 
-_SYMBOLS = {"better": "✓", "worse": "✕", "undecided": "?", "reference": "●", "equivalent": "="}
+SYMBOLS = {"better": "✓", "worse": "✕", "undecided": "?", "reference": "●", "equivalent": "="}
 _BUDGET_NAMES = {"tokens": "tokens", "flops": "FLOPs", "params": "params", "seconds": "time"}
 
 
@@ -77,13 +77,14 @@ def verdict_section(study: Verdicts) -> str:
 def _verdict_row(study: Verdicts, arm: Arm) -> tuple[str, ...]:
     first = arm.is_reference
     nats = arm.delta if study.in_nats else None  # a token is not the same thing in each arm
+    bits = arm.delta_bits_per_byte
     return (
         escape(arm.name),
         chip(arm),
-        _estimate(arm.loss),
-        "–" if nats is None else _estimate(nats, signed=True),
-        _estimate(arm.bits_per_byte),
-        "–" if arm.delta_bits_per_byte is None else _estimate(arm.delta_bits_per_byte, signed=True),
+        estimate_html(arm.loss),
+        "–" if nats is None else estimate_html(nats, signed=True),
+        estimate_html(arm.bits_per_byte),
+        "–" if bits is None else estimate_html(bits, signed=True),
         "–" if first else escape(p_text(arm.p_value)),
         "–" if first else escape(p_text(arm.p_holm)),
         "–" if first else "±" + minus(fixed(arm.mde, 3)),
@@ -92,13 +93,13 @@ def _verdict_row(study: Verdicts, arm: Arm) -> tuple[str, ...]:
 
 def chip(arm: Arm) -> str:
     """The verdict as a coloured word with a symbol, so that the colour is never alone."""
-    words = f'<span class="chip {arm.verdict}">{_SYMBOLS[arm.verdict]} {arm.verdict}</span>'
+    words = f'<span class="chip {arm.verdict}">{SYMBOLS[arm.verdict]} {arm.verdict}</span>'
     return words + "".join(
         f' <span class="chip trouble">! {trouble}</span>' for trouble in arm.troubles
     )
 
 
-def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
+def estimate_html(estimate: Estimate, *, signed: bool = False) -> str:
     mean = minus(estimate.mean_text(signed=signed))
     interval = minus(estimate.interval_text(signed=signed))
     if interval and estimate.confidence is not None:

@@ -45,6 +45,8 @@ class StudyReport:
     samples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    ablation: Mapping[str, Any] | None = None
+    """The effects and interactions of an ablation."""
 
 
 def curve_from_events(events: Iterable[Event]) -> Curve:

@@ -1,0 +1,98 @@
+"""The verb ablate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from windtunnel.cli.compare import StudyDir
+from windtunnel.cli.engines import EngineOption
+from windtunnel.cli.options import AsJson, Edits, RunsFolder, print_json, runs_folder
+
+
+def ablate(
+    out: StudyDir,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="The run file that is varied.")
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary", metavar="PATH=[VALUES]",
+            help="What is varied, e.g. 'arch.layers[*].mlp.activation=[relu,silu]'; may be "
+            "repeated. Several paths with commas between get the same value; "
+            "'NAME: {PATH: VALUE, …}' makes several edits together.",
+        ),
+    ] = None,
+    design: Annotated[
+        str,
+        typer.Option(
+            "--design",
+            help="one (each change alone), grid (every combination), leave-one-out (each taken "
+            "back from all changes) or both (alone and taken back) [one; of a family: grid].",
+        ),
+    ] = "",
+    grid: Annotated[bool, typer.Option("--grid", help="Short for --design grid.")] = False,
+    family: Annotated[
+        str | None,
+        typer.Option("--family", help="Instead of FILE: the grid of gpt, transformer, rnn or "
+                     "lstm."),
+    ] = None,
+    size: Annotated[
+        str, typer.Option("--size", help="Of the family: small, default or large.")
+    ] = "default",
+    skip_invalid: Annotated[
+        bool,
+        typer.Option("--skip-invalid", help="Leave out points that are no valid run; say which."),
+    ] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, …")] = 3,
+    match: Annotated[
+        str,
+        typer.Option("--match", help="What all get the same of: tokens, flops, params or seconds."),
+    ] = "tokens",
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", min=0, help="How much of it, for one run [the reference's own]."),
+    ] = None,
+    edits: Edits = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
+    ] = None,
+    engine: EngineOption = "local",
+    runs: RunsFolder = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    flat_json: Annotated[
+        Path | None,
+        typer.Option("--flat-json", metavar="FILE",
+                     help='Also write [{"params": …, "metrics": {"loss", "perplexity"}}].'),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Vary parts of a run, alone or in a grid: effects and interactions, with intervals."""
+    from windtunnel.cli.ablating import Request, ablate_verb
+    from windtunnel.cli.comparing import print_verdicts
+    from windtunnel.errors import UsageError
+
+    if grid and design not in ("", "grid"):
+        raise UsageError(f"--grid and --design {design} are two designs; give one")
+    chosen = design or ("grid" if grid or family else "one")
+    request = Request(
+        file=file, family=family, size=size, vary=tuple(vary or ()), design=chosen,
+        skip_invalid=skip_invalid, edits=tuple(edits or ()), seeds=seeds, match=match,
+        budget=budget, out=out, runs=runs_folder(runs), workers=workers, dry_run=dry_run,
+        flat_json=flat_json, engine=engine,
+    )  # fmt: skip
+    result = ablate_verb(request)
+    if as_json:
+        print_json(result)
+    elif not dry_run:
+        print_verdicts(result)
+    if not dry_run and any(arm["failed"] for arm in result["arms"]):
+        raise typer.Exit(1)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the verb to the command."""
+    app.command()(ablate)

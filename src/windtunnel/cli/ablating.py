@@ -1,0 +1,197 @@
+"""``windtunnel ablate``: a design, its plan and cost, its runs, its effects, its report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from windtunnel.cli.comparing import plan_lines, told
+from windtunnel.cli.conducting import follower
+from windtunnel.cli.corpora import prepare_with_progress
+from windtunnel.cli.options import note
+from windtunnel.cli.reporting import report_study
+from windtunnel.config import load_document, suggestion
+from windtunnel.errors import UsageError
+from windtunnel.report.progress import open_progress
+from windtunnel.report.units import count_text
+from windtunnel.runs import RunStore, write_atomic
+from windtunnel.study.ablate import ablation, flat_results, plan_ablation
+from windtunnel.study.arms import Ground
+from windtunnel.study.budget import Match
+from windtunnel.study.conduct import conduct, finished_keys
+from windtunnel.study.design import Design, Kind, Source, make_design
+from windtunnel.study.engines import Engine, open_engine
+from windtunnel.study.families import family_grid, family_run
+from windtunnel.study.folder import StudyFolder
+from windtunnel.study.ground import local_ground
+from windtunnel.study.plan import Estimate, Plan
+from windtunnel.study.planning import check_question, estimate
+from windtunnel.study.speeds import sparing
+from windtunnel.study.vary import Factor, parse_factors
+
+MOST_ARMS_TOLD = 12
+"""Arms whose size is told one by one before a study starts."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked ``ablate`` for."""
+
+    file: Path | None
+    family: str | None
+    size: str
+    vary: tuple[str, ...]
+    design: str
+    skip_invalid: bool
+    edits: tuple[str, ...]
+    seeds: int
+    match: str
+    budget: float | None
+    out: Path
+    runs: Path
+    workers: int | None
+    dry_run: bool
+    flat_json: Path | None
+    engine: str = "local"
+
+
+def ablate_verb(request: Request) -> dict[str, Any]:
+    """Does all of it; the study as plain JSON (the plan, for a dry run)."""
+    if request.match not in get_args(Match):
+        raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
+    check_question(2, seeds=request.seeds, budget=request.budget)
+    check_writable(request.flat_json)
+    source, factors = what_varies(request)
+    design = make_design(
+        source, factors, kind_of(request.design), skip_invalid=request.skip_invalid
+    )
+    for data in {run.config.data for run in design.runs}:
+        prepare_with_progress(data)
+    with open_engine(request.engine) as engine:
+        return _at_once(request, design, engine)
+
+
+def _at_once(request: Request, design: Design, engine: Engine) -> dict[str, Any]:
+    folder = StudyFolder(request.out)
+    match: Any = request.match
+    plan = plan_ablation(
+        design,
+        seeds=request.seeds,
+        match=match,
+        budget=request.budget,
+        ground=_ground(request.match),
+        recall=folder.recall,
+    )
+    store, room = RunStore(request.runs), engine.capacity()
+    expected = estimate(
+        plan,
+        finished_keys(plan, store),
+        cores=room.cores,
+        memory_bytes=room.memory_bytes,
+        workers=request.workers,
+    )
+    for line in ablation_lines(design, plan, expected):
+        note(line)
+    if request.dry_run:
+        return plan.to_dict()
+    with open_progress() as display:
+        conducted = conduct(
+            plan,
+            folder,
+            store=store,
+            workers=expected.workers,
+            engine=engine,
+            memory_bytes=room.memory_bytes,
+            on_progress=follower(display),
+            on_notice=display.say,
+        )
+    found = ablation(design, conducted.verdicts)
+    folder.write_results({**conducted.to_dict(), "ablation": found})
+    return _reported(request, flat_results(design, conducted.verdicts))
+
+
+def _reported(request: Request, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    if request.flat_json is not None:
+        text = json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomic(request.flat_json, text + "\n")
+        note(f"results: {request.flat_json}")
+    result, page = report_study(request.out, command=_command(request))
+    note(f"report: {page}")
+    return result
+
+
+def what_varies(request: Request) -> tuple[Source, tuple[Factor, ...]]:
+    """The run that is varied, and its factors: the file's with ``--vary``, or a family's grid."""
+    if request.family is None:
+        if request.file is None:
+            raise UsageError("give a run's FILE with --vary, or --family")
+        return (
+            Source(load_document(request.file), request.edits, request.file.parent),
+            parse_factors(request.vary),
+        )
+    if request.file is not None or request.vary:
+        raise UsageError("--family brings its own run and its own grid: no FILE and no --vary")
+    factors = family_grid(request.family)
+    return Source(family_run(request.family, request.size), request.edits), factors
+
+
+def kind_of(name: str) -> Kind:
+    """The design of that name."""
+    kinds: dict[str, Kind] = {kind.replace("_", "-"): kind for kind in get_args(Kind)}
+    if name not in kinds:
+        raise UsageError(f"--design: {name!r}{suggestion(name, kinds)}")
+    return kinds[name]
+
+
+def check_writable(path: Path | None) -> None:
+    """Raises UsageError where results could not be written at the end of everything."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        why = "is a folder" if path.is_dir() else "its folder does not exist"
+        raise UsageError(f"--flat-json {path}: {why}")
+
+
+def _ground(match: str) -> Ground:
+    """This machine; shapes are measured sparingly, unless seconds are what is matched."""
+    ground = told(local_ground())
+    if ground.speeds is None:
+        return ground
+    most = 10**9 if match == "seconds" else 8
+    return replace(ground, speeds=sparing(ground.speeds, most=most, told=note))
+
+
+def ablation_lines(design: Design, plan: Plan, expected: Estimate) -> list[str]:
+    """What will be done and how long it takes; arms one by one where they are few."""
+    lines = plan_lines(plan, expected)
+    head, arms = lines[:2], lines[2 : 2 + len(plan.arms)]
+    notes = lines[2 + len(plan.arms) :]
+    total = len(design.points) + len(design.skipped)
+    left_out = f", {len(design.skipped)} left out" if design.skipped else ""
+    head.insert(1, f"  {total} points{left_out}; the reference is {plan.arms[0].name}")
+    for reason, count in Counter(skipped.reason for skipped in design.skipped).most_common():
+        head.insert(2, f"  left out {count}: {reason}")
+    if len(arms) > MOST_ARMS_TOLD:
+        params = [arm.params for arm in plan.arms]
+        tokens = sorted({arm.tokens for arm in plan.arms})
+        each = " to ".join(dict.fromkeys(map(count_text, (tokens[0], tokens[-1]))))
+        span = f"{count_text(min(params))} to {count_text(max(params))}"
+        arms = [f"  {span} parameters, {each} tokens a run"]
+        hidden = max(0, len(notes) - MOST_ARMS_TOLD)
+        notes = notes[:MOST_ARMS_TOLD] + ([f"  and {hidden} more notes"] if hidden else [])
+    return [*head, *arms, *notes]
+
+
+def _command(request: Request) -> str:
+    parts = ["windtunnel ablate", str(request.file) if request.file else ""]
+    if request.family:
+        parts.append(f"--family {request.family} --size {request.size}")
+    parts += [f"--vary '{text}'" for text in request.vary]
+    parts.append(f"--design {request.design}")
+    parts += [f"--set '{edit}'" for edit in request.edits]
+    parts += ["--skip-invalid"] if request.skip_invalid else []
+    parts += [f"--seeds {request.seeds}", f"--match {request.match}"]
+    if request.budget is not None:
+        parts.append(f"--budget {request.budget:g}")
+    return " ".join(part for part in [*parts, f"--out {request.out}"] if part)

@@ -1,0 +1,219 @@
+"""``ablate``: from a design to a plan, and from the verdicts of its runs to effects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from windtunnel.config import digest
+from windtunnel.errors import ConfigError, Problem
+from windtunnel.study.arms import Ground
+from windtunnel.study.budget import Match
+from windtunnel.study.compare import ArmVerdict, Verdicts
+from windtunnel.study.contrasts import effect_pairs
+from windtunnel.study.design import Design, Point
+from windtunnel.study.effects import (
+    Effect,
+    PointResult,
+    effect_tree,
+    effects_of,
+    interactions_of,
+    level_means,
+)
+from windtunnel.study.plan import Plan
+from windtunnel.study.planning import plan_compare
+
+_WORDS = {
+    "one": "one change at a time",
+    "grid": "grid",
+    "both": "each change alone, and taken back from all",
+    "leave_one_out": "each change taken back from all",
+}
+
+
+def plan_ablation(
+    design: Design,
+    *,
+    seeds: int | Sequence[int],
+    match: Match = "tokens",
+    budget: float | None = None,
+    ground: Ground,
+    recall: Callable[[str], Plan | None] = lambda digest: None,
+) -> Plan:
+    """The plan of an ablation: one arm for each point, in their order. Arguments as of
+    :func:`plan_compare`.
+
+    Raises:
+        ConfigError: a factor changes nothing once the budget is matched.
+        UsageError, StudyError: as plan_compare.
+    """
+
+    def asked(of_arms: str) -> str:
+        factors = [(f.name, [level.label for level in f.levels]) for f in design.factors]
+        return digest({"kind": "ablate", "of": of_arms, "design": design.kind, "factors": factors})
+
+    plan = plan_compare(
+        design.runs,
+        seeds=seeds,
+        match=match,
+        budget=budget,
+        ground=ground,
+        recall=lambda of_arms: recall(asked(of_arms)),
+    )
+    if plan.kind == "ablate":
+        return plan
+    _check_matched(design, plan)
+    return replace(plan, kind="ablate", question=question(design), digest=asked(plan.digest))
+
+
+def question(design: Design) -> str:
+    """The study in a line."""
+    varied = ", ".join(
+        f"{factor.name} ({', '.join(level.label for level in factor.levels)})"
+        for factor in design.factors
+    )
+    return f"ablation, {_WORDS[design.kind]}: {varied}"
+
+
+def _check_matched(design: Design, plan: Plan) -> None:
+    """Raises ConfigError for a level that gives the same runs as the one it is held against."""
+    first = plan.seeds[0]
+    keys = [run.key for run in plan.runs if run.seed == first]
+    key_of = dict(zip(design.points, keys, strict=True))
+    problems = []
+    for name, pairs in effect_pairs(design):
+        if all(key_of[one] == key_of[other] for one, other in pairs):
+            text = f"has no effect: with {plan.match} matched these are the same runs"
+            problems.append(Problem(name, text, "--vary"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def ablation(design: Design, verdicts: Verdicts) -> dict[str, Any]:
+    """Everything that an ablation says, as plain JSON: the entry ``ablation`` of ``study.json``."""
+    results = point_results(design, verdicts)
+    effects, interactions = effects_of(design, results), interactions_of(design, results)
+    names = dict(zip(design.points, (arm.name for arm in verdicts.arms), strict=True))
+    lowest = _lowest(design, results)
+    return {
+        "design": design.kind,
+        "metric": verdicts.metric,
+        "seeds": list(verdicts.seeds),
+        "factors": [
+            {
+                "name": factor.name,
+                "written": factor.text,
+                "levels": [{"label": lv.label, "value": lv.value} for lv in factor.levels],
+                "baseline": factor.levels[own].label,
+            }
+            for factor, own in zip(design.factors, design.baseline, strict=True)
+        ],
+        "points": [
+            {"arm": names[point], "settings": _labels(design, point)} for point in design.points
+        ],
+        "skipped": [
+            {"settings": _labels(design, skipped.point), "reason": skipped.reason}
+            for skipped in design.skipped
+        ],
+        "effects": [effect_tree(effect) for effect in effects],
+        "interactions": [effect_tree(effect) for effect in interactions],
+        "means": [effect_tree(mean) for mean in level_means(design, results)],
+        "lowest": None if lowest is None else names[lowest],
+        "conclusion": conclusion(
+            effects,
+            interactions,
+            verdicts,
+            lowest=None if design.kind != "grid" or lowest is None else names[lowest],
+        ),
+    }
+
+
+def _labels(design: Design, point: Point) -> dict[str, str]:
+    return {name: level.label for name, level in design.settings(point).items()}
+
+
+def point_results(design: Design, verdicts: Verdicts) -> dict[Point, PointResult]:
+    """What each point came to, in the metric that the verdicts are about."""
+    return {
+        point: PointResult(
+            values=_values(arm, verdicts.metric),
+            diverged=arm.diverged,
+            failed=arm.failed,
+            params=arm.params,
+            flops_per_token=arm.flops_per_token,
+        )
+        for point, arm in zip(design.points, verdicts.arms, strict=True)
+    }
+
+
+def _values(arm: ArmVerdict, metric: str) -> tuple[float | None, ...]:
+    summary = arm.loss if metric == "loss" else arm.bits_per_byte
+    return tuple(summary["values"])
+
+
+def _lowest(design: Design, results: Mapping[Point, PointResult]) -> Point | None:
+    """The point of the lowest mean loss."""
+    means = {
+        point: math.fsum(v for v in found.values if v is not None)
+        for point, found in results.items()
+        if None not in found.values
+    }
+    return min(means, key=lambda point: (means[point], point), default=None)
+
+
+def conclusion(
+    effects: Sequence[Effect],
+    interactions: Sequence[Effect],
+    verdicts: Verdicts,
+    lowest: str | None = None,
+) -> str:
+    """The ablation in a paragraph: what is decided, how much is not, what could not be seen."""
+    unit = "nats/token" if verdicts.metric == "loss" else "bits/byte"
+    sentences = [_sentence(effect, unit) for effect in effects if effect.verdict != "undecided"]
+    open_ones = [effect.name for effect in effects if effect.verdict == "undecided"]
+    if open_ones:
+        shown = "; ".join(open_ones[:6]) + ("; …" if len(open_ones) > 6 else "")
+        sentences.append(f"Undecided: {len(open_ones)} of {len(effects)} effects ({shown}).")
+    if interactions:
+        found = [i for i in interactions if i.verdict != "undecided"]
+        sentences += [_sentence(interaction, unit) for interaction in found]
+        sentences.append(f"{len(found)} of {len(interactions)} interactions are decided.")
+    seen = [e.mde_corrected for e in effects if e.mde_corrected is not None]
+    if seen:
+        span = f"{min(seen):.2g}" if len(seen) == 1 else f"{min(seen):.2g} to {max(seen):.2g}"
+        sentences.append(
+            f"With {len(verdicts.seeds)} seeds, a true effect below {span} {unit} would probably "
+            "have been missed (power under 80%)."
+        )
+    if lowest is not None:
+        sentences.append(
+            f"The lowest mean loss is that of {lowest}; as the best of {len(verdicts.arms)} that "
+            "were looked at, it looks better than it is: confirm it on fresh seeds."
+        )
+    return " ".join(sentences)
+
+
+def _sentence(effect: Effect, unit: str) -> str:
+    why = f" ({effect.reason})" if effect.reason else ""
+    delta = effect.delta
+    if delta is None or delta.low is None or delta.high is None:
+        return f"{effect.name}: {effect.verdict}{why}."
+    return (
+        f"{effect.name}: {effect.verdict}, by {delta.mean:+.4f} "
+        f"[{delta.low:+.4f}, {delta.high:+.4f}] {unit}{why}."
+    )
+
+
+def flat_results(design: Design, verdicts: Verdicts) -> list[dict[str, Any]]:
+    """One entry a point, ``{"params": …, "metrics": {"loss", "perplexity"}}``: the varied values,
+    and the mean final validation loss over the seeds with its exponential. Without a result: null.
+    """
+    found = []
+    for point, arm in zip(design.points, verdicts.arms, strict=True):
+        loss = arm.loss["mean"]
+        perplexity = None if loss is None or loss > 700 else math.exp(loss)
+        metrics = {"loss": loss, "perplexity": perplexity}
+        found.append({"params": design.params(point), "metrics": metrics})
+    return found

@@ -1,0 +1,97 @@
+"""An ablation in the terminal and on the page, from a tree made by hand, with hostile names."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tests.report import samples
+
+from windtunnel.errors import StudyError
+from windtunnel.report.effects import read_ablation
+from windtunnel.report.effects_section import effects_section, interactions_section
+from windtunnel.report.effects_table import effects_view
+from windtunnel.report.page import render_html
+from windtunnel.report.study_report import StudyReport
+
+
+def effect(name: str, verdict: str, mean: float, **changes: Any) -> dict[str, Any]:
+    ends = {"low": mean - 0.01, "high": mean + 0.01, "low_95": mean - 0.008}
+    return {
+        "role": "main", "name": name, "factors": ["a"], "levels": ["x"], "against": ["y"],
+        "delta": {"mean": mean, **ends, "high_95": mean + 0.008, "confidence": 0.975},
+        "p_value": 0.004, "p_holm": 0.008, "mde": 0.01, "mde_corrected": 0.02,
+        "verdict": verdict, "reason": "",
+        "settings": 4, "of_settings": 4, "params": 0.031, "flops_per_token": 0.05, **changes,
+    }  # fmt: skip
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    hostile = samples.HOSTILE
+    beside = {"role": "interaction", "params": None, "flops_per_token": None}
+    return {
+        "design": "grid", "metric": "loss", "seeds": [0, 1, 2],
+        "factors": [{"name": hostile, "written": "", "baseline": "y",
+                     "levels": [{"label": "x", "value": 1}, {"label": "y", "value": 2}]}],
+        "points": [{"arm": "one", "settings": {}}] * 4,
+        "skipped": [{"settings": {}, "reason": "does not divide"}] * 2,
+        "effects": [
+            effect(f"{hostile}: x against y", "better", -0.05),
+            effect("b: z against w", "undecided", 0.001, p_holm=0.5),
+            effect("c: never", "worse", 0.0, delta=None, p_value=None, p_holm=None,
+                   mde_corrected=None,
+                   reason="diverged at 1 of 4 settings where the other level did not"),
+        ],
+        "interactions": [
+            effect("a x × b z", "better together", -0.04, **beside),
+            *(effect(f"pair {i}", "undecided", 0.001, p_holm=1.0, **beside) for i in range(40)),
+        ],
+        "means": [{"factor": hostile, "level": "y", "settings": 2,
+                   "loss": {"mean": 3.0, "low": 2.9, "high": 3.1}}],
+        "lowest": "one", "conclusion": "x is better.", **changes,
+    }  # fmt: skip
+
+
+def printed(of: dict[str, Any], width: int = 80) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(effects_view(of))
+    return out.getvalue()
+
+
+def test_the_terminal_says_everything_at_80_columns() -> None:
+    text = printed(tree())
+    assert max(map(len, text.splitlines())) <= 80
+    for words in ("-0.050", "[-0.060, -0.040]", "0.008", "+3.1%", "better", "undecided",
+                  "x is better.", "y *", "29 more are undecided", "c: never: diverged at 1 of 4",
+                  "left out: 2 points: does not divide"):  # fmt: skip
+        assert words in " ".join(text.split()), words
+    assert "×" not in text
+
+
+def test_the_page_has_figure_tables_and_reasons_and_is_escaped() -> None:
+    effects, interactions = effects_section(tree()), interactions_section(tree())
+    assert samples.HOSTILE not in effects + interactions
+    assert effects.count('<div class="row better"') == 1
+    assert "diverged at 1 of 4 settings" in effects
+    assert "4 of 4" in effects
+    assert "left out: 2 points, does not divide" in effects
+    assert interactions.count('role="img"') == 30
+    assert "Drawn are the 30 furthest from zero" in interactions
+    assert interactions.count("<tr>") == 1 + 41
+    page = render_html(StudyReport(title="t", verdicts=samples.verdicts(), ablation=tree()))
+    assert '<a href="#effects">' in page
+    assert '<a href="#interactions">' in page
+    assert page.index('id="effects"') < page.index('id="verdict"')
+
+
+def test_a_study_without_interactions_has_no_such_section() -> None:
+    assert interactions_section(tree(interactions=[])) == ""
+    plain = render_html(StudyReport(title="t", verdicts=samples.verdicts()))
+    assert 'id="effects"' not in plain
+
+
+def test_a_damaged_tree_is_told() -> None:
+    with pytest.raises(StudyError, match="damaged"):
+        read_ablation({**tree(), "effects": [{}]})
+    with pytest.raises(StudyError, match="unknown verdict 'great'"):
+        read_ablation(tree(effects=[effect("a", "great", 0.0)]))
