@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from standins import (
+    SEQ_LEN,
     ListBatches,
     Rows,
     TinyModel,
@@ -27,7 +28,7 @@ from windtunnel.errors import RunError
 from windtunnel.runs import RunFolder, run_key
 from windtunnel.train import loop
 from windtunnel.train.accumulate import accumulate
-from windtunnel.train.compiling import MEASURED, MOST_SHAPES, Compiling
+from windtunnel.train.compiling import MEASURED, MOST_SHAPES, Compiling, compile_loss
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.identity import run_identity
 from windtunnel.train.interrupts import Interrupted
@@ -117,14 +118,29 @@ def test_a_slow_first_step_and_one_outlier_do_not_decide() -> None:
     assert (event["chosen"], event["eager_seconds"]) == ("eager", 0.2)
 
 
-def test_batches_of_many_shapes_are_told() -> None:
-    chosen = Compiling(Loss(), "on", compiler=Fake())
+def of_shape(b: int, t: int) -> Rows:
+    return Rows(BATCH.inputs[:b, :t], BATCH.targets[:b, :t])
+
+
+def test_the_first_shapes_are_compiled_and_later_ones_are_not() -> None:
+    fake = Fake()
+    chosen = Compiling(Loss(), "on", compiler=fake)
     shapes = [(b, t) for b in (1, 2) for t in range(1, 5)]
     assert len(shapes) == MOST_SHAPES
     for b, t in shapes * 2:
-        chosen(Rows(BATCH.inputs[:b, :t], BATCH.targets[:b, :t]))
-    with pytest.raises(RunError, match=r"more than 8 shapes.*compile: off"):
-        chosen(Rows(BATCH.inputs[:3], BATCH.targets[:3]))
+        chosen(of_shape(b, t))
+    assert (fake.calls, chosen.warnings) == (2 * MOST_SHAPES, [])
+    for b, t in [(3, 4), (3, 3), (3, 4), *shapes]:
+        assert chosen(of_shape(b, t)) == Loss()(of_shape(b, t))
+    assert fake.calls == 3 * MOST_SHAPES
+    (warning,) = chosen.warnings
+    assert "more than 8 shapes; the first 8 are compiled" in warning
+    # Resumed, the same ones are compiled, whatever comes first, and nothing is told again.
+    resumed = Compiling(Loss(), "on", compiler=fake)
+    resumed.resume([], chosen.shapes)
+    for b, t in [(3, 3), (3, 4), *shapes]:
+        resumed(of_shape(b, t))
+    assert (fake.calls, resumed.warnings) == (4 * MOST_SHAPES, [])
 
 
 @pytest.mark.parametrize(
@@ -224,15 +240,94 @@ def test_a_compiler_that_fails_is_told_in_one_line(tmp_path: Path, fake: Fake) -
         train_run(parts(recipe(compile="on")), folder)
     assert str(caught.value) == (
         "train.compile: compiling failed (InternalTorchDynamoError: no C++ compiler); "
-        "set compile: off"
+        "set compile: off, or auto, which goes on without"
     )
     assert events(folder, "end")[0]["status"] == "failed"
 
 
-def test_other_errors_are_not_the_compilers(tmp_path: Path, fake: Fake) -> None:
+@pytest.mark.parametrize("mode", ["on", "auto"])
+def test_other_errors_are_not_the_compilers(tmp_path: Path, fake: Fake, mode: str) -> None:
     fake.error = ZeroDivisionError("mine")
     with pytest.raises(ZeroDivisionError):
-        train_run(parts(recipe(compile="on")), new_folder(tmp_path / "run"))
+        train_run(parts(recipe(compile=mode)), new_folder(tmp_path / "run"))
+
+
+def test_with_auto_a_run_whose_compiler_fails_goes_on_without(tmp_path: Path, fake: Fake) -> None:
+    import torch._dynamo.exc
+
+    fake.error = torch._dynamo.exc.InternalTorchDynamoError("no C++ compiler")
+    plain, folder = new_folder(tmp_path / "plain"), new_folder(tmp_path / "run")
+    train_run(parts(recipe(steps=20)), plain)
+    with pytest.raises(Interrupted):
+        train_run(parts(recipe(compile="auto", steps=20)), folder, on_step=stop_at(10))
+    record = train_run(parts(recipe(compile="auto", steps=20)), folder, resume=True)
+    assert (fake.compiled, fake.calls) == (1, 1)  # it is not tried again
+    failure = "InternalTorchDynamoError: no C++ compiler"
+    (event,) = events(folder, "compile")
+    assert event == {"step": PHASE + 1, "chosen": "eager", "failure": failure}
+    assert record["compile"] == event
+    (warning,) = events(folder, "warning")
+    message = f"train.compile: compiling failed ({failure}); the run goes on without"
+    assert warning == {"message": message}
+    assert final_weights(folder) == final_weights(plain)
+
+
+def test_a_resumed_run_whose_compiler_fails_now_goes_on_without(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._dynamo.exc
+
+    chosen = {"step": 3, "chosen": "compiled"}
+    monkeypatch.setattr(Compiling, "after_step", lambda *_: None)
+    folder = new_folder(tmp_path / "run")
+    config = recipe(compile="auto", steps=9)
+    with pytest.raises(Interrupted):
+        train_run(parts(config), folder, on_step=stop_at(4))
+    with folder.lock() as lock, folder.open_events(lock) as log:
+        log.append("compile", message="steps are compiled", **chosen)
+    monkeypatch.undo()
+    in_place_of_torch(fake, monkeypatch)
+    fake.error = torch._dynamo.exc.InternalTorchDynamoError("gone")
+    record = train_run(parts(config), folder, resume=True)
+    assert fake.calls == 1
+    assert [event["chosen"] for event in events(folder, "compile")] == ["compiled", "eager"]
+    assert "gone" in record["compile"]["failure"]
+
+
+def ragged() -> ListBatches:
+    """Twelve shapes, and the most frequent one is not among the first."""
+    lengths = [*range(1, SEQ_LEN + 1), *range(1, SEQ_LEN + 1)]
+    found = learnable_batches(len(lengths) + 6)
+    rows = [1 + (number >= SEQ_LEN) for number in range(len(lengths))]
+    cut = [Rows(b.inputs[:r, :t], b.targets[:r, :t])
+           for b, r, t in zip(found, rows, lengths, strict=False)]  # fmt: skip
+    return ListBatches([*cut, *found[len(lengths) :]])
+
+
+def many_shapes(tmp_path: Path, steps: int = 40) -> RunFolder:
+    """A run of many shapes is not ended, and resumes to the same bits."""
+    config = recipe(compile="on", steps=steps, eval_every=steps)
+    straight, broken = new_folder(tmp_path / "a"), new_folder(tmp_path / "b")
+    train_run(parts(config, batches=ragged()), straight)
+    for step in (5, 15):
+        with pytest.raises(Interrupted):
+            train_run(
+                parts(config, batches=ragged()), broken, resume=step > 5, on_step=stop_at(step)
+            )
+    train_run(parts(config, batches=ragged()), broken, resume=True)
+    assert final_weights(broken) == final_weights(straight)
+    for folder in (straight, broken):
+        (warning,) = events(folder, "warning")
+        assert "more than 8 shapes" in warning["message"]
+    return straight
+
+
+def test_a_run_of_many_shapes_does_not_end_with_an_error(tmp_path: Path, fake: Fake) -> None:
+    straight = many_shapes(tmp_path)
+    plain = new_folder(tmp_path / "plain")
+    train_run(parts(recipe(steps=40, eval_every=40), batches=ragged()), plain)
+    assert final_weights(straight) == final_weights(plain)  # the fake computes as before
+    assert fake.calls == 2 * sum(number % 18 < MOST_SHAPES for number in range(40))
 
 
 # With torch's own compiler.
@@ -296,3 +391,50 @@ def test_a_compiled_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         train_run(parts(config), broken, on_step=stop_at(5))
     train_run(parts(config), broken, resume=True)
     assert final_weights(broken) == final_weights(straight)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_of_many_shapes_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    many_shapes(tmp_path, steps=24)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` compiles however short the run is, and with nothing from a cache."""
+    import torch._inductor.config as inductor
+
+    in_place_of_torch(compile_loss, monkeypatch)
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+
+
+@pytest.mark.slow
+def test_auto_measures_a_whole_run_with_the_real_compiler(tmp_path: Path, at_once: None) -> None:
+    plain, folder = new_folder(tmp_path / "plain"), new_folder(tmp_path / "run")
+    config = recipe(steps=30, ema=0.9)
+    eager = train_run(parts(config), plain)
+    record = train_run(parts(config.replace(compile="auto")), folder)
+    (event,) = events(folder, "compile")
+    assert (event["step"], record["compile"]) == (2 * PHASE, event)
+    assert event["compile_seconds"] > 0.5  # compiling is not free
+    gain = (event["eager_seconds"] - event["compiled_seconds"]) * (30 - 2 * PHASE)
+    assert event["chosen"] == ("compiled" if gain > event["compile_seconds"] else "eager")
+    assert events(folder, "warning") == []
+    losses = [[e["loss"] for e in events(f, "step")] for f in (plain, folder)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert record["final"]["loss"] == pytest.approx(eager["final"]["loss"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_auto_goes_on_where_the_real_compiler_finds_no_cxx(
+    tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    plain, folder = new_folder(tmp_path / "plain"), new_folder(tmp_path / "run")
+    train_run(parts(recipe(steps=20)), plain)
+    record = train_run(parts(recipe(steps=20, compile="auto")), folder)
+    (warning,) = events(folder, "warning")
+    assert "compiling failed" in warning["message"]
+    assert record["compile"]["chosen"] == "eager"
+    assert final_weights(folder) == final_weights(plain)

@@ -79,20 +79,25 @@ def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
 
     Each micro-batch's sum is divided by the targets of the *whole* batch, so the gradient is the
     same however the batch is cut and wherever its ignored targets lie. With ``micro_batch_size:
-    auto`` the pieces are halved for good when memory is too small for them.
+    auto`` the pieces are halved for good when memory is too small for them; with ``compile: auto``
+    nothing is compiled any more when the compiler fails. Then the batch begins anew.
     """
+    compiling = state.compiling
     while True:
         size = state.progress.micro_batch_size or state.config.largest_micro_batch
-        searching = state.config.micro_batch_size == "auto"
+        searching = "auto" in (state.config.micro_batch_size, state.config.compile)
         before = [tally.clone() for tally in tallies(state.model)] if searching else []
         try:
             return _accumulate(state, batch, tokens, size)
         except Exception as error:
-            if not may_halve(state, error, size):
+            smaller = may_halve(state, error, size)
+            if not smaller and (compiling is None or not compiling.gives_up(error)):
                 raise
         for tally, value in zip(tallies(state.model), before, strict=True):
             tally.copy_(value)
-        halve(state, size)
+        state.weights.clear()
+        if smaller:
+            halve(state, size)
 
 
 def may_halve(state: TrainState, error: Exception, size: int) -> bool:

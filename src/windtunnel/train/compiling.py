@@ -1,8 +1,9 @@
 """torch.compile for the loss of training steps: always, or where a measurement says that it pays.
 
 Evaluation, generation and checkpoints see the model as it is. Dropout draws as it does without
-(``fallback_random``), and each shape of a batch is compiled by itself, so that a kernel does not
-depend on the shapes that came before it and a resumed run computes with the same ones.
+(``fallback_random``). The first shapes of batches in a run are each compiled by itself, and others
+are computed without: so a kernel does not depend on the shapes that came before it, and a resumed
+run computes with the same ones.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ LEAST_SECONDS = 60.0
 """``auto`` compiles nothing where the steps left take less without it: even small models take tens
 of seconds to compile on a CPU (docs/training.md)."""
 MOST_SHAPES = 8
-"""Shapes of batches in one run; each is compiled by itself."""
+"""Shapes of batches that are compiled in one run, each by itself; later ones are not."""
 
-_COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.", "torch._functorch.")
+_COMPILER_MODULES = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")
 
 
 def compile_loss(loss: nn.Module) -> Loss:
@@ -50,7 +51,8 @@ class Compiling:
     """The loss of a piece of a batch, eager or compiled; with ``auto`` it finds out which pays.
 
     ``auto`` times :data:`MEASURED` eager steps, compiles, and times as many compiled ones. It stays
-    compiled where (eager − compiled) × steps left is more than what compiling took.
+    compiled where (eager − compiled) × steps left is more than what compiling took. Where the
+    compiler fails, ``auto`` goes on without it.
 
     Args:
         loss: what is called eagerly.
@@ -73,7 +75,12 @@ class Compiling:
         self._least_seconds = least_seconds
         self._mode = mode
         self._times: dict[Choice, list[float]] = {"eager": [], "compiled": []}
-        self._shapes: set[tuple[Any, ...]] = set()
+        self._failure: str | None = None
+        self.shapes: list[str] = []
+        """Those of the run's batches that were to be compiled, as they came: those that are
+        compiled, and one more as soon as there was one too many. Part of a run's progress."""
+        self.warnings: list[str] = []
+        """What the log should tell; whoever reads them clears them."""
         self.now: Choice = "compiled" if mode == "on" else "eager"
         """What the next step computes with."""
         self.told: dict[str, Any] | None = None
@@ -82,24 +89,47 @@ class Compiling:
     def __call__(self, batch: Any) -> Tensor:
         if self.now == "eager":
             return self._loss(batch)  # type: ignore[no-any-return]
-        self._shapes.add(_shapes(batch))
-        if len(self._shapes) > MOST_SHAPES:
-            raise RunError(
-                f"train.compile: batches have more than {MOST_SHAPES} shapes, and each is compiled "
-                "by itself; set compile: off"
-            )
+        if not self._is_compiled(_shapes(batch)):
+            return self._loss(batch)  # type: ignore[no-any-return]
         if self._compiled is None:
             self._compiled = self._compiler(self._loss)
         return self._compiled(batch)
 
-    def resume(self, told: Sequence[Mapping[str, Any]]) -> None:
-        """``auto``: takes the choice that this run made before it was interrupted, if it did."""
+    def _is_compiled(self, shapes: str) -> bool:
+        """Whether batches of these shapes are; the first :data:`MOST_SHAPES` of a run are."""
+        if shapes not in self.shapes and len(self.shapes) <= MOST_SHAPES:
+            self.shapes.append(shapes)
+            if len(self.shapes) > MOST_SHAPES:
+                self.warnings.append(
+                    f"train.compile: batches have more than {MOST_SHAPES} shapes; the first "
+                    f"{MOST_SHAPES} are compiled, and steps of other shapes are not"
+                )
+        return shapes in self.shapes[:MOST_SHAPES]
+
+    def gives_up(self, error: Exception) -> bool:
+        """``auto``: whether an error is the compiler's; then the run goes on without it, from the
+        start of the step, and says so."""
+        if self._mode != "auto" or not is_compilers(error):
+            return False
+        self._failure = _told(error)
+        self.now, self._compiled = "eager", None
+        self.warnings.append(
+            f"train.compile: compiling failed ({self._failure}); the run goes on without"
+        )
+        return True
+
+    def resume(self, told: Sequence[Mapping[str, Any]], shapes: Sequence[str] = ()) -> None:
+        """Goes on with the shapes that the run had compiled before it was interrupted; ``auto``
+        also takes the choice that it made, if it did."""
+        self.shapes = list(shapes)
         if self._mode == "auto" and told:
             self._decide({name: told[-1][name] for name in told[-1] if name != "message"})
 
     def after_step(self, step: int, seconds: float, left: int) -> dict[str, Any] | None:
         """Counts a step that took ``seconds``, with ``left`` to go; what the log should tell of it:
         once with ``on``, once with ``auto`` (its choice and why), else None."""
+        if self._failure is not None and "failure" not in (self.told or {}):
+            return self._decide({"step": step, "chosen": "eager", "failure": self._failure})
         if self.told is not None:
             return None
         if self._mode == "on":
@@ -144,18 +174,27 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not f"{type(error).__module__}.".startswith(_COMPILER_MODULES):
+        if not is_compilers(error):
             raise
-        text = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0]
-        why = " ".join(text.split())[:200]
         raise RunError(
-            f"train.compile: compiling failed ({type(error).__name__}: {why}); set compile: off"
+            f"train.compile: compiling failed ({_told(error)}); set compile: off, or auto, which "
+            "goes on without"
         ) from error
 
 
-def _shapes(batch: Any) -> tuple[Any, ...]:
-    if isinstance(batch, Tensor):
-        return tuple(batch.shape)
-    assert is_dataclass(batch)
-    values = [getattr(batch, field.name) for field in fields(batch)]
-    return tuple(tuple(value.shape) for value in values if isinstance(value, Tensor))
+def is_compilers(error: Exception) -> bool:
+    """Whether an error was raised by torch's compiler, and not by what it compiles."""
+    return f"{type(error).__module__}.".startswith(_COMPILER_MODULES)
+
+
+def _told(error: Exception) -> str:
+    text = str(error).partition("Set TORCHDYNAMO_VERBOSE")[0]
+    return f"{type(error).__name__}: {' '.join(text.split())[:200]}"
+
+
+def _shapes(batch: Any) -> str:
+    """As ``4x16 4x16``: of each tensor of a batch."""
+    values = [batch]
+    if is_dataclass(batch):
+        values = [getattr(batch, field.name) for field in fields(batch)]
+    return " ".join("x".join(map(str, v.shape)) for v in values if isinstance(v, Tensor))

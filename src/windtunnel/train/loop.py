@@ -79,6 +79,8 @@ class Progress:
     """float16: updates since the scale was last changed."""
     stages: list[list[float]] = field(default_factory=list)
     """Targets and summed nats of each stage's updates, as far as the run has come."""
+    compiled_shapes: list[str] = field(default_factory=list)
+    """Of batches that ``train.compile`` compiles, as they came."""
     shift: dict[str, int] = field(default_factory=dict)
     """Of a branch: added to the numbers of rows of each source; see ``data.plan``."""
 
@@ -277,9 +279,13 @@ def _next_batch(state: TrainState) -> TokenBatch:
 def _count_time(state: TrainState, seconds: float) -> None:
     """Counts a step's time, and lets it decide what compiles; call after the step is counted."""
     state.progress.seconds += seconds
-    if state.compiling is not None:
+    compiling = state.compiling
+    if compiling is not None:
+        state.progress.compiled_shapes = list(compiling.shapes)
+        state.notes += [Note(text, {}) for text in compiling.warnings]
+        compiling.warnings.clear()
         step = state.progress.step
-        told = state.compiling.after_step(step, seconds, state.config.steps - step)
+        told = compiling.after_step(step, seconds, state.config.steps - step)
         if told is not None:
             state.notes.append(Note(f"steps are {told['chosen']}", told, "compile"))
 
