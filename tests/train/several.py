@@ -112,7 +112,7 @@ def main(out: Path) -> None:
         for name in RECIPES:
             train(out, name, world)
         # Begun by one process, and gone on with here.
-        train(out, "fsdp", world, folder="one-then-two", resume=True)
+        train(out, "fsdp all of these", world, folder="one-then-two", resume=True)
         train(out, "ddp", world, folder="two-then-one", on_step=signalled(world))
     raise AssertionError("the run was not interrupted")
 

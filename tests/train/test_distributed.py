@@ -62,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     half = {"changes": {}, "folder": "one-then-two", "on_step": _stop_after(4)}
     with pytest.raises(_Stop):
-        several.train(out / "two", "fsdp", ALONE, **half)
+        several.train(out / "two", "fsdp all of these", ALONE, **half)
     (out / "failing").mkdir()
     training = torchrun(HERE / "several.py", out / "two", "train")
     failing = torchrun(HERE / "several.py", out / "failing", "fail")
@@ -163,7 +163,7 @@ def test_each_process_writes_its_part_and_one_reads_them_all(trained: Path, name
 
 
 def test_a_run_goes_on_with_another_number_of_processes(trained: Path) -> None:
-    assert_same(trained / "two" / "one-then-two", trained / "one" / "fsdp")
+    assert_same(trained / "two" / "one-then-two", trained / "one" / "fsdp-all-of-these")
     events = RunFolder.open(trained / "two" / "one-then-two").read_events()
     assert any(event.kind == "resume" for event in events)
 
