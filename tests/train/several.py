@@ -58,6 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fsdp stages": {"stages": PLAN},
     "fsdp unit weights": {},
     "fsdp all of these": {"watch_every": 2, "ema": 0.9, "stages": PLAN},
+    "ddp all of these": {"watch_every": 2, "ema": 0.9, "stages": PLAN},
 }
 
 
@@ -78,7 +79,7 @@ def parts_of(name: str, world: World, **changes: Any) -> RunParts:
     kind = name.split()[0]
     values = {"steps": 6, "batch_size": B, "seq_len": T, "eval_every": 3, "checkpoint_every": 2}
     config = recipe(**(values | RECIPES[name] | {"distributed": kind} | changes))
-    arch = ON_THE_SPHERE if name in ("fsdp unit weights", "fsdp all of these") else ARCH
+    arch = ON_THE_SPHERE if name.endswith(("unit weights", "all of these")) else ARCH
     model = build(resolve(decode(Document(arch), ArchSpec)), seed=0)
     return RunParts(
         model=model,

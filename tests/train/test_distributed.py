@@ -105,7 +105,9 @@ def test_two_processes_have_the_curve_of_one(trained: Path, name: str) -> None:
         assert records[0]["samples"] == records[1]["samples"]
 
 
-@pytest.mark.parametrize("name", ["ddp watched", "fsdp watched", "fsdp all of these"])
+@pytest.mark.parametrize(
+    "name", ["ddp watched", "fsdp watched", "ddp all of these", "fsdp all of these"]
+)
 def test_what_is_watched_is_that_of_all_processes(trained: Path, name: str) -> None:
     found, expected = (
         [e.values for e in RunFolder.open(trained / side / name.replace(" ", "-")).read_events()
@@ -120,7 +122,7 @@ def test_what_is_watched_is_that_of_all_processes(trained: Path, name: str) -> N
             assert two["parts"][part] == pytest.approx(values, rel=1e-3), part
 
 
-@pytest.mark.parametrize("name", ["fsdp stages", "fsdp all of these"])
+@pytest.mark.parametrize("name", ["fsdp stages", "ddp all of these", "fsdp all of these"])
 def test_stages_of_several_processes_are_those_of_one(trained: Path, name: str) -> None:
     two, one = (
         RunFolder.open(trained / side / name.replace(" ", "-")).read_record()
