@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def test_the_first_shapes_are_compiled_and_later_ones_are_not() -> None:
     assert "more than 8 shapes; the first 8 are compiled" in warning
     # Resumed, the same ones are compiled, whatever comes first, and nothing is told again.
     resumed = Compiling(Loss(), "on", compiler=fake)
-    resumed.resume([], chosen.shapes)
+    resumed.shapes = list(chosen.shapes)
     for b, t in [(3, 3), (3, 4), *shapes]:
         resumed(of_shape(b, t))
     assert (fake.calls, resumed.warnings) == (4 * MOST_SHAPES, [])
@@ -400,12 +400,11 @@ def test_a_compiled_run_of_many_shapes_resumes_to_the_same_bits(tmp_path: Path) 
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`auto` compiles however short the run is, and with nothing from a cache."""
-    import torch._inductor.config as inductor
-
     in_place_of_torch(compile_loss, monkeypatch)
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    with torch.compiler.config.patch(force_disable_caches=True):
+        yield
 
 
 @pytest.mark.slow
@@ -426,15 +425,13 @@ def test_auto_measures_a_whole_run_with_the_real_compiler(tmp_path: Path, at_onc
 
 
 @pytest.mark.slow
-def test_auto_goes_on_where_the_real_compiler_finds_no_cxx(
-    tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_goes_on_where_the_real_compiler_finds_no_cxx(tmp_path: Path, at_once: None) -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     plain, folder = new_folder(tmp_path / "plain"), new_folder(tmp_path / "run")
     train_run(parts(recipe(steps=20)), plain)
-    record = train_run(parts(recipe(steps=20, compile="auto")), folder)
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        record = train_run(parts(recipe(steps=20, compile="auto")), folder)
     (warning,) = events(folder, "warning")
     assert "compiling failed" in warning["message"]
     assert record["compile"]["chosen"] == "eager"

@@ -118,10 +118,8 @@ class Compiling:
         )
         return True
 
-    def resume(self, told: Sequence[Mapping[str, Any]], shapes: Sequence[str] = ()) -> None:
-        """Goes on with the shapes that the run had compiled before it was interrupted; ``auto``
-        also takes the choice that it made, if it did."""
-        self.shapes = list(shapes)
+    def resume(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """``auto``: takes the choice that this run made before it was interrupted, if it did."""
         if self._mode == "auto" and told:
             self._decide({name: told[-1][name] for name in told[-1] if name != "message"})
 

@@ -91,6 +91,8 @@ def restore(folder: Path, state: TrainState, warn: Warn, *, lenient: bool = Fals
     state.progress = Progress(**document["progress"])
     if state.scaler is not None:
         state.scaler = LossScaler(state.progress)
+    if state.compiling is not None:
+        state.compiling.shapes = list(state.progress.compiled_shapes)
 
 
 @torch.no_grad()

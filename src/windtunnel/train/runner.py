@@ -187,8 +187,6 @@ class _Session:
         if self.parts.beginning is not None:
             self.saved_step = -1
             self.parts.beginning.restore(self.state, tell)
-            if self.state.compiling is not None:
-                self.state.compiling.resume([], self.state.progress.compiled_shapes)
 
     def _start(self) -> None:
         found: list[str] = []
@@ -226,8 +224,7 @@ class _Session:
         standing = self.folder.read_events()
         self.evaluations = {e.values["step"]: e.values for e in standing if e.kind == "eval"}
         if self.state.compiling is not None:
-            told = [e.values for e in standing if e.kind == "compile"]
-            self.state.compiling.resume(told, self.state.progress.compiled_shapes)
+            self.state.compiling.resume([e.values for e in standing if e.kind == "compile"])
 
     def _log_step(self, info: StepInfo) -> None:
         self._log_notes()
