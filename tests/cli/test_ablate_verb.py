@@ -73,6 +73,41 @@ def test_a_grid_then_other_designs_on_the_same_runs(windtunnel: Command, workpla
     assert "holds another study" in taken.err
 
 
+TINY = ("data={source: ./corpus.txt, tokenizer: bytes}", "train.steps=1000", "train.batch_size=2",
+        "train.seq_len=16", "arch.d_model=32")  # fmt: skip
+EDITS = tuple(word for edit in TINY for word in ("--set", edit))
+
+
+def test_a_familys_grid_is_planned_without_a_file(windtunnel: Command, workplace: Path) -> None:
+    command = ("ablate", "--family", "lstm", "--size", "small", "--seeds", 1, "--out", "c", *EDITS)
+    answer = windtunnel(*command, "--dry-run")
+    assert answer.code == 0, answer.err
+    assert "162 points, 81 left out" in answer.err
+    assert "left out 81: a bidirectional LSTM would see the token" in answer.err
+    assert "  81 runs, " in answer.err
+    assert not (workplace / "c").exists()
+
+
+def test_presets_are_compared_without_files(windtunnel: Command, workplace: Path) -> None:
+    command = (
+        "compare",
+        "--preset-set",
+        "gpt,transformer,rnn,lstm",
+        "--size",
+        "small",
+        "--out",
+        "c",
+    )
+    answer = windtunnel(*command, *EDITS, "--seeds", 2, "--dry-run")
+    assert answer.code == 0, answer.err
+    assert "transformer-small, rnn-small, lstm-small against gpt-small" in answer.err
+    assert "  8 runs, " in answer.err
+    both = windtunnel("compare", "run.yaml", "--preset-set", "gpt,rnn", "--out", "c")
+    assert (both.code, "no FILE beside it" in both.err) == (2, True)
+    wrong = windtunnel("compare", "--preset-set", "gtp,rnn", "--size", "small", "--out", "c")
+    assert (wrong.code, "did you mean 'gpt'" in wrong.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,15 +10,18 @@ import pytest
 from tests.study.test_judge import record
 
 from windtunnel.config import parse_document
-from windtunnel.errors import ConfigError
+from windtunnel.errors import ConfigError, UsageError
 from windtunnel.report.effects import read_ablation
-from windtunnel.study.ablate import ablation, flat_results, plan_ablation
+from windtunnel.study.ablate import Ablating, ablation, flat_results, plan_ablation
 from windtunnel.study.arms import Ground
 from windtunnel.study.compare import judge
+from windtunnel.study.comparison import FixedSeeds
 from windtunnel.study.design import Design, Kind, Source, make_design
 from windtunnel.study.families import family_grid, family_run
 from windtunnel.study.plan import Plan, read_plan
+from windtunnel.study.rounds import Round
 from windtunnel.study.speeds import sparing
+from windtunnel.study.tune import Tuning, parse_knob
 from windtunnel.study.vary import parse_factors
 from windtunnel.train.run_config import LoadedRun, RunConfig
 
@@ -51,7 +54,7 @@ def test_the_plan_has_an_arm_for_each_point(ground: Ground) -> None:
     of = design("grid", f"{ACTIVATION}=[relu, gelu_tanh]", "arch.d_model=[32, 64]")
     plan = plan_ablation(of, seeds=2, budget=10_000, ground=ground)
     assert plan.kind == "ablate"
-    assert plan.question == "ablation, grid: activation (relu, gelu_tanh), d_model (32, 64)"
+    assert plan.question == "ablation, grid: activation (2 levels), d_model (2 levels)"
     assert [arm.name for arm in plan.arms] == [run.name for run in of.runs]
     assert len(plan.runs) == 8
     assert {arm.tokens for arm in plan.arms} == {79 * 4 * 32}
@@ -180,3 +183,34 @@ def test_speeds_between_are_read_off_by_flops(load: Load) -> None:
     assert found == sorted(found, reverse=True)
     for width, speed in zip(widths, found, strict=True):
         assert speed == pytest.approx(1e6 / width**2, rel=0.15)
+
+
+def test_points_are_tuned_before_they_are_compared(ground: Ground) -> None:
+    of = design("one", f"{ACTIVATION}=[relu]")
+    inquiry = Ablating(
+        of, match="tokens", budget=10_000, ground=ground, confirmation=FixedSeeds((0, 1, 2)),
+        tuning=Tuning((parse_knob("train.lr=[1e-3, 2e-3, 4e-3]"),), extensions=0),
+    )  # fmt: skip
+    past: list[Round] = []
+    while (plan := inquiry.next(past, lambda digest: None)) is not None:
+        records = {}
+        for run in plan.runs:
+            rate = run.config["train"]["lr"]
+            relu = run.config["arch"]["layers"][0]["mlp"]["activation"] == "relu"
+            loss = 3 - 0.1 * relu + abs(math.log(rate / (2e-3))) + 1e-3 * (run.seed % 3) * relu
+            records[run.key] = record(loss + 1e-3 * (run.seed % 3) ** 2)
+        past.append(Round(plan, records))
+    assert [r.plan.kind for r in past] == ["match", "tune", "compare"]
+    assert {arm.config["train"]["lr"] for arm in past[-1].plan.arms} == {2e-3}
+    result = inquiry.result(past)
+    (effect,) = result["ablation"]["effects"]
+    assert effect["delta"]["mean"] == pytest.approx(-0.1 + 1e-3)
+    assert effect["verdict"] == "better"
+    assert set(result["tuning"]) == {"gpt2", "activation=relu"}
+
+
+def test_what_is_tuned_is_not_varied(ground: Ground) -> None:
+    of = design("one", "train.lr=[2e-3]")
+    with pytest.raises(UsageError, match="is varied too"):
+        Ablating(of, match="tokens", budget=None, ground=ground, confirmation=FixedSeeds((0,)),
+                 tuning=Tuning((parse_knob("train.lr"),)))  # fmt: skip

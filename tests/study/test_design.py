@@ -10,7 +10,7 @@ from windtunnel.errors import ConfigError, UsageError
 from windtunnel.study.design import Design, Kind, Source, make_design
 from windtunnel.study.families import FAMILIES, SIZES, family_grid, family_run, preset_set
 from windtunnel.study.vary import parse_factors
-from windtunnel.train.run_config import load_run_document
+from windtunnel.train.run_config import objective_config
 
 ACTIVATION = "arch.layers[*].mlp.activation"
 HEADS = "arch.layers[*].mixer.num_heads"
@@ -201,8 +201,8 @@ def test_a_grid_varies_all_that_a_familys_word_means() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_recipe_of_the_families(size: str) -> None:
-    for document in preset_set(FAMILIES, size):
-        train = load_run_document(document).config.train
+    for run in preset_set(FAMILIES, size):
+        train = run.config.train
         assert (train.lr, train.weight_decay, train.clip) == (3e-4, 0.01, 1.0)
         assert (train.schedule.type, train.schedule.warmup) == ("flat", 1000)
         assert (train.seq_len, train.batch_size) == SIZES[size]
@@ -218,3 +218,12 @@ def test_unknown_families_and_sizes() -> None:
         family_run("gpt", "smal")
     with pytest.raises(UsageError, match="twice"):
         preset_set(["gpt", "gpt"], "small")
+
+
+def test_an_encoder_decoder_among_decoders_makes_all_count_what_it_writes() -> None:
+    runs = preset_set(["gpt", "transformer", "lstm"], "small", ["data.tokenizer=bytes"])
+    objectives = [objective_config(run.config) for run in runs]
+    assert [o.type for o in objectives] == ["next_token", "seq2seq", "next_token"]
+    assert [getattr(o, "source", None) for o in objectives] == [0.5, 0.5, 0.5]
+    plain = preset_set(["gpt", "lstm"], "small")
+    assert all(run.config.train.objective.type == "auto" for run in plain)

@@ -56,6 +56,11 @@ def ablate(
         float | None,
         typer.Option("--budget", min=0, help="How much of it, for one run [the reference's own]."),
     ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option("--tune", metavar="PATH[=LIST]",
+                     help="Tune this for every point first, such as train.lr; may be repeated."),
+    ] = None,
     edits: Edits = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
@@ -82,7 +87,7 @@ def ablate(
         file=file, family=family, size=size, vary=tuple(vary or ()), design=chosen,
         skip_invalid=skip_invalid, edits=tuple(edits or ()), seeds=seeds, match=match,
         budget=budget, out=out, runs=runs_folder(runs), workers=workers, dry_run=dry_run,
-        flat_json=flat_json, engine=engine,
+        flat_json=flat_json, engine=engine, tune=tuple(tune or ()),
     )  # fmt: skip
     result = ablate_verb(request)
     if as_json:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from windtunnel.cli.comparing import plan_lines, told
-from windtunnel.cli.conducting import follower
+from windtunnel.cli.conducting import conduct_verb, follower, round_lines
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
@@ -18,9 +18,10 @@ from windtunnel.errors import UsageError
 from windtunnel.report.progress import open_progress
 from windtunnel.report.units import count_text
 from windtunnel.runs import RunStore, write_atomic
-from windtunnel.study.ablate import ablation, flat_results, plan_ablation
+from windtunnel.study.ablate import Ablating, ablation, flat_results, plan_ablation
 from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
+from windtunnel.study.comparison import FixedSeeds
 from windtunnel.study.conduct import conduct, finished_keys
 from windtunnel.study.design import Design, Kind, Source, make_design
 from windtunnel.study.engines import Engine, open_engine
@@ -30,6 +31,7 @@ from windtunnel.study.ground import local_ground
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import check_question, estimate
 from windtunnel.study.speeds import sparing
+from windtunnel.study.tune import Tuning, parse_knob
 from windtunnel.study.vary import Factor, parse_factors
 
 MOST_ARMS_TOLD = 12
@@ -56,6 +58,7 @@ class Request:
     dry_run: bool
     flat_json: Path | None
     engine: str = "local"
+    tune: tuple[str, ...] = ()
 
 
 def ablate_verb(request: Request) -> dict[str, Any]:
@@ -64,6 +67,7 @@ def ablate_verb(request: Request) -> dict[str, Any]:
         raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
     check_question(2, seeds=request.seeds, budget=request.budget)
     check_writable(request.flat_json)
+    tuning = Tuning(tuple(map(parse_knob, request.tune))) if request.tune else None
     source, factors = what_varies(request)
     design = make_design(
         source, factors, kind_of(request.design), skip_invalid=request.skip_invalid
@@ -71,6 +75,8 @@ def ablate_verb(request: Request) -> dict[str, Any]:
     for data in {run.config.data for run in design.runs}:
         prepare_with_progress(data)
     with open_engine(request.engine) as engine:
+        if tuning is not None:
+            return _in_rounds(request, design, tuning, engine)
         return _at_once(request, design, engine)
 
 
@@ -111,6 +117,34 @@ def _at_once(request: Request, design: Design, engine: Engine) -> dict[str, Any]
     found = ablation(design, conducted.verdicts)
     folder.write_results({**conducted.to_dict(), "ablation": found})
     return _reported(request, flat_results(design, conducted.verdicts))
+
+
+def _in_rounds(request: Request, design: Design, tuning: Tuning, engine: Engine) -> dict[str, Any]:
+    """An ablation whose every point is tuned first."""
+    match: Any = request.match
+    inquiry = Ablating(
+        design,
+        match=match,
+        budget=request.budget,
+        ground=_ground(request.match),
+        confirmation=FixedSeeds(tuple(range(request.seeds))),
+        tuning=tuning,
+    )
+    if request.dry_run:
+        matched = inquiry.next([], StudyFolder(request.out).recall_round)
+        assert matched is not None, "matching comes first"
+        for line in [*round_lines(matched), *inquiry.outlook(matched)]:
+            note(line)
+        return matched.to_dict()
+    answer = conduct_verb(
+        inquiry,
+        request.out,
+        runs=request.runs,
+        workers=request.workers,
+        engine=engine,
+        outlook=inquiry.outlook,
+    )
+    return _reported(request, flat_results(design, inquiry.verdicts(answer.rounds)))
 
 
 def _reported(request: Request, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -170,8 +204,12 @@ def ablation_lines(design: Design, plan: Plan, expected: Estimate) -> list[str]:
     total = len(design.points) + len(design.skipped)
     left_out = f", {len(design.skipped)} left out" if design.skipped else ""
     head.insert(1, f"  {total} points{left_out}; the reference is {plan.arms[0].name}")
+    head[1:1] = [
+        f"  {factor.name}: {', '.join(level.label for level in factor.levels)}"
+        for factor in design.factors
+    ]
     for reason, count in Counter(skipped.reason for skipped in design.skipped).most_common():
-        head.insert(2, f"  left out {count}: {reason}")
+        head.insert(2 + len(design.factors), f"  left out {count}: {reason}")
     if len(arms) > MOST_ARMS_TOLD:
         params = [arm.params for arm in plan.arms]
         tokens = sorted({arm.tokens for arm in plan.arms})
@@ -192,6 +230,7 @@ def _command(request: Request) -> str:
     parts += [f"--set '{edit}'" for edit in request.edits]
     parts += ["--skip-invalid"] if request.skip_invalid else []
     parts += [f"--seeds {request.seeds}", f"--match {request.match}"]
+    parts += [f"--tune '{knob}'" for knob in request.tune]
     if request.budget is not None:
         parts.append(f"--budget {request.budget:g}")
     return " ".join(part for part in [*parts, f"--out {request.out}"] if part)

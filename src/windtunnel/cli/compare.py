@@ -16,10 +16,23 @@ StudyDir = Annotated[
 
 
 def compare(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Run files; the first is the reference.")
-    ],
     out: StudyDir,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE...", help="Run files; the first is the reference."),
+    ] = None,
+    presets: Annotated[
+        str,
+        typer.Option(
+            "--preset-set",
+            metavar="NAMES",
+            help="Instead of files: presets of one size, "
+            "such as gpt,transformer,rnn,lstm, with one recipe.",
+        ),
+    ] = "",
+    size: Annotated[
+        str, typer.Option("--size", help="Of the presets: small, default or large.")
+    ] = "default",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, …")] = 3,
     match: Annotated[
         str,
@@ -51,9 +64,10 @@ def compare(
     from windtunnel.cli.comparing import Request, compare_verb, print_verdicts
 
     request = Request(
-        files=tuple(files), edits=tuple(edits or ()), seeds=seeds, match=match, budget=budget,
+        files=tuple(files or ()), edits=tuple(edits or ()), seeds=seeds, match=match, budget=budget,
         out=out, runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
         tune=tuple(tune or ()),
+        preset_set=tuple(name.strip() for name in presets.split(",") if name.strip()), size=size,
     )  # fmt: skip
     result = compare_verb(request)
     if as_json:

@@ -26,6 +26,7 @@ from windtunnel.study.budget import Match
 from windtunnel.study.comparison import Comparing, FixedSeeds
 from windtunnel.study.conduct import conduct, finished_keys
 from windtunnel.study.engines import Engine, open_engine
+from windtunnel.study.families import preset_set
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
 from windtunnel.study.plan import Estimate, Plan
@@ -48,6 +49,8 @@ class Request:
     workers: int | None
     dry_run: bool
     engine: str = "local"
+    preset_set: tuple[str, ...] = ()
+    size: str = "default"
     tune: tuple[str, ...] = ()
 
 
@@ -55,9 +58,15 @@ def compare_verb(request: Request) -> dict[str, Any]:
     """Does all of it; the verdicts as plain JSON (the plan, for a dry run)."""
     if request.match not in get_args(Match):
         raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
-    check_question(len(request.files), seeds=request.seeds, budget=request.budget)
+    if request.files and request.preset_set:
+        raise UsageError("--preset-set brings its own runs: no FILE beside it")
+    named = len(request.files) or len(request.preset_set)
+    check_question(named, seeds=request.seeds, budget=request.budget)
     tuning = Tuning(tuple(map(parse_knob, request.tune))) if request.tune else None
-    loaded = load_all(request.files, request.edits)
+    if request.preset_set:
+        loaded = preset_set(request.preset_set, request.size, request.edits)
+    else:
+        loaded = load_all(request.files, request.edits)
     for data in {run.config.data for run in loaded}:
         prepare_with_progress(data)
     with open_engine(request.engine) as engine:
@@ -189,6 +198,8 @@ def plan_lines(plan: Plan, expected: Estimate) -> list[str]:
 
 def _command(request: Request) -> str:
     parts = ["windtunnel compare", *map(str, request.files)]
+    if request.preset_set:
+        parts.append(f"--preset-set {','.join(request.preset_set)} --size {request.size}")
     parts += [f"--set {edit}" for edit in request.edits]
     parts += [f"--seeds {request.seeds}", f"--match {request.match}"]
     parts += [f"--tune '{knob}'" for knob in request.tune]

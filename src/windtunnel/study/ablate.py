@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from windtunnel.config import digest
-from windtunnel.errors import ConfigError, Problem
+from windtunnel.config import canonical_json, digest, format_path
+from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
 from windtunnel.study.compare import ArmVerdict, Verdicts
+from windtunnel.study.comparison import COMPARED, Comparing, Confirmation
 from windtunnel.study.contrasts import effect_pairs
 from windtunnel.study.design import Design, Point
 from windtunnel.study.effects import (
@@ -24,6 +25,8 @@ from windtunnel.study.effects import (
 )
 from windtunnel.study.plan import Plan
 from windtunnel.study.planning import plan_compare
+from windtunnel.study.rounds import Recall, Round
+from windtunnel.study.tune import Tuning
 
 _WORDS = {
     "one": "one change at a time",
@@ -50,38 +53,86 @@ def plan_ablation(
         UsageError, StudyError: as plan_compare.
     """
 
-    def asked(of_arms: str) -> str:
-        factors = [(f.name, [level.label for level in f.levels]) for f in design.factors]
-        return digest({"kind": "ablate", "of": of_arms, "design": design.kind, "factors": factors})
-
     plan = plan_compare(
         design.runs,
         seeds=seeds,
         match=match,
         budget=budget,
         ground=ground,
-        recall=lambda of_arms: recall(asked(of_arms)),
+        recall=lambda of_arms: recall(_asked(design, of_arms)),
     )
     if plan.kind == "ablate":
         return plan
     _check_matched(design, plan)
-    return replace(plan, kind="ablate", question=question(design), digest=asked(plan.digest))
+    return replace(
+        plan, kind="ablate", question=question(design), digest=_asked(design, plan.digest)
+    )
+
+
+def _asked(design: Design, of_arms: str) -> str:
+    """The digest of the question, given that of its arms."""
+    factors = [(f.name, [level.label for level in f.levels]) for f in design.factors]
+    return digest({"kind": "ablate", "of": of_arms, "design": design.kind, "factors": factors})
+
+
+class Ablating:
+    """The inquiry of ``ablate`` where every point is tuned first: that of ``compare`` over the
+    points of a design, with their effects in its result.
+
+    Raises:
+        UsageError: what is tuned is varied too.
+    """
+
+    kind = "ablate"
+
+    def __init__(
+        self,
+        design: Design,
+        *,
+        match: Match,
+        budget: float | None,
+        ground: Ground,
+        confirmation: Confirmation,
+        tuning: Tuning,
+    ) -> None:
+        varied = {format_path(path) for factor in design.factors for path in factor.paths}
+        for path in tuning.paths:
+            if path in varied:
+                raise UsageError(f"--tune {path}: is varied too; tuning would undo that")
+        self._design, self._confirmation = design, confirmation
+        self._comparing = Comparing(
+            design.runs, match=match, budget=budget, ground=ground, confirmation=confirmation,
+            tuning=tuning,
+        )  # fmt: skip
+        self.question = question(design)
+        self.digest = _asked(design, self._comparing.digest)
+        self.outlook = self._comparing.outlook
+
+    def next(self, past: Sequence[Round], recall: Recall) -> Plan | None:
+        plan = self._comparing.next(past, recall)
+        if not past and plan is not None:
+            _check_matched(self._design, plan)
+        return plan
+
+    def verdicts(self, past: Sequence[Round]) -> Verdicts:
+        """Of every point against the reference, after all rounds."""
+        return self._confirmation.judge([r for r in past if r.plan.kind == COMPARED])
+
+    def result(self, past: Sequence[Round]) -> dict[str, Any]:
+        found = ablation(self._design, self.verdicts(past))
+        return {**self._comparing.result(past), "ablation": found}
 
 
 def question(design: Design) -> str:
     """The study in a line."""
-    varied = ", ".join(
-        f"{factor.name} ({', '.join(level.label for level in factor.levels)})"
-        for factor in design.factors
-    )
+    varied = ", ".join(f"{f.name} ({len(f.levels)} levels)" for f in design.factors)
     return f"ablation, {_WORDS[design.kind]}: {varied}"
 
 
 def _check_matched(design: Design, plan: Plan) -> None:
     """Raises ConfigError for a level that gives the same runs as the one it is held against."""
-    first = plan.seeds[0]
-    keys = [run.key for run in plan.runs if run.seed == first]
-    key_of = dict(zip(design.points, keys, strict=True))
+    trained = [(arm.arch_digest, canonical_json({**arm.config, "arch": None})) for arm in plan.arms]
+    key_of = dict(zip(design.points, trained, strict=True))
     problems = []
     for name, pairs in effect_pairs(design):
         if all(key_of[one] == key_of[other] for one, other in pairs):

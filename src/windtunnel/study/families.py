@@ -15,6 +15,8 @@ from windtunnel.arch.presets import preset_names
 from windtunnel.config import Document, parse_document, parse_path, suggestion
 from windtunnel.errors import UsageError
 from windtunnel.study.vary import Factor, Level, parse_factors
+from windtunnel.train.objectives.config import NextTokenConfig, Seq2SeqConfig
+from windtunnel.train.run_config import LoadedRun, load_run_document, objective_config
 
 SIZES: Mapping[str, tuple[int, int]] = {
     "small": (256, 16),
@@ -101,12 +103,27 @@ def _bidirectional() -> Factor:
     return Factor("bidirectional", (path,), (off, on), "bidirectional=[false, true]")
 
 
-def preset_set(names: Sequence[str], size: str) -> list[Document]:
+def preset_set(names: Sequence[str], size: str, edits: Sequence[str] = ()) -> list[LoadedRun]:
     """The runs of several families, for a comparison without files.
 
+    Where an encoder-decoder is among decoders on a text, all count what it writes: the second half
+    of each row.
+
     Raises:
+        ConfigError: an edit does not fit; every mistake at once.
         UsageError: a name that is unknown or there twice.
     """
     if len(set(names)) < len(names):
         raise UsageError(f"--preset-set names one twice: {', '.join(names)}")
-    return [family_run(name, size) for name in names]
+    documents = [family_run(name, size) for name in names]
+    runs = [load_run_document(document, edits) for document in documents]
+    written = [objective_config(run.config) for run in runs]
+    halves = {one.source for one in written if isinstance(one, Seq2SeqConfig)}
+    if len(halves) != 1 or any(run.config.data.kind != "text" for run in runs):
+        return runs
+    (source,) = halves
+    second = f"train.objective={{type: next_token, source: {source}}}"
+    return [
+        load_run_document(document, [*edits, second]) if one == NextTokenConfig() else run
+        for document, run, one in zip(documents, runs, written, strict=True)
+    ]

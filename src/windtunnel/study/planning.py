@@ -239,6 +239,8 @@ def _what_counts(config: RunConfig) -> dict[str, Any]:
     found = objective.model_dump(mode="json", exclude={"label_smoothing"})
     if config.data.kind == "text":
         found.pop("loss_on", None)
+        if isinstance(objective, Seq2SeqConfig):  # as a decoder of which as much counts
+            found = NextTokenConfig(source=objective.source).model_dump(mode="json")
     elif isinstance(objective, Seq2SeqConfig):  # as a decoder that writes the same truth
         found = NextTokenConfig().model_dump(mode="json")
     return found

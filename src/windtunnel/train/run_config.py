@@ -192,8 +192,11 @@ def counted_vocab_size(config: RunConfig) -> int | None:
 def _packing_misfits(config: RunConfig) -> list[tuple[ConfigPath, str]]:
     """What cannot keep documents apart that share a row."""
     found: list[tuple[ConfigPath, str]] = []
-    if (objective := objective_config(config).type) != "next_token":
-        found.append((("data", "packing"), f"{objective} has one sample, or row, at a time"))
+    objective = objective_config(config)
+    if objective.type != "next_token":
+        found.append((("data", "packing"), f"{objective.type} has one sample, or row, at a time"))
+    elif getattr(objective, "source", 0):
+        found.append((("train", "objective"), "source cuts rows, and data.packing fills them"))
     for index, layer in enumerate(config.arch.layers):
         if layer.depth is not None:
             path = ("arch", "layers", index, "depth")

@@ -26,7 +26,7 @@ from windtunnel.train.objectives import (
     Seq2SeqConfig,
 )
 from windtunnel.train.objectives.classification import Classification
-from windtunnel.train.objectives.make import misfit, objective_of
+from windtunnel.train.objectives.make import data_misfit, misfit, objective_of
 from windtunnel.train.objectives.masked_token import MaskedToken
 from windtunnel.train.objectives.next_token import NextToken
 from windtunnel.train.objectives.seq2seq import Seq2Seq
@@ -162,6 +162,27 @@ def test_seq2seq_reads_the_beginning_and_writes_the_rest() -> None:
     with pytest.raises(DataError, match="cuts each row in two"):
         objective.cut(1)
     assert [Seq2Seq(Seq2SeqConfig(source=s), vocab_size=V).cut(4) for s in (0.01, 0.99)] == [1, 3]
+
+
+@pytest.mark.parametrize("source", [0.25, 0.5])
+def test_a_decoder_counts_what_an_encoder_decoder_writes(source: float) -> None:
+    model, batch = model_of("decoder"), rows()
+    objective = NextToken(NextTokenConfig(source=source), vocab_size=V)
+    loss, count = objective.loss(model, batch, generator())
+    s = round(source * T)
+    logits = model(batch.inputs)[:, s:]
+    expected = F.cross_entropy(
+        logits.flatten(0, 1), batch.targets[:, s:].flatten(), reduction="sum"
+    )
+    torch.testing.assert_close(loss, expected)
+    beside = Seq2Seq(Seq2SeqConfig(source=source), vocab_size=V)
+    prepared = objective.prepare(batch, generator()).targets
+    assert torch.equal(prepared, beside.prepare(batch, generator()).targets)
+    assert count == 6 * (T - s)
+    assert bool((batch.targets != IGNORED).all()), "the batch itself is as it was"
+    plain = NextToken(NextTokenConfig(), vocab_size=V)
+    assert plain.prepare(batch, generator()) is batch
+    assert "source cuts rows" in str(data_misfit(objective.config, "pairs"))
 
 
 def test_pairs_are_learned_whatever_stands_at_their_pads() -> None:

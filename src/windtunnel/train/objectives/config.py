@@ -40,13 +40,16 @@ class NextTokenConfig(ObjectiveConfig):
     """Each token of a text, or of the truth that follows a prompt, from those before it; of a
     synthetic task its answers."""
 
-    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"loss_on"})
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"loss_on", "source"})
     topologies: ClassVar[tuple[str, ...]] = ("decoder",)
     data: ClassVar[tuple[Kind, ...]] = ("text", "pairs", "probe")
 
     type: Literal["next_token"] = "next_token"
     loss_on: Literal["truth", "all"] = "truth"
-    """Pairs: whether the tokens of the prompt count too. A text counts as a whole."""
+    """Pairs: whether the tokens of the prompt count too."""
+    source: float = Field(0.0, ge=0, lt=1)
+    """Of rows of a text: the share at the beginning that is read and does not count, as seq2seq
+    reads its source, so that both can be compared. 0: every token counts."""
 
 
 class MaskedTokenConfig(ObjectiveConfig):

@@ -11,7 +11,12 @@ from windtunnel.arch import Architecture, ArchSpec, build
 from windtunnel.data.config import Kind
 from windtunnel.errors import UsageError
 from windtunnel.train.objectives.classification import Classification
-from windtunnel.train.objectives.config import DiffusionConfig, ObjectiveConfig, chosen
+from windtunnel.train.objectives.config import (
+    DiffusionConfig,
+    NextTokenConfig,
+    ObjectiveConfig,
+    chosen,
+)
 from windtunnel.train.objectives.diffusion import Diffusion, DiffusionModel
 from windtunnel.train.objectives.masked_token import MaskedToken
 from windtunnel.train.objectives.next_token import NextToken
@@ -69,6 +74,8 @@ def build_model(
 
 def data_misfit(config: ObjectiveConfig, data: Kind) -> str | None:
     """Why that kind of data cannot train so, or None where it can."""
+    if isinstance(config, NextTokenConfig) and config.source and data != "text":
+        return "source cuts rows of a text; pairs have their prompts"
     if data in config.data:
         return None
     types = {"text": "files", "pairs": "pairs or parallel", "labels": "labels"} | {

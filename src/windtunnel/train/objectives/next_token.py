@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from windtunnel.data.forms import SampleRows
+from windtunnel.train.batch import IGNORED, TokenBatch
 from windtunnel.train.objectives.config import NextTokenConfig
 from windtunnel.train.objectives.objective import Objective
+from windtunnel.train.objectives.seq2seq import CutRows, cut_at
 
 
 class NextToken(Objective[NextTokenConfig]):
-    """−Σ ln p(token | those before it): each row's targets are its tokens, one to the left."""
+    """−Σ ln p(token | those before it): each row's targets are its tokens, one to the left.
+
+    With ``source`` those of a row's beginning do not count.
+    """
+
+    def prepare(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
+        if not self.config.source or isinstance(batch, SampleRows):
+            return batch
+        targets = batch.targets.clone()
+        targets[:, : cut_at(self.config.source, targets.shape[1])] = IGNORED
+        return CutRows(batch.inputs, targets)
 
     def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         if isinstance(batch, SampleRows):

@@ -16,6 +16,13 @@ from windtunnel.train.objectives.config import Seq2SeqConfig
 from windtunnel.train.objectives.objective import Objective
 
 
+def cut_at(source: float, t: int) -> int:
+    """How many of a row's ``t`` tokens are the source, of which it is that share."""
+    if t < 2:
+        raise DataError(f"seq2seq cuts each row in two, and this one has {t} token")
+    return min(max(1, round(source * t)), t - 1)
+
+
 class Seq2Seq(Objective[Seq2SeqConfig]):
     """−Σ ln p(target token | source, target tokens before it).
 
@@ -26,16 +33,14 @@ class Seq2Seq(Objective[Seq2SeqConfig]):
 
     def cut(self, t: int) -> int:
         """How many of a row's ``t`` tokens are the source."""
-        if t < 2:
-            raise DataError(f"seq2seq cuts each row in two, and this one has {t} token")
-        return min(max(1, round(self.config.source * t)), t - 1)
+        return cut_at(self.config.source, t)
 
     def prepare(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
         if isinstance(batch, Pairs):
             return batch
         targets = batch.targets.clone()
         targets[:, : self.cut(targets.shape[1])] = IGNORED
-        return _Rows(batch.inputs, targets)
+        return CutRows(batch.inputs, targets)
 
     def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         if isinstance(batch, Pairs):
@@ -66,6 +71,8 @@ class Seq2Seq(Objective[Seq2SeqConfig]):
 
 
 @dataclass(frozen=True)
-class _Rows:
+class CutRows:
+    """Rows of a text of which not every target counts."""
+
     inputs: Tensor
     targets: Tensor
