@@ -1,12 +1,13 @@
 """Run configs and a ground without data, so that plans are tested by themselves."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from windtunnel.config import digest, parse_document
 from windtunnel.study.arms import Ground, Settled
+from windtunnel.study.engines import Engine, LocalEngine
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
 
 VOCABULARY = 512
@@ -46,3 +47,32 @@ def ground() -> Ground:
         return [1000 / config.arch.d_model for config in configs]
 
     return Ground(settle_config, speeds)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[object]:
+    """A Ray cluster of one node of three cores, over loopback."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    from tests.study.ray_cluster import cluster
+
+    with cluster(num_cpus=3) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def ray_engine(ray_cluster: object) -> Iterator[Engine]:
+    """Workers on that cluster."""
+    from windtunnel.study.engines.ray_engine import RayEngine
+
+    engine = RayEngine(ray_cluster.address)  # type: ignore[attr-defined]
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Every engine: what the executor promises holds on each."""
+    if request.param == "local":
+        return LocalEngine()
+    found: Engine = request.getfixturevalue("ray_engine")
+    return found

@@ -1,4 +1,7 @@
-"""Workers that die, fail, hang or are stopped, and a study that goes on regardless."""
+"""Workers that die, fail, hang or are stopped, and a study that goes on regardless.
+
+On every engine: local workers, and (slow) tasks of a Ray cluster.
+"""
 
 import os
 import signal
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from windtunnel.runs import RunStore
+from windtunnel.study.engines import Engine
 from windtunnel.study.execute import Job, Outcome, Progress, StudyInterrupted, execute
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -39,11 +43,25 @@ def command(troubles: dict[str, str]) -> Callable[[Job], list[str]]:
     ]
 
 
-def run_all(
+Run = Callable[..., dict[str, Outcome]]
+
+
+@pytest.fixture
+def run_all(engine: Engine) -> Run:
+    """``run_jobs`` on the test's engine."""
+
+    def run(*arguments: object, **options: object) -> dict[str, Outcome]:
+        return run_jobs(*arguments, engine=engine, **options)  # type: ignore[arg-type]
+
+    return run
+
+
+def run_jobs(
     jobs: list[Job],
     tmp_path: Path,
     troubles: dict[str, str] | None = None,
     *,
+    engine: Engine,
     workers: int = 2,
     memory_bytes: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -55,6 +73,7 @@ def run_all(
         command=command(troubles or {}),
         workers=workers,
         log=tmp_path / "log",
+        engine=engine,
         memory_bytes=memory_bytes,
         on_progress=on_progress,
         on_notice=on_notice,
@@ -63,7 +82,9 @@ def run_all(
     )
 
 
-def test_every_run_ends_with_its_record_and_its_threads(store: RunStore, tmp_path: Path) -> None:
+def test_every_run_ends_with_its_record_and_its_threads(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
     jobs = [make_job(store, name) for name in "abc"]
     seen: list[Progress] = []
     outcomes = run_all(jobs, tmp_path, {"c": "diverge"}, on_progress=seen.append)
@@ -75,7 +96,9 @@ def test_every_run_ends_with_its_record_and_its_threads(store: RunStore, tmp_pat
     assert last.seconds_left == 0.0
 
 
-def test_a_killed_worker_is_taken_over_from_its_checkpoint(store: RunStore, tmp_path: Path) -> None:
+def test_a_killed_worker_is_taken_over_from_its_checkpoint(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
     jobs = [make_job(store, "a"), make_job(store, "b")]
     notices: list[str] = []
     outcomes = run_all(jobs, tmp_path, {"a": "kill-once"}, on_notice=notices.append)
@@ -89,7 +112,7 @@ def test_a_killed_worker_is_taken_over_from_its_checkpoint(store: RunStore, tmp_
     ]
 
 
-def test_kill_9_from_outside_is_survived(store: RunStore, tmp_path: Path) -> None:
+def test_kill_9_from_outside_is_survived(run_all: Run, store: RunStore, tmp_path: Path) -> None:
     jobs = [make_job(store, "a")]
     killed: list[int] = []
 
@@ -113,7 +136,7 @@ def test_kill_9_from_outside_is_survived(store: RunStore, tmp_path: Path) -> Non
     ],
 )
 def test_a_run_that_cannot_be_trained_fails_and_the_others_go_on(
-    store: RunStore, tmp_path: Path, trouble: str, attempts: int, reason: str
+    run_all: Run, store: RunStore, tmp_path: Path, trouble: str, attempts: int, reason: str
 ) -> None:
     jobs = [make_job(store, "a"), make_job(store, "b")]
     outcomes = run_all(jobs, tmp_path, {"a": trouble})
@@ -121,19 +144,22 @@ def test_a_run_that_cannot_be_trained_fails_and_the_others_go_on(
     assert outcomes["key-b"].status == "finished"
 
 
-def test_a_command_that_does_not_exist_fails_every_run(store: RunStore, tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_fails_every_run(
+    engine: Engine, store: RunStore, tmp_path: Path
+) -> None:
     outcomes = execute(
         [make_job(store, "a")],
         command=lambda job: [str(tmp_path / "nothing")],
         workers=1,
         log=tmp_path / "log",
+        engine=engine,
         poll_seconds=0.01,
     )
     assert outcomes["key-a"].status == "failed"
     assert "No such file" in outcomes["key-a"].reason
 
 
-def test_finished_runs_are_not_trained_again(store: RunStore, tmp_path: Path) -> None:
+def test_finished_runs_are_not_trained_again(run_all: Run, store: RunStore, tmp_path: Path) -> None:
     jobs = [make_job(store, "a"), make_job(store, "b")]
     run_all(jobs[:1], tmp_path)
     before = (jobs[0].run.path / "events.jsonl").read_bytes()
@@ -143,7 +169,7 @@ def test_finished_runs_are_not_trained_again(store: RunStore, tmp_path: Path) ->
     assert (jobs[0].run.path / "events.jsonl").read_bytes() == before
 
 
-def test_memory_limits_how_many_run_at_once(store: RunStore, tmp_path: Path) -> None:
+def test_memory_limits_how_many_run_at_once(run_all: Run, store: RunStore, tmp_path: Path) -> None:
     jobs = [make_job(store, name, memory_bytes=600) for name in "abc"]
     seen: list[Progress] = []
     run_all(jobs, tmp_path, workers=3, memory_bytes=1000, on_progress=seen.append)
@@ -152,7 +178,7 @@ def test_memory_limits_how_many_run_at_once(store: RunStore, tmp_path: Path) -> 
 
 
 def test_a_signal_stops_every_worker_gently_and_the_study_goes_on_later(
-    store: RunStore, tmp_path: Path
+    run_all: Run, store: RunStore, tmp_path: Path
 ) -> None:
     jobs = [make_job(store, "a"), make_job(store, "b")]
 
@@ -171,7 +197,9 @@ def test_a_signal_stops_every_worker_gently_and_the_study_goes_on_later(
     assert resumed == [[step] if step else [] for step in reached]
 
 
-def test_a_worker_that_does_not_listen_is_killed(store: RunStore, tmp_path: Path) -> None:
+def test_a_worker_that_does_not_listen_is_killed(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
     job = make_job(store, "a")
 
     def stop(progress: Progress) -> None:
@@ -185,7 +213,9 @@ def test_a_worker_that_does_not_listen_is_killed(store: RunStore, tmp_path: Path
     assert job.run.status == "interrupted"
 
 
-def test_an_error_in_the_caller_leaves_no_worker_behind(store: RunStore, tmp_path: Path) -> None:
+def test_an_error_in_the_caller_leaves_no_worker_behind(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
     job = make_job(store, "a")
 
     def fail(progress: Progress) -> None:
@@ -197,7 +227,9 @@ def test_an_error_in_the_caller_leaves_no_worker_behind(store: RunStore, tmp_pat
     assert job.run.status == "interrupted"
 
 
-def test_a_run_of_another_process_is_waited_for(store: RunStore, tmp_path: Path) -> None:
+def test_a_run_of_another_process_is_waited_for(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
     job = make_job(store, "a")
     other = subprocess.Popen(command({"a": "slow"})(job))
     while job.run.status != "running":
@@ -209,7 +241,9 @@ def test_a_run_of_another_process_is_waited_for(store: RunStore, tmp_path: Path)
     assert notices == ["a: another process is training it; waiting for that"]
 
 
-def test_workers_of_a_killed_study_take_places(store: RunStore, tmp_path: Path) -> None:
+def test_workers_of_a_killed_study_take_places(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
     jobs = [make_job(store, name) for name in "abc"]
     others = [subprocess.Popen(command(dict.fromkeys("bc", "slow"))(job)) for job in jobs[1:]]
     while any(job.run.status != "running" for job in jobs[1:]):
@@ -223,7 +257,7 @@ def test_workers_of_a_killed_study_take_places(store: RunStore, tmp_path: Path) 
 
 
 def test_a_worker_that_gives_up_on_its_checkpoints_names_the_way_out(
-    store: RunStore, tmp_path: Path
+    run_all: Run, store: RunStore, tmp_path: Path
 ) -> None:
     job = make_job(store, "a")
     (job.run.checkpoints / "step").write_text("4")
@@ -231,7 +265,9 @@ def test_a_worker_that_gives_up_on_its_checkpoints_names_the_way_out(
     assert f"delete or move {job.run.path} to train it again" in reason.splitlines()[0]
 
 
-def test_a_damaged_record_fails_its_run_alone(store: RunStore, tmp_path: Path) -> None:
+def test_a_damaged_record_fails_its_run_alone(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
     jobs = [make_job(store, "a"), make_job(store, "b")]
     (jobs[0].run.path / "record.json").write_text("{")
     outcomes = run_all(jobs, tmp_path)
@@ -241,7 +277,7 @@ def test_a_damaged_record_fails_its_run_alone(store: RunStore, tmp_path: Path) -
     assert outcomes["key-b"].status == "finished"
 
 
-def test_the_last_attempt_runs_alone(store: RunStore, tmp_path: Path) -> None:
+def test_the_last_attempt_runs_alone(run_all: Run, store: RunStore, tmp_path: Path) -> None:
     jobs = [make_job(store, name) for name in "abcd"]
     alone: list[bool] = []
 
@@ -258,7 +294,9 @@ def test_the_last_attempt_runs_alone(store: RunStore, tmp_path: Path) -> None:
     assert sum(outcome.status == "finished" for outcome in outcomes.values()) == 3
 
 
-def test_memory_that_ran_out_corrects_what_is_expected(store: RunStore, tmp_path: Path) -> None:
+def test_memory_that_ran_out_corrects_what_is_expected(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
     """It is an outcome of that run alone; the next attempt waits for more room."""
     jobs = [make_job(store, name, memory_bytes=100) for name in "abc"]
     notices: list[str] = []

@@ -100,6 +100,12 @@ def _train_first(
     if record is not None:
         note(f"{folder.path}: this run has ended ({record['status']}); nothing to do")
         return record
+    asked = ready.config.train.processes
+    if asked not in (1, world.size):
+        note(
+            f"warning: train.processes: {asked} is what a study starts; here there "
+            f"is {world.size}, since torchrun decides"
+        )
     many = f" with {world.size} processes" if world.size > 1 else ""
     note(f"{'continuing' if begun else 'training'} {ready.name} in {folder.path}{many}")
     with open_progress() as display, tracked(folder, track, display.say) as tell:

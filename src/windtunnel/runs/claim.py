@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,6 +81,20 @@ class Claim:
     def _beat(self) -> None:
         while not self._stopped.wait(_BEAT_SECONDS):
             _touch(self.path, None)
+
+
+def is_claimed_elsewhere(folder: Path, *, lease_seconds: float = LEASE_SECONDS) -> bool:
+    """Whether a process of another machine has shown a sign of life within the lease. Nothing is
+    written, so the age is by this machine's clock."""
+    try:
+        newest = max(_numbers(folder), default=0)
+        path = _path(folder, newest)
+        touched = path.stat().st_mtime
+        host = json.loads(path.read_bytes())["host"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    lives = touched != _LET_GO and time.time() - touched <= lease_seconds
+    return lives and host != socket.gethostname()
 
 
 def _clear(folder: Path, newest: int) -> None:

@@ -10,13 +10,18 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(
+    path: Path, content: str | bytes, *, guard: Callable[[], None] | None = None
+) -> None:
     """Replace ``path`` by ``content``: readers see the old file or the new one, whole.
+
+    Args:
+        guard: asked at the last moment; raises where nothing may be written any more.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; ``path`` is as it was.
@@ -29,6 +34,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if guard is not None:
+            guard()
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

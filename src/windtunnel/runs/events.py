@@ -68,6 +68,10 @@ class EventLog:
             raise RunError(f"{path}: cannot open: {error.strerror}") from error
         self._cut_torn_end()
 
+    def check(self) -> None:
+        """Nothing, while this process may write; else the guard's error."""
+        self._guard()
+
     def append(self, kind: str, **values: Any) -> Event:
         """Append one event, in one write; numbers that are not finite become null."""
         assert not any(name in values for name in RESERVED), "kind and time are the log's own"

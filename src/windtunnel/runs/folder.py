@@ -10,8 +10,9 @@
     run.lock        held by the process that writes the run
     claims/         which process of which machine may write
 
-The status is never stored: a record says how the run ended; without one, a held lock means running,
-a free one means that the run failed (its last event says so) or was interrupted.
+The status is never stored: a record says how the run ended; without one, a held lock (or a living
+claim of another machine) means running, a free one that the run failed (its last event says so) or
+was interrupted.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from windtunnel.errors import RunError, UsageError
+from windtunnel.runs.claim import is_claimed_elsewhere
 from windtunnel.runs.durable import strict_json, sync_folder, write_atomic
 from windtunnel.runs.events import Event, EventLog, read_events, read_last_events
 from windtunnel.runs.lock import RunLock, is_locked
@@ -198,8 +200,13 @@ class RunFolder:
             raise RunError(f"{path}: is damaged: its status is none of {', '.join(FINAL)}")
         return cast("dict[str, Any]", record)
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
+    def write_record(
+        self, record: Mapping[str, Any], *, guard: Callable[[], None] | None = None
+    ) -> None:
         """Write the record, once; it is final.
+
+        Args:
+            guard: see ``write_atomic``.
 
         Raises:
             RunError: there is one already, or the disk is full.
@@ -209,7 +216,7 @@ class RunFolder:
         if path.exists():
             raise RunError(f"{path}: exists already; a record is never rewritten")
         try:
-            write_atomic(path, strict_json(record, indent=2) + "\n")
+            write_atomic(path, strict_json(record, indent=2) + "\n", guard=guard)
         except OSError as error:
             raise RunError(f"{path}: cannot write: {error.strerror}") from error
 
@@ -220,7 +227,7 @@ class RunFolder:
             RunError: a file of the run is damaged.
         """
         # The lock is asked first: a run that ends meanwhile writes its record before it lets go.
-        locked = is_locked(self.path / "run.lock")
+        locked = is_locked(self.path / "run.lock") or is_claimed_elsewhere(self.path / "claims")
         record = self.read_record()
         if record is not None:
             return self._of_record(record)

@@ -41,16 +41,20 @@ class Conducted:
             **self.verdicts.to_dict(),
             "runs": {key: str(run.path.resolve()) for key, run in self.runs.items()},
             "failures": {
-                key: outcome.reason
-                for key, outcome in self.outcomes.items()
-                if outcome.status == "failed"
+                key: self.outcomes[key].reason  # in the order of the plan, not of their ends
+                for key in self.runs
+                if self.outcomes[key].status == "failed"
             },
         }
 
 
 def worker_command(job: Job) -> list[str]:
-    """This package's own worker."""
-    command = [sys.executable, "-m", "windtunnel.study.worker", str(job.run.path)]
+    """This package's own worker; under torchrun where several processes train the run."""
+    launcher = [sys.executable]
+    if job.processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += [f"--nproc-per-node={job.processes}"]
+    command = [*launcher, "-m", "windtunnel.study.worker", str(job.run.path)]
     if job.until is not None:
         command += ["--until", str(job.until)]
     if job.limit_bytes is not None:
@@ -222,8 +226,18 @@ def _job(plan: Plan, key: str, run: RunFolder) -> Job:
         # Measured where it was: a recurrence takes longer for the same FLOPs.
         work_per_step=1 / arm.steps_per_second if arm.steps_per_second else arm.flops / arm.steps,
         threads=train["threads"],
-        memory_bytes=arm.memory_bytes,
+        processes=arm.processes,
+        gpus=arm.processes if _on_gpu(train["device"]) else 0,
+        memory_bytes=arm.memory_bytes * arm.processes,
     )
+
+
+def _on_gpu(device: str) -> bool:
+    if device == "auto":
+        from windtunnel.train.loop import resolve_device  # brings torch
+
+        return resolve_device(device).type == "cuda"
+    return device.startswith("cuda")
 
 
 def _record(run: RunFolder, outcome: Outcome, until: int | None = None) -> Mapping[str, Any]:

@@ -41,6 +41,11 @@ class Arm:
     """What matching changed in the file's config, in words."""
 
     @property
+    def processes(self) -> int:
+        """That train one run together."""
+        return int(self.config["train"].get("processes", 1))
+
+    @property
     def flops(self) -> float:
         """Of one run's training."""
         return self.flops_per_token * self.tokens

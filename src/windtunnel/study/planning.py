@@ -336,10 +336,11 @@ def estimate(
         raise UsageError(f"--workers must be at least 1, not {workers}")
     left = [plan.arm(plan.run(key).arm) for key in plan.keys if key not in finished]
     threads = max(int(arm.config["train"]["threads"]) for arm in plan.arms)
-    largest = max(arm.memory_bytes for arm in left or plan.arms)
+    largest = max(arm.memory_bytes * arm.processes for arm in left or plan.arms)
+    busy = max(int(arm.config["train"]["threads"]) * arm.processes for arm in plan.arms)
     if workers is None:
         room = cores if memory_bytes is None else memory_bytes // largest
-        workers = min(cores // threads, room)
+        workers = min(cores // busy, room)
     workers = max(1, min(workers, len(left)))
     seconds = [arm.run_seconds for arm in left]
     known = [s for s in seconds if s is not None]

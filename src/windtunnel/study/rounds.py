@@ -85,9 +85,9 @@ class Answer:
             ],
             "runs": {key: str(run.path.resolve()) for key, run in self.runs.items()},
             "failures": {
-                key: outcome.reason
-                for key, outcome in self.outcomes.items()
-                if outcome.status == "failed"
+                key: self.outcomes[key].reason  # in the order of the plans, not of their ends
+                for key in self.runs
+                if self.outcomes[key].status == "failed"
             },
         }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from windtunnel.train.interrupts import REQUEUE_EXIT
 
+_TORCHRUN = "torch/distributed/elastic/"
 _TAIL_LINES = 12
 _TAIL_BYTES = 8192
 
@@ -49,8 +50,9 @@ def how_it_ended(code: int) -> str:
 
 
 def last_words(path: Path) -> str:
-    """The last lines of what a worker wrote."""
+    """The last lines of what a worker wrote; torchrun's own report of its end is left out."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return "\n".join(lines[-_TAIL_LINES:])
+    reports = (i for i, line in enumerate(lines) if _TORCHRUN in line)
+    return "\n".join(lines[: next(reports, None)][-_TAIL_LINES:])

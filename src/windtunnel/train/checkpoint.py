@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def save_checkpoint(
     keep: int,
     keep_every: int | None = None,
     validation_loss: float | None = None,
+    guard: Callable[[], None] | None = None,
 ) -> Path:
     """Write a checkpoint of the present state, then delete those not to be kept.
 
@@ -96,6 +97,8 @@ def save_checkpoint(
             is kept besides.
         keep_every: those of steps that are multiples of it are kept for good.
         validation_loss: in nats a token, where it was measured at this very step.
+        guard: asked before the checkpoint gets its name; raises where another process has taken
+            the run over meanwhile.
 
     Raises:
         RunError: it cannot be written (a full disk, say); the ones before are as they were.
@@ -112,7 +115,12 @@ def save_checkpoint(
         with result_weights(state):
             _write(draft, state, validation_loss)
         if world.first:
+            if guard is not None:
+                guard()
             _replace(draft, final)
+    except RunError:  # the guard's
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     except OSError as error:
         if world.first:
             shutil.rmtree(draft, ignore_errors=True)

@@ -51,6 +51,7 @@ class TrainConfig(Config):
             "activation_checkpointing",
             "loss_chunk",
             "distributed",
+            "processes",
             "stages",
             "compile",
             "scores",
@@ -133,6 +134,8 @@ class TrainConfig(Config):
     run's first steps says that it pays back."""
     distributed: Literal["ddp", "fsdp"] | None = None
     """Several processes under torchrun: each holds the whole model (ddp) or a part of it (fsdp)."""
+    processes: Count = 1
+    """So many processes train a run of a study together, under torchrun; needs `distributed`."""
     device: Annotated[str, AfterValidator(_device)] = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:N or mps."""
     threads: int | None = Field(default=None, gt=0)
@@ -140,6 +143,11 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.processes > 1 and self.distributed is None:
+            raise ValueError(
+                f"processes: {self.processes} need `distributed`, which says how they share the "
+                "run: ddp or fsdp"
+            )
         if self.scores and self.distributed is not None:
             raise ValueError("scores are written by one process alone; leave out `distributed`")
         if self.precision == "float16" and self.loss_chunk is not None:

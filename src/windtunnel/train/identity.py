@@ -19,6 +19,7 @@ WITHOUT_EFFECT = frozenset(
         "device",
         "watch_every",
         "distributed",
+        "processes",
         "scores",
         "score_samples",
     }

@@ -311,7 +311,6 @@ class _Session:
             return
         now, _ = peak_memory(self.state.device)
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, now)
-        evaluated = self.evaluations.get(progress.step, {})
         if self.log is not None:
             self.log.sync()  # a checkpoint never knows more than the events before it
         path = save_checkpoint(
@@ -319,7 +318,8 @@ class _Session:
             self.state,
             keep=self.parts.train.keep_checkpoints,
             keep_every=self.parts.train.keep_every,
-            validation_loss=finite(evaluated.get("loss")),
+            validation_loss=finite(self.evaluations.get(progress.step, {}).get("loss")),
+            guard=None if self.log is None else self.log.check,
         )
         self.saved_step = progress.step
         self.log_event("checkpoint", step=progress.step, folder=path.name)
@@ -350,7 +350,7 @@ class _Session:
         record = self._record(status)
         if self.log is not None:
             self.log.sync()
-            self.folder.write_record(record)
+            self.folder.write_record(record, guard=self.log.check)
         self.parts.world.wait()
         written = self.folder.read_record()
         assert written is not None

@@ -1,0 +1,61 @@
+"""A small Ray cluster on the loopback address, once for all tests of a process.
+
+Ray's own start-up gives its agents fifteen seconds to name their ports, which a loaded machine
+exceeds; so the ports are chosen here. The whole start must be over after thirty seconds; where the
+machine was too busy for that, it is tried again.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback alone
+os.environ["RAY_agent_register_timeout_ms"] = "120000"  # noqa: SIM112
+ATTEMPTS = 3
+AGENTS = (
+    "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)  # fmt: skip
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for found in sockets:
+            found.bind(("127.0.0.1", 0))
+        return [found.getsockname()[1] for found in sockets]
+
+
+def node_of(**resources: Any) -> dict[str, Any]:
+    """The arguments of a node with these resources."""
+    return {
+        **dict(zip(AGENTS, free_ports(len(AGENTS)), strict=True)),
+        "node_ip_address": "127.0.0.1",
+        "include_dashboard": False,
+        "include_log_monitor": False,
+        "no_monitor": True,
+        "object_store_memory": 80 * 2**20,
+        **resources,
+    }
+
+
+@contextmanager
+def cluster(**resources: Any) -> Iterator[Any]:
+    """A cluster of one node with these resources; this process is not connected to it."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster()
+    for attempt in range(ATTEMPTS):
+        try:
+            found.add_node(**node_of(**resources))
+            break
+        except Exception:  # Ray's own, for a start that took over thirty seconds
+            if attempt + 1 == ATTEMPTS:
+                raise
+    try:
+        yield found
+    finally:
+        found.shutdown()
