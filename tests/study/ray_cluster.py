@@ -1,12 +1,13 @@
 """A small Ray cluster on the loopback address, once for all tests of a process.
 
 Ray's own start-up gives its agents fifteen seconds to name their ports, which a loaded machine
-exceeds; so the ports are chosen here. The whole start must be over after thirty seconds; where the
-machine was too busy for that, it is tried again.
+exceeds; so the ports are chosen here. Then it gives a node thirty seconds to be known; here it is
+given more.
 """
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback alone
 os.environ["RAY_agent_register_timeout_ms"] = "120000"  # noqa: SIM112
-ATTEMPTS = 3
+PATIENCE_SECONDS = 240.0
 AGENTS = (
     "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
     "runtime_env_agent_port",
@@ -48,14 +49,33 @@ def cluster(**resources: Any) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     found = Cluster()
-    for attempt in range(ATTEMPTS):
+    with patience():
+        found.add_node(**node_of(**resources))
         try:
-            found.add_node(**node_of(**resources))
-            break
-        except Exception:  # Ray's own, for a start that took over thirty seconds
-            if attempt + 1 == ATTEMPTS:
-                raise
+            yield found
+        finally:
+            found.shutdown()
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """While it lasts, a node that starts is waited for."""
+    from ray._private import services
+
+    known = services.get_node
+
+    def waited_for(*arguments: Any, **options: Any) -> Any:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return known(*arguments, **options)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = waited_for
     try:
-        yield found
+        yield
     finally:
-        found.shutdown()
+        services.get_node = known

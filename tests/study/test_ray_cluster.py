@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes, as processes of one machine: one is lost; a study is killed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from windtunnel.study.execute import Job, Progress, execute
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = pytest.mark.slow
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 FAKE = Path(__file__).with_name("fake_worker.py")
 
 
@@ -37,8 +39,8 @@ def test_the_runs_of_a_lost_node_are_taken_over(store: RunStore, tmp_path: Path)
     """In a process of its own: this one may be connected to the other tests' cluster."""
     script = Path(__file__).with_name("lost_node.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=600,
-        check=False,
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=900,
+        check=False, env=ENVIRONMENT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = store.select("a")
@@ -94,7 +96,7 @@ def test_a_study_that_is_killed_takes_its_workers_along(
     job = make_job(store, "a", 4000)
     script = Path(__file__).with_name("lost_node.py")
     address = ray_cluster.address  # type: ignore[attr-defined]
-    study = subprocess.Popen([sys.executable, str(script), str(tmp_path), address])
+    study = subprocess.Popen([sys.executable, str(script), str(tmp_path), address], env=ENVIRONMENT)
     while job.run.status != "running":
         assert study.poll() is None
         time.sleep(0.05)

@@ -133,10 +133,15 @@ def _connect(ray: Any, address: str) -> None:
             "object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1",
         }  # fmt: skip
     try:
-        ray.init(address=address, **quiet)
+        try:
+            ray.init(address=address, **quiet)
+        except Exception:
+            if address != "local":
+                raise
+            ray.shutdown()  # a busy machine may exceed the seconds that Ray gives its servers
+            ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises plain ones for what fails while it starts
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise StudyError(f"--engine ray={address}: {first}") from error
+        raise StudyError(f"--engine ray={address}: {_first_line(error)}") from error
 
 
 def _variables(task: Task) -> dict[str, str]:
