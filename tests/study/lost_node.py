@@ -29,13 +29,13 @@ def job_in(folder: Path, steps: int) -> Job:
 
 def lose_a_node(folder: Path) -> None:
     with cluster(num_cpus=0) as nodes:
-        lost: list[Any] = [nodes.add_node(**node_of(num_cpus=1))]
+        lost: list[Any] = [nodes.add_node(wait=False, **node_of(num_cpus=1))]
         engine = RayEngine(nodes.address)
 
         def lose(progress: Progress) -> None:
             if lost and progress.running and progress.running[0].step > 5:
                 nodes.remove_node(lost.pop())
-                nodes.add_node(**node_of(num_cpus=1))
+                nodes.add_node(wait=False, **node_of(num_cpus=1))
 
         outcomes = execute(
             [job_in(folder, 60)], command=command, workers=1, log=folder / "log", engine=engine,

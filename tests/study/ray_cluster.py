@@ -50,7 +50,7 @@ def cluster(**resources: Any) -> Iterator[Any]:
 
     found = Cluster()
     with patience():
-        found.add_node(**node_of(**resources))
+        found.add_node(wait=False, **node_of(**resources))  # its own waiting is short, too
         try:
             yield found
         finally:
