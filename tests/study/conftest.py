@@ -52,9 +52,9 @@ def ground() -> Ground:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[object]:
     """A Ray cluster of one node of three cores, over loopback."""
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    from tests.study.ray_cluster import cluster
+    from tests.study.ray_cluster import cluster  # before Ray: it sets what Ray reads at import
 
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
     with cluster(num_cpus=3) as found:
         yield found
 

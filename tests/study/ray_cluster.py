@@ -1,10 +1,11 @@
 """A small Ray cluster on the loopback address, once for all tests of a process.
 
 Ray's own start-up gives its agents fifteen seconds to name their ports, which a loaded machine
-exceeds; so the ports are chosen here. Then it gives a node thirty seconds to be known; here it is
-given more.
+exceeds; so the ports are chosen and written down here. Then it gives a node thirty seconds to be
+known; here it is given more.
 """
 
+import inspect
 import os
 import socket
 import time
@@ -59,10 +60,18 @@ def cluster(**resources: Any) -> Iterator[Any]:
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """While it lasts, a node that starts is waited for."""
+    """While it lasts, a node that starts is waited for: until it is known; and it need not wait for
+    the file with its agent's port, which is written beforehand."""
     from ray._private import services
+    from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port
 
-    known = services.get_node
+    known, start = services.get_node, services.start_raylet
+
+    def started(*arguments: Any, **options: Any) -> Any:
+        given = inspect.signature(start).bind(*arguments, **options).arguments
+        port = given["dashboard_agent_listen_port"]
+        persist_port(given["session_dir"], given["node_id"], DASHBOARD_AGENT_LISTEN_PORT_NAME, port)
+        return start(*arguments, **options)
 
     def waited_for(*arguments: Any, **options: Any) -> Any:
         end = time.monotonic() + PATIENCE_SECONDS
@@ -74,8 +83,8 @@ def patience() -> Iterator[None]:
                     raise
                 time.sleep(0.1)
 
-    services.get_node = waited_for
+    services.get_node, services.start_raylet = waited_for, started
     try:
         yield
     finally:
-        services.get_node = known
+        services.get_node, services.start_raylet = known, start

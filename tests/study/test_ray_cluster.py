@@ -14,7 +14,6 @@ from windtunnel.runs import RunStore
 from windtunnel.study.engines import Task
 from windtunnel.study.execute import Job, Progress, execute
 
-pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = pytest.mark.slow
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 FAKE = Path(__file__).with_name("fake_worker.py")

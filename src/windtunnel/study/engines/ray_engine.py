@@ -114,7 +114,8 @@ def fitted(task: Task, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]
 def _imported(*, local: bool) -> Any:
     """The package, told to send nothing anywhere."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if local:  # its name aside, this is what keeps Ray's servers on the loopback address
+    if local:  # its name aside, this is what keeps Ray's servers on the loopback address; read
+        # when Ray is imported, so a program that has done so before gets servers on its network
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
@@ -130,8 +131,10 @@ def _connect(ray: Any, address: str) -> None:
     if address == "local":
         quiet |= {
             "num_cpus": usable_cores(), "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1",
+            "object_store_memory": OBJECT_STORE_BYTES,
         }  # fmt: skip
+        if not ray._private.ray_constants.ENABLE_RAY_CLUSTER:  # see ``_imported``
+            quiet["_node_ip_address"] = "127.0.0.1"
     try:
         try:
             ray.init(address=address, **quiet)
