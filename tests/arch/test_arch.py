@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from windtunnel.arch import (
     ArchSpec,
+    Step,
     build,
     cost,
     diff,
@@ -215,7 +216,8 @@ def test_a_large_architecture_is_counted_without_being_built() -> None:
     )
     architecture = resolve(spec)
     assert cost(architecture).total.params == 70_553_706_496  # Llama 3 70B's own count
-    memory = train_memory(architecture, seq_len=8192, batch_size=1, precision="bfloat16")
+    step = Step(precision="bfloat16")
+    memory = train_memory(architecture, seq_len=8192, batch_size=1, step=step)
     assert sum(memory.terms().values()) == memory.total
     assert memory.total > 70_553_706_496 * 14
 

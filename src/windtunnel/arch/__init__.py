@@ -2,11 +2,12 @@
 
 from windtunnel.arch.block import parse_block
 from windtunnel.arch.build import build, example_inputs
-from windtunnel.arch.cost import ArchCost, PartCost, TrainMemory, cost, layer_cost, train_memory
+from windtunnel.arch.cost import ArchCost, PartCost, cost, layer_cost
 from windtunnel.arch.diff import Difference, diff
 from windtunnel.arch.effect import without_effect
 from windtunnel.arch.encoder_decoder import EncoderDecoder
 from windtunnel.arch.fold import fold, folded_to_write
+from windtunnel.arch.memory import Moment, Step, TrainMemory, train_memory
 from windtunnel.arch.model import Model, ModelState, scope_of
 from windtunnel.arch.presets import expand_preset, preset_document, preset_names
 from windtunnel.arch.resolve import resolve, settled, try_resolve
@@ -23,7 +24,9 @@ __all__ = [
     "LayerSpec",
     "Model",
     "ModelState",
+    "Moment",
     "PartCost",
+    "Step",
     "TrainMemory",
     "build",
     "cost",

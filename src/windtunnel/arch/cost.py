@@ -17,8 +17,6 @@ from windtunnel.nn.embedding import EmbeddingConfig
 from windtunnel.nn.memory_slots import SlotsConfig
 from windtunnel.nn.streams import streams_of
 
-_ADAM_VALUES = 2  # first and second moment
-
 
 @dataclass(frozen=True)
 class PartCost:
@@ -47,32 +45,6 @@ class ArchCost:
     def train_flops_per_token(self) -> Num:
         """Forward and backward: three forwards."""
         return 3 * self.total.forward_flops
-
-
-@dataclass(frozen=True)
-class TrainMemory:
-    """Predicted peak bytes of training, term by term."""
-
-    weights: Num
-    gradients: Num
-    optimizer: Num
-    activations: Num
-    logits: Num
-
-    def terms(self) -> dict[str, int]:
-        """The terms that make up the peak, in bytes, by name; their sum is :attr:`total`."""
-        held = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
-        terms = held | {"activations": self.total - sum(held.values())}
-        return {name: int(value) for name, value in terms.items()}
-
-    @property
-    def total(self) -> Num:
-        """The peak: at the start of the backward everything is alive but the gradients; at its end
-        the gradients are and the activations are not. The larger of the two moments counts."""
-        held = self.weights + self.optimizer
-        return held + max(self.activations + self.logits, self.gradients) + min(
-            self.gradients, self.activations
-        ) // 2  # fmt: skip
 
 
 def layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None = None) -> Cost:
@@ -120,8 +92,9 @@ def _whole_layer_cost(layer: LayerConfig, scope: Scope, t: Num, s: Num | None) -
     norms = {"pre": 1, "post": 1, "sandwich": 2, "out": 1, "none": 0}[layer.placement]
     norm = layer.norm.cost(scope, t)
     if layer.placement == "post":  # which norms each stream
-        kept = norm.activation_values * (streams_of(layer.residual) or 1)
-        norm = replace(norm, activation_values=kept)
+        streams = streams_of(layer.residual) or 1
+        kept = norm.activation_values * streams
+        norm = replace(norm, activation_values=kept, wide_values=norm.wide_values * streams)
     for body in branches:
         total += body + layer.residual.cost(scope, t)
         if layer.norm.type != "none":
@@ -191,6 +164,8 @@ def _shared_out(cost: Cost, share: Num) -> Cost:
         cost,
         forward_flops=cost.forward_flops * share,
         activation_values=cost.activation_values * share,
+        wide_values=cost.wide_values * share,
+        working_values=cost.working_values * share,
     )
 
 
@@ -221,38 +196,3 @@ def _groups(layers: tuple[LayerConfig, ...]) -> Iterator[tuple[int, int, LayerCo
         ):
             yield start, index - 1, layers[start]
             start = index
-
-
-def train_memory(
-    architecture: Architecture,
-    *,
-    seq_len: int,
-    batch_size: int,
-    precision: str = "float32",
-    optimizer_values: Num | None = None,
-) -> TrainMemory:
-    """Predicted peak bytes of training, ``batch_size`` sequences at a time. ``optimizer_values``:
-    numbers that the optimizer keeps; AdamW's two moments unless told.
-
-    In bfloat16 weights and activations take 2 bytes, gradients are gathered in float32, and float32
-    master weights join the optimizer's moments. Logits are kept in the compute precision, once in
-    float32, and with their gradients.
-    """
-    total = cost(architecture, seq_len).total
-    width = 2 if precision == "bfloat16" else 4
-    tokens = seq_len * batch_size
-    master = 1 if precision == "bfloat16" else 0
-    kept = total.params * _ADAM_VALUES if optimizer_values is None else optimizer_values
-    return TrainMemory(
-        weights=total.params * width,
-        gradients=total.params * 4,
-        optimizer=4 * (kept + total.params * master),
-        activations=total.activation_values * tokens * width,
-        logits=_logits(architecture, seq_len) * tokens * (width + 2 * 4 + 2 * master),
-    )
-
-
-def _logits(architecture: Architecture, seq_len: int) -> float:
-    """Logits for each token; those of classes are there once a sequence."""
-    outputs: int = architecture.head.outputs(scope_of(architecture))
-    return outputs / seq_len if architecture.head.type == "classification" else outputs

@@ -82,7 +82,7 @@ def linear_maps_cost(layer: LayerConfig, scope: Scope, t: Num) -> Cost:
     Vectors are made once a call, so their FLOPs are shared out among ``t`` tokens, and decoding
     pays them for each one: fold first. Every map is called once; the keys and values of
     cross-attention are not made again while decoding. What is kept for the backward grows with no
-    token: a second copy of each matrix, which is not counted, as the weights are not.
+    token: a copy of each matrix for every product with a vector.
     """
     assert layer.linear is not None, "there is nothing to be counted"
     total = Cost()
@@ -92,7 +92,12 @@ def linear_maps_cost(layer: LayerConfig, scope: Scope, t: Num) -> Cost:
     if layer.cross is not None:
         with_memory = _shapes_of_memory(layer, scope)
         decode -= sum(layer.linear.map_cost(shape).decode_flops for shape in with_memory)
-    return Cost(params=total.params, forward_flops=total.forward_flops / t, decode_flops=decode)
+    return Cost(
+        params=total.params,
+        forward_flops=total.forward_flops / t,
+        decode_flops=decode,
+        shared_values=total.shared_values,
+    )
 
 
 def _shapes_of_memory(layer: LayerConfig, scope: Scope) -> list[MapShape]:

@@ -45,7 +45,7 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     row = row_cost(train.objective, architecture, length, config.data.kind)
     counted = row.counted
     planned = planned_groups(architecture, train)
-    memory = run_memory(architecture, train, seq_len=length, planned=planned)
+    memory = run_memory(architecture, train, seq_len=length, data=config.data.kind, planned=planned)
     parts = [
         _row(name, part.cost, width, _kind(architecture, part.name))
         for part in counted.parts

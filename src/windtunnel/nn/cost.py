@@ -20,7 +20,7 @@ class Cost:
 
     >>> Cost(params=3) + Cost(params=4, forward_flops=2)
     Cost(params=7, forward_flops=2, decode_flops=0, state_values=0, state_values_per_token=0, \
-activation_values=0)
+activation_values=0, wide_values=0, working_values=0, shared_values=0)
     """
 
     params: Num = 0
@@ -37,12 +37,26 @@ activation_values=0)
     """Numbers that the part's operations keep for the backward, per token, its input among them.
 
     Tables that all sequences share (masks, rotations) and the weights are not counted."""
+    wide_values: Num = 0
+    """Of those, the ones that are float32 (or as wide) in bfloat16 training too, counted once more,
+    so that the bytes kept in bfloat16 are 2·(activation_values + wide_values)."""
+    working_values: Num = 0
+    """Float32 numbers, per token, that an operation which computes in float32 or recomputes holds
+    for a moment besides, forward or backward. Parts work one after the other: the most of any of
+    them is that of all together."""
+    shared_values: Num = 0
+    """Numbers kept for the backward that all sequences of a batch share, whole and not per token:
+    masks and factors of positions, the taps of a filter, the matrices of unified maps."""
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
+        summed = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)}
+        return Cost(
+            **summed | {"working_values": larger(self.working_values, other.working_values)}
+        )
 
     def __mul__(self, times: Num) -> Cost:
-        return Cost(*(getattr(self, f.name) * times for f in fields(Cost)))
+        scaled = {f.name: getattr(self, f.name) * times for f in fields(Cost)}
+        return Cost(**scaled | {"working_values": self.working_values * (times > 0)})
 
 
 def linear_cost(d_in: Num, d_out: Num, *, bias: bool) -> Cost:

@@ -10,7 +10,7 @@ from torch import Tensor
 from windtunnel.nn.component import Component, ComponentConfig, Scope, filled
 from windtunnel.nn.cost import Cost, Num, linear_cost
 from windtunnel.nn.linear import Linear, residual_gain
-from windtunnel.nn.ops.attention import attend
+from windtunnel.nn.ops.attention import FUSED_FROM, attend
 
 
 class CrossAttentionConfig(ComponentConfig):
@@ -75,6 +75,7 @@ class CrossAttentionConfig(ComponentConfig):
                 decode_flops=read,
                 state_values=s * 2 * g * k,
                 activation_values=scope.d_model + 2 * h * k + softmax + 2 * g * k * s / t,
+                wide_values=(self.dropout == 0) * h * (1 + (t <= s) * (s < FUSED_FROM) * (s - 2)),
             )
         )
 

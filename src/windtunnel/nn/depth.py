@@ -56,6 +56,9 @@ class DepthConfig(Config):
             state_values=layer.state_values,
             state_values_per_token=layer.state_values_per_token * c,
             activation_values=layer.activation_values * c,
+            wide_values=layer.wide_values * c,
+            working_values=layer.working_values * c,
+            shared_values=layer.shared_values * c * c,
         )
 
 

@@ -83,6 +83,7 @@ class SlotsConfig(ComponentConfig):
                 forward_flops=4 * width * m,
                 decode_flops=4 * width * m,
                 activation_values=d + 2 * width + kept,
+                wide_values=h * (self.lookup == "softmax" and not dropped),
             )
         )
 

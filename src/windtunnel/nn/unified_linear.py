@@ -138,7 +138,10 @@ class LinearConfig(Config):
             flops += both.forward_flops
         if "add" in names and "in" in sides:
             flops += 2 * shape.d_in * shape.d_out
-        return Cost(params=params, forward_flops=flops, decode_flops=flops)
+        # Each product with a vector gives another matrix; the last one is what the map reads.
+        copies = len(sides) * ("multiply" in names)
+        shared = copies * shape.d_in * shape.d_out
+        return Cost(params=params, forward_flops=flops, decode_flops=flops, shared_values=shared)
 
 
 _SIDES: tuple[Side, Side] = ("in", "out")

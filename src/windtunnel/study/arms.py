@@ -11,16 +11,15 @@ from typing import Any
 
 from windtunnel.arch import Architecture, diff
 from windtunnel.config import Document, digest, parse_path
+from windtunnel.data.config import Kind
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.study.matching import Candidate, Speeds
 from windtunnel.study.plan import Arm, Metric, Plan, PlannedRun
+from windtunnel.study.process import process_bytes
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.objectives.row_cost import StepSize
 from windtunnel.train.planned import run_memory
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
-
-PROCESS_BYTES = 450 * 2**20
-"""A worker before its model (Python, torch, the corpus): an estimate; small runs peak near it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def check_memory(arms: Sequence[Candidate], ground: Ground) -> None:
     """Raises StudyError where an arm cannot fit, before anything of it is built."""
     for arm in arms:
         room = ground.memory_room(arm.config.train)
-        needed = predicted_memory(arm.architecture, arm.config.train)
+        needed = predicted_memory(arm.architecture, arm.config.train, arm.config.data.kind)
         if room is not None and needed > room:
             raise StudyError(
                 f"{arm.name}: training it takes about {needed / 2**30:.1f} GiB of memory, and "
@@ -98,15 +97,16 @@ def make_arm(arm: Candidate, source: str, speed: float | None, first: Mapping[st
         steps=train.steps,
         tokens=round(train.steps * arm.tokens_per_step),
         flops_per_token=arm.flops_per_token,
-        memory_bytes=predicted_memory(arm.architecture, train),
+        memory_bytes=predicted_memory(arm.architecture, train, arm.config.data.kind),
         steps_per_second=speed,
         diff=tuple((d.path, d.first, d.second) for d in diff(first, tree) if d.path != "arch.name"),
         changes=arm.changes,
     )
 
 
-def predicted_memory(architecture: Architecture, train: TrainConfig) -> int:
-    return int(run_memory(architecture, train).total) + PROCESS_BYTES
+def predicted_memory(architecture: Architecture, train: TrainConfig, data: Kind = "text") -> int:
+    memory = run_memory(architecture, train, data=data)
+    return int(memory.total) + process_bytes(train.precision)
 
 
 def as_tree(config: RunConfig) -> dict[str, Any]:

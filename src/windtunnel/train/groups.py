@@ -161,6 +161,18 @@ def optimizer_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> in
     )
 
 
+def update_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> int:
+    """Numbers that an update works with besides: the optimizers take their steps one by one."""
+    return max(
+        (
+            group.treatment.optimizer.update_values([shapes[name] for name in group.names])
+            for group in groups
+            if not group.treatment.frozen
+        ),
+        default=0,
+    )
+
+
 def _scaled(treatment: Treatment, name: str, scale: WidthScale) -> Treatment:
     """The rate that muP asks for; the decay of a step stays as it was."""
     factor = scale.factors.get(name, 1.0)

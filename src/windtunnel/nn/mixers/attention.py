@@ -75,6 +75,8 @@ class AttentionConfig(SoftmaxConfig):
                 + scaled * (h if self.learned_scale == "head" else 1)
                 + 2 * learned,
                 activation_values=g * norms.activation_values + scaled * h * k + learned * g * k,
+                wide_values=g * norms.wide_values,
+                working_values=g * norms.working_values,
             )
         )
 
@@ -87,6 +89,7 @@ class AttentionConfig(SoftmaxConfig):
             total += Cost(
                 params=all_at_once.params - one.params,
                 activation_values=all_at_once.activation_values - heads * one.activation_values,
+                wide_values=all_at_once.wide_values - heads * one.wide_values,
             )
         return total
 

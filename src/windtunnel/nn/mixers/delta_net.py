@@ -26,6 +26,7 @@ from windtunnel.nn.linear import Linear, residual_gain
 from windtunnel.nn.mixers.state_space import divisor, real_of, wide_zeros
 from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
+from windtunnel.nn.ops.chunks import even_chunks
 from windtunnel.nn.ops.delta_rule import delta_rule, delta_rule_flops
 from windtunnel.nn.ops.recompute import recomputed
 from windtunnel.nn.ops.short_convolution import ShortConvolution, short_convolution_cost
@@ -91,8 +92,16 @@ class DeltaRuleConfig(ComponentConfig):
                 + h
                 + h * norm.activation_values
                 + h * k * v / t,
+                wide_values=h * norm.wide_values + h * k * v / t,
+                working_values=h * self._working(k, v, t),
             )
         )
+
+    def _working(self, k: Num, v: Num, t: Num) -> Num:
+        """What a head computes again in the backward, as measured: queries, keys, values and their
+        gradients, the squares of chunks, the states between them."""
+        _, chunk = even_chunks(t, self.chunk_size)
+        return 6 * (k + v) + 4 * chunk + 2 * k * v / chunk
 
 
 class DeltaNetConfig(DeltaRuleConfig):

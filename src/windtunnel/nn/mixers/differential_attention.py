@@ -46,6 +46,7 @@ class DifferentialAttentionConfig(SoftmaxConfig):
         return super().cost(scope, t) + Cost(
             params=4 * k + norm.params,
             activation_values=h * norm.activation_values + 2 * h * k,
+            wide_values=h * norm.wide_values,
         )
 
 

@@ -86,6 +86,8 @@ class GLAConfig(ComponentConfig):
             + Cost(
                 params=norm.params,
                 activation_values=d + self.gate_rank + h * (k + gates * v + norm.activation_values),
+                wide_values=h * (k + norm.wide_values),
+                working_values=7 * h * k,
             )
             + decayed_cost(k, v, t) * h
         )

@@ -25,7 +25,7 @@ from windtunnel.nn.component import (
 from windtunnel.nn.cost import Cost, Num, larger, linear_cost
 from windtunnel.nn.linear import Linear, residual_gain
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
-from windtunnel.nn.ops.attention import attend, visible
+from windtunnel.nn.ops.attention import FUSED_FROM, attend, visible
 from windtunnel.nn.ops.room import Room, appended
 from windtunnel.nn.positions.rope import RoPEConfig
 
@@ -103,6 +103,7 @@ class LatentAttentionConfig(ComponentConfig):
                 decode_flops=2 * h * (t + 1) * (c + r + c),
                 state_values_per_token=c + r + 1,
                 activation_values=d + c + r + self._kept(t),
+                wide_values=self._wide(t),
             )
         )
 
@@ -127,6 +128,15 @@ class LatentAttentionConfig(ComponentConfig):
         return h * (
             explicit * (2 * qk + 2 * v + square * t) + (1 - explicit) * (4 * wide + v * (h > 1) + 1)
         )
+
+    def _wide(self, t: Num) -> Num:
+        """The softmax's sums, or for short rows in bfloat16 its values."""
+        explicit = self.position.learned | (self.dropout > 0)
+        h, v = filled(self.num_heads), filled(self.value_dim)
+        qk = filled(self.head_dim) + filled(self.rope_dim)
+        fused = 4 * larger(qk, v) + v * (h > 1) + 1
+        short = (t > 1) * (t < FUSED_FROM)
+        return (1 - explicit) * h * (1 + short * (2 * qk + 2 * v + t - fused - 1))
 
 
 class LatentState(NamedTuple):

@@ -82,6 +82,8 @@ class LongConvConfig(ComponentConfig):
                 state_values=before * 3 * n,
                 state_values_per_token=2 * n,
                 activation_values=d + 3 * n * (t + before) / t + 3 * n + (3 + (sides - 1)) * n,
+                working_values=10 * n,  # spectra and padded blocks, as measured
+                shared_values=t * (4 * sides * n + 3 * w * self.filter_depth),
             )
         )
 

@@ -25,6 +25,9 @@ class LSTMConfig(RecurrentConfig):
         # oneDNN's workspace on a CPU, measured at widths of 64 to 256 within 3%.
         return 10.4 * n + 6.3 * larger(d, n)
 
+    def _more_in_bfloat16(self, n: Num) -> Num:
+        return 6.4 * n
+
 
 class LSTMState(NamedTuple):
     """What an LSTM remembers."""

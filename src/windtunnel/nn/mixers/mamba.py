@@ -19,12 +19,12 @@ from windtunnel.nn.component import (
     filled,
     register,
 )
-from windtunnel.nn.cost import Cost, Num, linear_cost
+from windtunnel.nn.cost import Cost, Num, linear_cost, smaller
 from windtunnel.nn.initialize import Init, constant, given, uniform
 from windtunnel.nn.linear import Linear, residual_gain
 from windtunnel.nn.mixers.state_space import SteppedConfig, real_of, step_bias, wide_zeros
 from windtunnel.nn.norms.none import NoNormConfig
-from windtunnel.nn.ops.selective_scan import Selection, selective_scan, selective_scan_kept
+from windtunnel.nn.ops.selective_scan import CHUNK, Selection, selective_scan, selective_scan_kept
 from windtunnel.nn.ops.short_convolution import ShortConvolution, short_convolution_cost
 
 
@@ -68,6 +68,9 @@ class MambaConfig(SteppedConfig):
                 state_values=e * n,
                 # x; x' with z; before and after the silu; step, B, C; Δ; what out reads
                 activation_values=d + 6 * e + r + 2 * n + selective_scan_kept(t, e, n),
+                wide_values=selective_scan_kept(t, e, n),
+                # the gradients, and five times the states of a chunk, as measured
+                working_values=3 * e + 5 * smaller(t, CHUNK) * e * n / t,
             )
         )
 

@@ -22,6 +22,7 @@ from windtunnel.nn.mixers.state_space import (
     wide_zeros,
 )
 from windtunnel.nn.norms.affine import wide
+from windtunnel.nn.ops.chunks import even_chunks
 from windtunnel.nn.ops.recompute import recomputed
 from windtunnel.nn.ops.short_convolution import ShortConvolution, short_convolution_cost
 from windtunnel.nn.ops.ssd import ssd, ssd_flops
@@ -72,6 +73,7 @@ class Mamba2Config(SteppedConfig):
         d, e, n, g = scope.d_model, filled(self.d_inner), self.d_state, self.num_groups
         p = filled(self.head_dim)
         h, mixed = e // p, e + 2 * g * n
+        _, chunk = even_chunks(t, self.chunk_size)
         flops = partial(ssd_flops, heads=h, groups=g, n=n, v=p, chunk=self.chunk_size)
         return (
             linear_cost(d, e + mixed + h, bias=self.bias)
@@ -85,6 +87,9 @@ class Mamba2Config(SteppedConfig):
                 # x; the projection, of which z and Δ are kept; the convolution's output; what out
                 # reads; the first state
                 activation_values=d + (e + mixed + h) + mixed + e + h * n * p / t,
+                wide_values=h * n * p / t,
+                # computed again in the backward, as measured: values, squares, states of chunks
+                working_values=4 * e + 5 * h * chunk + 6 * e * n / chunk,
             )
         )
 

@@ -47,6 +47,8 @@ class MinimalConfig(ComponentConfig):
             + Cost(
                 state_values=n,
                 activation_values=d + (self.maps + projected) * n + n / t,
+                wide_values=n / t,
+                working_values=(3.5 + 3 * self.maps) * n,  # of the recurrence, as measured
             )
         )
 

@@ -37,6 +37,7 @@ class PositiveConfig(TurnedHeadsConfig):
         through_state = 4 * m * (k + 1)
         # Features of query and key, [v, 1], what is read and the square; the entering states.
         kept = executed * (2 * m + 2 * (k + 1) + square) + m * (k + 1) * chunks / t
+        kept += self._kept_by_features() + 1.25
         return (
             linear_cost(d, h * k, bias=self.bias) * 3
             + linear_cost(h * k, d, bias=bool(self.out_bias))
@@ -45,7 +46,9 @@ class PositiveConfig(TurnedHeadsConfig):
                 forward_flops=h * executed * (2 * square * (m + k + 1) + through_state),
                 decode_flops=h * (2 * (m + k + 1) + through_state),
                 state_values=h * m * (k + 2),
-                activation_values=d + h * (self._kept_by_features() + kept + 1.25 + k),
+                activation_values=d + h * (kept + k),
+                wide_values=h * kept,
+                working_values=4 * h * m,
             )
         )
 

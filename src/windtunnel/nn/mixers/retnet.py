@@ -67,16 +67,19 @@ class RetNetConfig(TurnedHeadsConfig):
         chunks, tokens = even_chunks(t, CHUNK)
         executed = chunks * tokens / t
         norm = self.norm.cost(scope.inside(h, filled(v)), t)
-        kept = (
-            3 * k + 2 * filled(v) + executed * tokens + k * filled(v) * chunks / t
-            + (kept_values(self.activation) + 1) * filled(v)
-        )  # fmt: skip
+        wide = 2 * k + 2 * filled(v) + executed * tokens + k * filled(v) * chunks / t
+        kept = wide + k + (kept_values(self.activation) + 1) * filled(v)
         return (
             linear_cost(d, h * k, bias=self.bias) * 2
             + linear_cost(d, h * filled(v), bias=self.bias) * 2
             + linear_cost(h * filled(v), d, bias=bool(self.out_bias))
             + self.position.cost(scope.inside(h, k), t)
-            + Cost(params=norm.params, activation_values=d + h * (norm.activation_values + kept))
+            + Cost(
+                params=norm.params,
+                activation_values=d + h * (norm.activation_values + kept),
+                wide_values=h * (norm.wide_values + wide),
+                working_values=2.5 * h * filled(v),
+            )
             + Cost(
                 forward_flops=h * executed * (2 * tokens + 4 * k) * filled(v)
                 + h * executed * 2 * tokens * k,

@@ -59,6 +59,8 @@ class RGLRUConfig(InnerConfig):
                 state_values=e,
                 # x; the convolution's output; two gates; h; gelu and product; the first state
                 activation_values=d + 7 * e + e / t,
+                wide_values=e / t,
+                working_values=12 * e,  # of the recurrence, as measured
             )
         )
 

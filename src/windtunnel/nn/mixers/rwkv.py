@@ -84,6 +84,8 @@ class RWKVConfig(ComponentConfig):
                 params=(1 + _MIXED) * d + inner + norm.params,
                 state_values=d,
                 activation_values=kept + h * norm.activation_values,
+                wide_values=2 * inner + h * norm.wide_values,
+                working_values=8 * inner,
             )
             + decayed_cost(k, k, t) * h
         )

@@ -25,6 +25,7 @@ from windtunnel.nn.cost import Cost, Num, larger, linear_cost, smaller
 from windtunnel.nn.linear import Linear, residual_gain
 from windtunnel.nn.norms.none import NoNormConfig
 from windtunnel.nn.ops.attention import (
+    FUSED_FROM,
     attend,
     attend_in_band,
     band_positions,
@@ -184,13 +185,21 @@ class SoftmaxConfig(ComponentConfig):
             + linear_cost(scope.d_model, g * k, bias=self.bias) * 2
             + linear_cost(h * k, scope.d_model, bias=bool(self.out_bias))
             + self.position.cost(inside, t)
-            + Cost(params=2 * norm.params, activation_values=(h + g) * norm.activation_values)
+            + Cost(
+                params=2 * norm.params,
+                activation_values=(h + g) * norm.activation_values,
+                wide_values=(h + g) * norm.wide_values,
+                working_values=(h + g) * norm.working_values,
+            )
             + Cost(
                 forward_flops=keys * (per_key + widened),
                 decode_flops=per_key * (past + 1),
                 state_values=0 if self.remembers_all() else past * held,
                 state_values_per_token=held * self.remembers_all(),
                 activation_values=self._kept(scope, t, keys),
+                wide_values=self._wide(keys),
+                working_values=2 * h * keys * self._explicit(),
+                shared_values=self.position.learned * t * t * (2 + filled(self.num_heads)),
             )
         )
 
@@ -200,13 +209,25 @@ class SoftmaxConfig(ComponentConfig):
             return t
         return smaller(t, self.reach - 1 + self.global_tokens)
 
+    def _explicit(self) -> Num:
+        """Whether the softmax's values are made in any precision."""
+        return (self.softcap is not None) | self.position.learned | (self.dropout > 0)
+
+    def _wide(self, keys: Num) -> Num:
+        """The softmax's sums; or for short rows in bfloat16 its values, which are made there, and
+        queries and keys as wide as they are."""
+        h, g = self.maps * filled(self.num_heads), self.maps * filled(self.num_kv_heads)
+        widened = (h + g) * (self.maps - 1) * filled(self.head_dim)
+        short = (keys > 1) * (keys < FUSED_FROM)
+        return (1 - self._explicit()) * (h + short * (h * (keys - 2) - widened))
+
     def _kept(self, scope: Scope, t: Num, keys: Num) -> Num:
         """The input, q, k, v, what is read, and the softmax: its sums, or where dropout, the
         soft-cap or a gradient need them, its values. In a band, keys and values are kept once for
         each block."""
         h, g = self.maps * filled(self.num_heads), self.maps * filled(self.num_kv_heads)
         k, v = filled(self.head_dim), self.maps * filled(self.head_dim)
-        explicit = (self.softcap is not None) | self.position.learned | (self.dropout > 0)
+        explicit = self._explicit()
         factor = self.position.kept_squares()
         square = 1 + (self.softcap is not None) + 2 * (self.dropout > 0) + factor
         softmax = h * (explicit * square * keys + (1 - explicit))

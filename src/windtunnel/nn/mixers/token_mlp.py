@@ -68,6 +68,8 @@ class TokenMLPConfig(ComponentConfig):
                 decode_flops=2 * n * (t + 1),
                 state_values_per_token=n,
                 activation_values=d + hidden + 3 * n,
+                wide_values=n * (self.norm.type != "none"),  # there the norm's input is a copy
+                shared_values=2 * self.num_heads * t * t,
             )
         )
 

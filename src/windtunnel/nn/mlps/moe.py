@@ -96,6 +96,9 @@ class MoEConfig(ComponentConfig):
             decode_flops=expert.decode_flops * k,
             # An expert's own input is a row of the sorted tokens.
             activation_values=expert.activation_values * k,
+            wide_values=expert.wide_values * k,
+            working_values=expert.working_values * k,
+            shared_values=expert.shared_values * e,
         )
         routed = e > 1
         router = Cost(
@@ -103,6 +106,8 @@ class MoEConfig(ComponentConfig):
             forward_flops=2 * d * e * routed,
             decode_flops=2 * d * e * routed,
             activation_values=d + self._kept(d, e, k) * routed,
+            # The router reads in float32, and numbers of tokens are int64.
+            wide_values=(d + self._kept(d, e, k) + k - k * d) * routed,
         )
         # The experts beside the router read the input that it keeps.
         beside = expert * self.shared_experts + self.dense.cost(scope, t)

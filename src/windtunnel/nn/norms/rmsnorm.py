@@ -32,7 +32,12 @@ class RMSNormConfig(AffineConfig):
     def cost(self, scope: Scope, t: Num) -> Cost:
         d = scope.d_model
         kept = d + 1 + d * self.affine
-        return Cost(params=d * self.affine + d * self.bias, activation_values=kept)
+        return Cost(
+            params=d * self.affine + d * self.bias,
+            activation_values=kept,
+            wide_values=kept,
+            working_values=4 * d,
+        )
 
 
 @register("norm")

@@ -26,7 +26,12 @@ class ScaleNormConfig(AffineConfig):
     def cost(self, scope: Scope, t: Num) -> Cost:
         d = scope.d_model
         kept = d + 2 + d * self.affine
-        return Cost(params=1 * self.affine + d * self.bias, activation_values=kept)
+        return Cost(
+            params=1 * self.affine + d * self.bias,
+            activation_values=kept,
+            wide_values=kept,
+            working_values=4 * d,
+        )
 
 
 @register("norm")

@@ -18,7 +18,7 @@ _LEAST_BLOCK = 64
 """Queries in a block of banded attention: smaller products are not faster."""
 _BAND_GAIN = 2.5
 """How many times less work makes a band faster than the square, forward and backward, on a CPU."""
-_FUSED_FROM = 257
+FUSED_FROM = 257
 """Keys from which training in bfloat16 on a CPU uses the fused kernel all the same. The square is
 2.4 to 5 times as fast forward and backward at 64 to 512 keys, but is kept for the backward."""
 
@@ -73,7 +73,7 @@ def _has_slow_backward(q: Tensor, k: Tensor) -> bool:
         and q.dtype == torch.bfloat16
         and torch.is_grad_enabled()
         and (q.requires_grad or k.requires_grad)
-        and 1 < q.shape[2] <= k.shape[2] < _FUSED_FROM
+        and 1 < q.shape[2] <= k.shape[2] < FUSED_FROM
     )
 
 

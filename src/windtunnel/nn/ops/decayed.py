@@ -149,9 +149,11 @@ def decayed_cost(k: Num, v: Num, t: Num) -> Cost:
     levels = sum((c >= 2 ** (i + 1)) * 1 for i in range(CHUNK.bit_length() - 1))
     # Each level keeps both halves' decays and products, and the square between the halves.
     kept = levels * 2 * k + (c - 1) / 2 + 4 * k + 1 + 2 * n * (k * v) / (n * c) + n * k / (n * c)
+    kept = executed * kept + 2 * k + v
     return Cost(
         forward_flops=executed * ((c - 1) * (k + v) + 4 * k * v),
         decode_flops=4 * k * v,
         state_values=k * v,
-        activation_values=executed * kept + 2 * k + v,
+        activation_values=kept,
+        wide_values=kept,
     )

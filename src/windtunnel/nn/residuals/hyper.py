@@ -38,6 +38,8 @@ class HyperConfig(StreamsConfig):
             forward_flops=flops,
             decode_flops=flops,
             activation_values=n * d + d + kept * self.dynamic,
+            wide_values=(3 * n * d + predicted + n) * self.dynamic,
+            working_values=(2 + 2.2 * self.dynamic) * n * d,
         )
 
 

@@ -47,6 +47,8 @@ class ManifoldHyperConfig(StreamsConfig):
             forward_flops=flops,
             decode_flops=flops,
             activation_values=2 * n * d + d + 1 + 2 * predicted + n * n + 3 * n,
+            wide_values=3 * n * d + 1 + 2 * predicted + 3 * n,
+            working_values=4.6 * n * d,
         )
 
 

@@ -37,7 +37,8 @@ class SlerpConfig(ComponentConfig):
 
     def cost(self, scope: Scope, t: Num) -> Cost:
         d = scope.d_model
-        return Cost(params=d, activation_values=4 * d + 6)
+        kept = 4 * d + 6
+        return Cost(params=d, activation_values=kept, wide_values=kept, working_values=5 * d)
 
 
 @register("residual")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -72,6 +73,11 @@ class OptimizerConfig(Config):
         """Numbers that it keeps for a parameter of that shape, counters included."""
         raise NotImplementedError(type(self).__qualname__)
 
+    def update_values(self, shapes: Sequence[Shape]) -> int:
+        """Numbers that a step on parameters of those shapes works with besides: unless told, as
+        many as the largest has."""
+        return max(map(math.prod, shapes), default=0)
+
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         """The torch optimizer of those groups; ``betas`` and ``eps`` are those of the recipe."""
         raise NotImplementedError(type(self).__qualname__)
@@ -96,6 +102,9 @@ class AdamConfig(OptimizerConfig):
     def state_values(self, shape: Shape) -> int:
         return 2 * math.prod(shape) + 1
 
+    def update_values(self, shapes: Sequence[Shape]) -> int:
+        return 0  # fused
+
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         from windtunnel.train.optimizers.torch_own import adam
 
@@ -115,6 +124,9 @@ class AdamWConfig(OptimizerConfig):
 
     def state_values(self, shape: Shape) -> int:
         return 2 * math.prod(shape) + 1
+
+    def update_values(self, shapes: Sequence[Shape]) -> int:
+        return 0  # fused
 
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         from windtunnel.train.optimizers.torch_own import adamw
@@ -260,6 +272,15 @@ class MuonConfig(OptimizerConfig):
     def state_values(self, shape: Shape) -> int:
         return math.prod(shape)
 
+    def update_values(self, shapes: Sequence[Shape]) -> int:
+        """Matrices of one shape are iterated together: what is looked at, its stack, and of an
+        iteration the matrices and four terms, with the smaller side's square."""
+        alike = Counter(map(tuple, shapes))
+        return max(
+            (n * (6 * a * b + min(a, b) ** 2) for (a, b), n in alike.items()),
+            default=0,
+        )
+
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         from windtunnel.train.optimizers.muon import Muon
 
@@ -311,6 +332,9 @@ class ScheduleFreeConfig(OptimizerConfig):
 
     def state_values(self, shape: Shape) -> int:
         return 2 * math.prod(shape) + 1
+
+    def update_values(self, shapes: Sequence[Shape]) -> int:
+        return 4 * super().update_values(shapes)
 
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         from windtunnel.train.optimizers.schedule_free import ScheduleFreeAdamW
