@@ -17,6 +17,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback alone
 os.environ["RAY_agent_register_timeout_ms"] = "120000"  # noqa: SIM112
 PATIENCE_SECONDS = 240.0
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # 15 starves on a busy machine
 AGENTS = (
     "metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port",
     "runtime_env_agent_port",

@@ -117,6 +117,8 @@ def _imported(*, local: bool) -> Any:
     if local:  # its name aside, this is what keeps Ray's servers on the loopback address; read
         # when Ray is imported, so a program that has done so before gets servers on its network
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        # As local workers: at Ray's own 15 they starve beside any other work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError as error:
