@@ -10,8 +10,10 @@ the optimizer keeps, G gradients, A what autograd keeps for the backward, b·t t
 
 On a CPU all of these lie in glibc's heap, unless they are 32 MiB or larger. It cannot give every
 freed block to the next one (an aligned block needs a hole larger than itself), so the process holds
-more than is alive: about 0.7 of what a step makes and frees (A, G and what the update works with),
-measured on a set of random runs that the benchmark does not use (benchmarks/memory.py --seed 7).
+more than is alive. How much more was measured on 27 random runs that the benchmark does not report
+(benchmarks/memory.py with another seed): 0.5 of A, 0.9 of G and 0.7 of what the update works with.
+In bfloat16 oneDNN compiles a kernel for each product of another size and keeps the last 1024, some
+0.4 MiB each: that counts where experts or routed layers see other numbers of tokens in each step.
 
 Where gradients of several pieces are added up, G is there at every moment but the last. In bfloat16
 W is the copies, O holds the float32 masters too, and gradients are of 2 bytes until the end of the
@@ -24,16 +26,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
+from typing import Any
 
 from windtunnel.arch.cost import ArchCost, cost
 from windtunnel.arch.model import scope_of
-from windtunnel.arch.spec import Architecture
+from windtunnel.arch.spec import Architecture, LayerConfig
 from windtunnel.nn.component import filled
 from windtunnel.nn.cost import Cost, Num, larger
 
 _ADAM_VALUES = 2  # first and second moment
-_HELD_BACK = 0.7
-"""Of what a step makes and frees, what the heap holds besides."""
+_HELD_BACK = (0.5, 0.9, 0.7)
+"""Of A, G and what the update works with, what the heap holds besides."""
+_KERNEL, _KERNELS = 4 * 2**20 // 10, 1024
+"""Bytes of a compiled product, and how many are kept at most."""
 _MAPPED = 2**25
 """Blocks of so many bytes go back to the system at once."""
 _IN_FLIGHT = 5
@@ -102,6 +107,8 @@ class Step:
     """Whether layers keep their input alone."""
     in_pieces: bool = False
     """Whether the gradients of several pieces of a batch are added up."""
+    updates: int | None = None
+    """How many steps there are; None: many."""
 
     @property
     def width(self) -> int:
@@ -129,8 +136,8 @@ def train_memory(
         kept = kept + params
     held = Moment("held", params * step.width, 0, 4 * kept, 0)
     parts = tuple(_backward_parts(architecture, counted, tokens, step))
-    freed = _in_heap(architecture, parts, tokens, step)
-    held = replace(held, activations=_HELD_BACK * freed)
+    besides = _in_heap(architecture, parts, tokens, step) + _kernels(architecture, step)
+    held = replace(held, activations=besides)
     moments = [
         *_loss(architecture, held, parts, seq_len, batch_size, params, step),
         *_backward(held, parts, params, step),
@@ -153,13 +160,33 @@ def _with(held: Moment, name: str, gradients: Num, more: Num) -> Moment:
 
 
 def _in_heap(architecture: Architecture, parts: tuple[_Part, ...], tokens: Num, step: Step) -> Num:
-    """Bytes that a step makes and frees in blocks small enough for the heap."""
+    """Bytes that the heap holds of what a step has freed, where its blocks are small enough."""
     d = architecture.d_model
     kept = reduce(add, (part.kept * part.times for part in parts))
     gradients = reduce(add, (part.gradients * part.times for part in parts))
-    return kept * (4 * d * tokens * step.width < _MAPPED) + (gradients + 4 * step.update_values) * (
-        4 * d * d * step.width < _MAPPED
-    )
+    a, g, u = _HELD_BACK
+    narrow = 4 * d * tokens * step.width < _MAPPED
+    small = 4 * d * d * step.width < _MAPPED
+    return a * kept * narrow + (g * gradients + u * 4 * step.update_values) * small
+
+
+def _kernels(architecture: Architecture, step: Step) -> int:
+    """Bytes of the compiled products of sizes that differ from step to step."""
+    if step.precision != "bfloat16":
+        return 0
+    encoder = () if architecture.encoder is None else architecture.encoder.layers
+    maps = sum(_varying_maps(layer) for layer in (*architecture.layers, *encoder))
+    calls = 3 * maps * (_KERNELS if step.updates is None else step.updates)  # forward, two backward
+    return min(calls, _KERNELS) * _KERNEL
+
+
+def _varying_maps(layer: LayerConfig) -> int:
+    """Linear maps that read another number of tokens in each step."""
+    maps = {"glu": 3, "dense": 2}
+    mlp: Any = layer.mlp
+    if mlp.type == "moe" and mlp.num_experts > 1:
+        return int(mlp.num_experts) * maps.get(mlp.expert.type, 2)
+    return (4 + maps.get(mlp.type, 2)) * (layer.depth is not None)
 
 
 @dataclass(frozen=True)

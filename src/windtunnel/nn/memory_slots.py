@@ -70,7 +70,7 @@ class SlotsConfig(ComponentConfig):
     def cost(self, scope: Scope, t: Num) -> Cost:
         d, h, m = scope.d_model, filled(self.num_heads), self.num_slots
         width = h * filled(self.head_dim)
-        dropped = self.dropout > 0
+        dropped = (self.dropout > 0) * 1
         if self.lookup == "softmax":
             kept = h * (1 + dropped * (3 * m - 1))
         else:
@@ -83,7 +83,7 @@ class SlotsConfig(ComponentConfig):
                 forward_flops=4 * width * m,
                 decode_flops=4 * width * m,
                 activation_values=d + 2 * width + kept,
-                wide_values=h * (self.lookup == "softmax" and not dropped),
+                wide_values=h * (self.lookup == "softmax") * (1 - dropped),
             )
         )
 

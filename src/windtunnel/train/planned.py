@@ -80,6 +80,7 @@ def run_memory(
             loss_rows=planned_loss_rows(architecture, train),
             checkpointing=train.activation_checkpointing,
             in_pieces=rows < train.largest_batch,
+            updates=train.steps,
         ),
     )
 
