@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from windtunnel import __version__
-from windtunnel.cli import ablate, compare, configs, data, interop, models, runs, schedules
+from windtunnel.cli import ablate, compare, configs, data, interop, models, runs, schedules, search
 from windtunnel.errors import WindtunnelError
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ def _common(
     del version
 
 
-for module in (configs, schedules, data, models, compare, ablate):
+for module in (configs, schedules, data, models, compare, ablate, search):
     module.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(interop.import_app, name="import")

@@ -9,7 +9,7 @@ from typing import Any
 from windtunnel.cli.options import note
 from windtunnel.config import annotated_yaml
 from windtunnel.errors import RunError, UsageError
-from windtunnel.report.page import write_html
+from windtunnel.report.page import render_search, write_html, write_page
 from windtunnel.report.study_report import Curve, StudyReport, curve_from_events
 from windtunnel.runs import RunFolder
 from windtunnel.study.folder import StudyFolder
@@ -27,6 +27,10 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
     folder = StudyFolder(path)
     plan = folder.read_plan()
     results = folder.read_results()
+    if results is not None and "search" in results and "arms" not in results:
+        title = str(folder.read_question().get("question", "search"))
+        write_page(path / PAGE, render_search(title, results, command))
+        return results, path / PAGE
     if plan is None or results is None:
         what = "holds no study" if plan is None else "holds a study that has not ended"
         raise UsageError(f"{path}: {what}")

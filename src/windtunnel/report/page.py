@@ -12,15 +12,18 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from windtunnel.errors import StudyError
 from windtunnel.report import sections
 from windtunnel.report.curves import drawable
 from windtunnel.report.effects_section import effects_section, interactions_section
+from windtunnel.report.search_page import search_data, search_section
 from windtunnel.report.study_report import StudyReport
 from windtunnel.report.tuning import tuning_section
 from windtunnel.report.units import count_text, flops_text
@@ -46,6 +49,7 @@ def render_html(report: StudyReport) -> str:
         "verdict": sections.verdict_section(study) + sections.reading_box(),
         "differences": sections.forest_section(study),
         "tuning": tuning_section(report.verdicts),
+        "search": search_section(report.verdicts),
         "curves": curves,
         "cost": sections.cost_section(study),
         "configs": sections.config_section(report, names),
@@ -53,12 +57,30 @@ def render_html(report: StudyReport) -> str:
         "environment": sections.environment_section(report),
     }
     scripts = [asset("page.js")]
-    if curves:
+    searched = search_data(report.verdicts)
+    if searched is not None:
+        parts["search"] += _search_script(searched)
+        scripts.append(asset("search.js"))
+    if curves or searched is not None:
         scripts.insert(0, plotly_script())
     body = _header(report, study, [name for name, part in parts.items() if part])
     body += f"<main>{''.join(parts.values())}</main>"
     body += "<footer>Made by <b>windtunnel</b>. Everything on this page is in this file.</footer>"
     return document(report.title, body, _data(report, names), scripts)
+
+
+def render_search(title: str, results: Mapping[str, Any], command: str = "") -> str:
+    """The page of a search that confirmed nothing, so that there are no verdicts."""
+    body = (
+        f'<header><p class="kicker">windtunnel · search</p><h1>{escape(title)}</h1></header>'
+        f"<main>{search_section(results)}{_search_script(search_data(results))}"
+        f"<pre><code>{escape(command)}</code></pre></main>"
+    )
+    return document(title, body, "[]", [plotly_script(), asset("search.js")])
+
+
+def _search_script(data: object) -> str:
+    return f'<script type="application/json" id="search-data">{embedded_json(data)}</script>'
 
 
 def write_html(path: Path, report: StudyReport) -> None:

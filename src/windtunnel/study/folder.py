@@ -87,6 +87,10 @@ class StudyFolder:
             )
         return True
 
+    def read_question(self) -> dict[str, Any]:
+        """What a study of several rounds asks: kind, question, digest; empty for others."""
+        return self._read(QUESTION) or {}
+
     def _asked(self) -> tuple[str, str] | None:
         """The digest and the words of the folder's question."""
         found = self._read(QUESTION)

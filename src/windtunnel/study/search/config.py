@@ -55,7 +55,7 @@ class CmaEsConfig(SamplerConfig):
     and conditional knobs are drawn at random."""
 
     type: Literal["cma-es"] = "cma-es"
-    population: Annotated[int, Field(ge=2)] | None = None
+    population: Annotated[int, Field(ge=4)] | None = None
     """Trials of a generation. None: 4 + ⌊3 ln n⌋ for n numbers."""
     startup_trials: Count = 1
     """Drawn at random before it begins."""

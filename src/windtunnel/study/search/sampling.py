@@ -80,7 +80,7 @@ class Asker:
             return asked
         assert self._study is not None
         assert not self._open, "told before asked again"
-        with _quiet():
+        with quiet():
             for _ in range(count):
                 trial = self._study.ask()
                 self._open.append((trial, self._chosen(trial)))
@@ -99,7 +99,7 @@ class Asker:
         if self._study is None:
             return
         assert len(told) == len(self._open)
-        with _quiet():
+        with quiet():
             for (trial, asked), one in zip(self._open, told, strict=True):
                 self._tell(trial, asked, one)
         self._open = []
@@ -205,7 +205,7 @@ def _study(config: SearchConfig) -> Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with _quiet():
+    with quiet():
         return optuna.create_study(
             directions=["minimize"] * len(config.objectives),
             sampler=_sampler(
@@ -237,7 +237,7 @@ def _sampler(config: SamplerConfig, *, conditional: bool) -> BaseSampler:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Optuna's notes on what is new or deprecated in it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="optuna")

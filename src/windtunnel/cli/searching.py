@@ -1,0 +1,173 @@
+"""``windtunnel search``: read the space, say what it will take, conduct, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from windtunnel.cli.conducting import conduct_verb
+from windtunnel.cli.corpora import prepare_with_progress
+from windtunnel.cli.options import note
+from windtunnel.cli.reporting import report_study
+from windtunnel.errors import ConfigError, Problem
+from windtunnel.report.search_view import search_view
+from windtunnel.report.units import bytes_text, duration_text
+from windtunnel.study.arms import Ground
+from windtunnel.study.folder import StudyFolder
+from windtunnel.study.ground import free_memory_bytes, local_ground, usable_cores
+from windtunnel.study.search.inquiry import Searching
+from windtunnel.study.search.outlook import Outlook, look_ahead
+from windtunnel.study.search.space import Search, check_paths, load_search
+from windtunnel.study.search.trial import BOOK, Book
+from windtunnel.train.run_config import LoadedRun, load_run
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked ``search`` for."""
+
+    file: Path
+    space: Path
+    edits: tuple[str, ...]
+    trials: int | None
+    memory: int | None
+    out: Path
+    runs: Path
+    workers: int | None
+    dry_run: bool
+
+
+def search_verb(request: Request) -> dict[str, Any]:
+    """Does all of it; the search as plain JSON (the plan, for a dry run)."""
+    base, search = load_both(request.file, request.edits, request.space)
+    if request.trials is not None:
+        search = replace(search, config=search.config.replace(trials=request.trials))
+    check_paths(search, base)
+    prepare_with_progress(base.config.data)
+    ground = local_ground()
+    inquiry = Searching(
+        search, base, ground=ground, book=Book(None), memory_bytes=request.memory, on_notice=note
+    )
+    begun = StudyFolder(request.out).holds(inquiry.digest)
+    inquiry.book = Book(request.out / BOOK if begun or not request.dry_run else None)
+    inquiry.speed = _speed(inquiry, base, ground)
+    for line in outlook_lines(inquiry, look_ahead(inquiry), request.workers):
+        note(line)
+    if request.dry_run:
+        return _first_batch(inquiry)
+    conduct_verb(inquiry, request.out, runs=request.runs, workers=request.workers)
+    result, page = report_study(request.out, command=_command(request))
+    note(f"report: {page}")
+    return result
+
+
+def load_both(file: Path, edits: Sequence[str], space: Path) -> tuple[LoadedRun, Search]:
+    """The run's file and the search's, or the mistakes of both at once."""
+    problems: list[Problem] = []
+    base = search = None
+    try:
+        base = load_run(file, edits)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        search = load_search(space)
+    except ConfigError as error:
+        problems += error.problems
+    if problems or base is None or search is None:
+        raise ConfigError(problems)
+    return base, search
+
+
+def _speed(inquiry: Searching, base: LoadedRun, ground: Ground) -> float | None:
+    """Steps a second of the file's own run: measured once, or as the search's folder has it."""
+    facts = inquiry.book.facts
+    if "steps_per_second" not in facts:
+        room = inquiry.room_bytes
+        if ground.speeds is None or ((room or 0) < inquiry.base_costs.memory_bytes and room):
+            facts["steps_per_second"] = None
+        else:
+            note("measuring the speed …")
+            facts["steps_per_second"] = ground.speeds([inquiry.base.config])[0]
+    found: float | None = facts["steps_per_second"]
+    return found
+
+
+def outlook_lines(inquiry: Searching, outlook: Outlook, workers: int | None) -> list[str]:
+    """What will be done, how long it takes and what will not fit."""
+    config, room = inquiry.config, inquiry.room_bytes
+    seeds = f" of {config.seeds} seeds" if config.seeds > 1 else ""
+    fresh = f", and {outlook.confirming} to confirm the best" if outlook.confirming else ""
+    lines = [
+        f"search: {inquiry.question}; {config.sampler.type}, {outlook.trials} trials{seeds}, "
+        f"{config.batch} at a time: at most {outlook.runs} runs{fresh}"
+    ]
+    refused = [
+        f"{count} {text}"
+        for count, text in ((outlook.invalid, "are not valid"), (outlook.too_large, "do not fit"))
+        if count
+    ]
+    spread = ""
+    if outlook.ratios:
+        spread = (
+            f"take {outlook.ratios[0]:.2g} to {outlook.ratios[-1]:.2g} times the FLOPs of the "
+            f"file's own run ({outlook.ratio:.2g} on average)"
+        )
+    others = "the others " if refused and spread else ""
+    said = "; ".join([*refused, *([others + spread] if spread else [])])
+    lines.append(f"  of {outlook.drawn} configurations drawn at random: {said}")
+    if inquiry.rungs:
+        share = "" if outlook.share is None else f", about {outlook.share:.0%} of all steps"
+        lines.append(
+            f"  pruning: {config.pruning.type} after steps {', '.join(map(str, inquiry.rungs))} "
+            f"of {inquiry.base.config.train.steps}{share}"
+        )
+    if room is not None:
+        how = "kept to it" if inquiry.is_enforced else "free now, by prediction alone"
+        lines.append(f"  memory of a run: at most {bytes_text(room)} ({how})")
+    return [*lines, _time_line(inquiry, outlook, workers)]
+
+
+def _time_line(inquiry: Searching, outlook: Outlook, workers: int | None) -> str:
+    if outlook.seconds is None:
+        return "  time: not known"
+    memory = free_memory_bytes()
+    fitting = usable_cores()
+    if memory is not None:
+        fitting = min(fitting, memory // inquiry.base_costs.memory_bytes)
+    side = max(1, min(workers or fitting, inquiry.config.batch))
+    time = duration_text(outlook.seconds / side)
+    more = "" if outlook.share is not None else ", at most"
+    return (
+        f"  time: about {time}{more}, {side} at a time, by FLOPs and the speed of the file's own "
+        f"run ({inquiry.speed:.3g} steps/s)"
+    )
+
+
+def _first_batch(inquiry: Searching) -> dict[str, Any]:
+    """What a dry run prints: the question, and the trials that would be asked first."""
+    inquiry.book.keep_nothing()
+    inquiry.next([], lambda digest: None)
+    return {
+        "question": inquiry.config.model_dump(mode="json"),
+        "rungs": list(inquiry.rungs),
+        "first_trials": [trial.to_dict() for trial in inquiry.trials],
+    }
+
+
+def _command(request: Request) -> str:
+    parts = ["windtunnel search", str(request.file), f"--space {request.space}"]
+    parts += [f"--set {edit}" for edit in request.edits]
+    if request.trials is not None:
+        parts.append(f"--trials {request.trials}")
+    if request.memory is not None:
+        parts.append(f"--memory {request.memory}")
+    return " ".join([*parts, f"--out {request.out}"])
+
+
+def print_search(result: dict[str, Any]) -> None:
+    """What was found, for the terminal."""
+    Console().print(search_view(result))
