@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 from tests.conftest import Command
 
+from windtunnel.study.search.space import check_paths, load_search
+from windtunnel.train.run_config import load_run
+
 ROOT = Path(__file__).parents[1]
 SAMPLES = sorted((ROOT / "examples" / "samples").glob("*.yaml"))
-RUN_FILES = sorted((ROOT / "examples").rglob("*.yaml"))
+SPACES = sorted((ROOT / "examples" / "search").glob("*space.yaml"))
+RUN_FILES = [path for path in sorted((ROOT / "examples").rglob("*.yaml")) if path not in SPACES]
 
 
 @pytest.mark.parametrize("file", RUN_FILES, ids=lambda file: file.stem)
@@ -31,5 +35,11 @@ def test_an_example_on_samples_trains_and_answers(
     assert windtunnel(verb, run, "one", *more).code == 0
 
 
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
+def test_an_example_of_a_space_fits_its_run(file: Path) -> None:
+    check_paths(load_search(file), load_run(file.with_name("run.yaml")))
+
+
 def test_there_are_examples() -> None:
     assert len(RUN_FILES) >= 4
+    assert SPACES

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from windtunnel.cli.engines import EngineOption
 from windtunnel.cli.options import AsJson, ConfigFile, Edits, RunsFolder, print_json, runs_folder
 
 
@@ -31,6 +32,7 @@ def search(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
     ] = None,
+    engine: EngineOption = "local",
     runs: RunsFolder = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and the first trials, and stop.")
@@ -42,7 +44,7 @@ def search(
 
     request = Request(
         file=file, space=space, edits=tuple(edits or ()), trials=trials, memory=memory, out=out,
-        runs=runs_folder(runs), workers=workers, dry_run=dry_run,
+        runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
     )  # fmt: skip
     result = search_verb(request)
     if as_json:

@@ -17,8 +17,9 @@ from windtunnel.errors import ConfigError, Problem
 from windtunnel.report.search_view import search_view
 from windtunnel.report.units import bytes_text, duration_text
 from windtunnel.study.arms import Ground
+from windtunnel.study.engines import Capacity, Engine, open_engine
 from windtunnel.study.folder import StudyFolder
-from windtunnel.study.ground import free_memory_bytes, local_ground, usable_cores
+from windtunnel.study.ground import local_ground
 from windtunnel.study.search.inquiry import Searching
 from windtunnel.study.search.outlook import Outlook, look_ahead
 from windtunnel.study.search.space import Search, check_paths, load_search
@@ -39,10 +40,16 @@ class Request:
     runs: Path
     workers: int | None
     dry_run: bool
+    engine: str = "local"
 
 
 def search_verb(request: Request) -> dict[str, Any]:
     """Does all of it; the search as plain JSON (the plan, for a dry run)."""
+    with open_engine(request.engine) as engine:
+        return _search(request, engine)
+
+
+def _search(request: Request, engine: Engine) -> dict[str, Any]:
     base, search = load_both(request.file, request.edits, request.space)
     if request.trials is not None:
         search = replace(search, config=search.config.replace(trials=request.trials))
@@ -55,11 +62,11 @@ def search_verb(request: Request) -> dict[str, Any]:
     begun = StudyFolder(request.out).holds(inquiry.digest)
     inquiry.book = Book(request.out / BOOK if begun or not request.dry_run else None)
     inquiry.speed = _speed(inquiry, base, ground)
-    for line in outlook_lines(inquiry, look_ahead(inquiry), request.workers):
+    for line in outlook_lines(inquiry, look_ahead(inquiry), request.workers, engine.capacity()):
         note(line)
     if request.dry_run:
         return _first_batch(inquiry)
-    conduct_verb(inquiry, request.out, runs=request.runs, workers=request.workers)
+    conduct_verb(inquiry, request.out, runs=request.runs, workers=request.workers, engine=engine)
     result, page = report_study(request.out, command=_command(request))
     note(f"report: {page}")
     return result
@@ -96,7 +103,9 @@ def _speed(inquiry: Searching, base: LoadedRun, ground: Ground) -> float | None:
     return found
 
 
-def outlook_lines(inquiry: Searching, outlook: Outlook, workers: int | None) -> list[str]:
+def outlook_lines(
+    inquiry: Searching, outlook: Outlook, workers: int | None, there: Capacity
+) -> list[str]:
     """What will be done, how long it takes and what will not fit."""
     config, room = inquiry.config, inquiry.room_bytes
     seeds = f" of {config.seeds} seeds" if config.seeds > 1 else ""
@@ -128,16 +137,15 @@ def outlook_lines(inquiry: Searching, outlook: Outlook, workers: int | None) -> 
     if room is not None:
         how = "kept to it" if inquiry.is_enforced else "free now, by prediction alone"
         lines.append(f"  memory of a run: at most {bytes_text(room)} ({how})")
-    return [*lines, _time_line(inquiry, outlook, workers)]
+    return [*lines, _time_line(inquiry, outlook, workers, there)]
 
 
-def _time_line(inquiry: Searching, outlook: Outlook, workers: int | None) -> str:
+def _time_line(inquiry: Searching, outlook: Outlook, workers: int | None, there: Capacity) -> str:
     if outlook.seconds is None:
         return "  time: not known"
-    memory = free_memory_bytes()
-    fitting = usable_cores()
-    if memory is not None:
-        fitting = min(fitting, memory // inquiry.base_costs.memory_bytes)
+    fitting = there.cores
+    if there.memory_bytes is not None:
+        fitting = min(fitting, there.memory_bytes // inquiry.base_costs.memory_bytes)
     side = max(1, min(workers or fitting, inquiry.config.batch))
     time = duration_text(outlook.seconds / side)
     more = "" if outlook.share is not None else ", at most"

@@ -1,0 +1,149 @@
+"""``windtunnel search`` as a user types it, with workers that train."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.conftest import Command, corpus_text
+
+from windtunnel.arch import Architecture
+from windtunnel.cli import searching
+from windtunnel.study.ground import local_ground
+from windtunnel.study.search import gate
+from windtunnel.train.config import TrainConfig
+
+LIMIT = 450 * 2**20
+SEARCH = """\
+trials: 4
+batch: 3
+sampler: grid
+pruning: {type: halving, rungs: [2], factor: 3}
+confirm: {best: 1, seeds: 2}
+space:
+  arch.layers[*].mixer.num_heads: {choice: [2, 3]}
+  train.lr: {choice: [0.003, 0.01]}
+"""
+
+
+@pytest.fixture
+def space(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a search; no speed is measured, since that takes a process of its own."""
+    monkeypatch.setattr(searching, "local_ground", lambda: local_ground(measure=False))
+    path = workplace / "search.yaml"
+    path.write_text(SEARCH, encoding="utf-8")
+    return path
+
+
+def test_a_search_trains_prunes_confirms_and_reports(
+    windtunnel: Command, workplace: Path, space: Path
+) -> None:
+    command = ("search", "run.yaml", "--space", space, "--out", "s", "--workers", 2)
+    answer = windtunnel(*command, "--json")
+    assert answer.code == 0, answer.err
+    first = answer.err.index("search: the best of small by 2 knobs; grid, 4 trials, 3 at a time")
+    assert "at most 4 runs, and 4 to confirm the best" in answer.err
+    assert first < answer.err.index("trials 0 to 1 to step 2")
+    result = json.loads(answer.out)
+    found = result["search"]
+    assert found["counts"] == {"complete": 1, "invalid": 2, "pruned": 1}
+    assert "num_heads 3 does not divide d_model 16" in found["trials"][2]["reason"]
+    assert [arm["name"] for arm in result["arms"]] == ["file", f"trial-{found['best'][0]:03d}"]
+    assert result["arms"][1]["delta"]["mean"] is not None
+    page = (workplace / "s" / "report.html").read_text(encoding="utf-8")
+    for text in ("search-front", "search-data", "Every trial, the best first", "Confirmed"):
+        assert text in page
+    shown = windtunnel(*command)
+    assert "training" not in shown.err
+    assert "2 invalid" in shown.out
+    assert "Searched against confirmed" in shown.out
+    assert windtunnel("report", "s").code == 0
+
+
+def test_memory_is_kept_to_and_a_smaller_micro_batch_is_found(
+    windtunnel: Command, workplace: Path, space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prediction is made to be far too low: the process itself runs into the limit, is told so
+    by an exception, and the same batch is trained in smaller pieces."""
+    (workplace / "corpus.txt").write_text(corpus_text(60_000), encoding="utf-8")
+    space.write_text(
+        "trials: 1\nbatch: 1\nsampler: grid\nconfirm: 0\nspace:\n  train.lr: {choice: [0.01]}\n"
+    )
+
+    def too_low(architecture: Architecture, train: TrainConfig) -> int:
+        return 1000 * train.largest_micro_batch
+
+    monkeypatch.setattr(gate, "predicted_memory", too_low)
+    answer = windtunnel(
+        "search", "run.yaml", "--space", space, "--out", "s", "--json",
+        "--set", "train.batch_size=2048", "--set", "train.steps=1", "--set", "train.seq_len=32",
+        "--memory", LIMIT,
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)["search"]
+    (trial,) = found["trials"]
+    assert trial["status"] == "complete"
+    assert trial["micro_batch_size"] in (1024, 512, 256)
+    assert found["memory"]["factor"] > 1
+    assert "out of memory with 2048 sequences at once" in answer.err
+    assert (workplace / "s" / "report.html").is_file()
+
+
+def test_a_dry_run_writes_nothing(windtunnel: Command, workplace: Path, space: Path) -> None:
+    before = sorted(workplace.iterdir())
+    answer = windtunnel(
+        "search", "run.yaml", "--space", space, "--out", "s", "--trials", 2, "--dry-run", "--json"
+    )
+    assert answer.code == 0, answer.err
+    tree = json.loads(answer.out)
+    assert tree["question"]["trials"] == 2
+    assert len(tree["first_trials"]) == 2
+    assert [p for p in sorted(workplace.iterdir()) if p.name != "cache"] == before
+
+
+def test_mistakes_of_both_files_are_told_at_once(
+    windtunnel: Command, workplace: Path, space: Path
+) -> None:
+    (workplace / "run.yaml").write_text("arch: {d_modl: 16, layers: []}\n", encoding="utf-8")
+    space.write_text("trials: 0\nspace: {train.lr: {lag: [1, 2]}}\n", encoding="utf-8")
+    answer = windtunnel("search", "run.yaml", "--space", space, "--out", "s")
+    assert answer.code == 2
+    assert "run.yaml:1:8: arch.d_modl: unknown key of 'decoder'" in answer.err
+    assert "search.yaml:1:9: trials: must be > 0, not 0" in answer.err
+    assert "search.yaml:2:20: space.train.lr.lag: unknown key; did you mean 'log'?" in answer.err
+    assert not (workplace / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("train.lrr: {choice: [1.0]}", "search.yaml:8:3: train.lrr: train.lrr: unknown key; did"),
+        ("data.source: {choice: [plays]}", "cannot be searched: trials on different data"),
+    ],
+)
+def test_a_knob_that_leads_nowhere_is_a_mistake(
+    windtunnel: Command, space: Path, edit: str, said: str
+) -> None:
+    space.write_text(SEARCH.replace("train.lr: {choice: [0.003, 0.01]}", edit), encoding="utf-8")
+    answer = windtunnel("search", "run.yaml", "--space", space, "--out", "s")
+    assert answer.code == 2
+    assert said in answer.err
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    windtunnel: Command, workplace: Path, space: Path
+) -> None:
+    (workplace / "s").mkdir()
+    (workplace / "s" / "mine.txt").write_text("mine")
+    answer = windtunnel("search", "run.yaml", "--space", space, "--out", "s")
+    assert answer.code == 2
+    assert "exists and is not a study" in answer.err
+    assert [p.name for p in (workplace / "s").iterdir()] == ["mine.txt"]
+
+
+def test_a_search_without_a_valid_configuration_says_why(windtunnel: Command, space: Path) -> None:
+    text = SEARCH.replace("[2, 3]", "[3, 5]")
+    space.write_text(text, encoding="utf-8")
+    answer = windtunnel("search", "run.yaml", "--space", space, "--out", "s")
+    assert answer.code == 1
+    assert "none of 4 configurations is valid and fits into memory" in answer.err
+    assert "num_heads 3 does not divide d_model 16" in answer.err
