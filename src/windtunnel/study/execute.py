@@ -27,6 +27,7 @@ POLL_SECONDS = 0.2
 USAGE_EXIT = 2
 OUT_OF_MEMORY = "out of memory"
 """What a worker says on standard error when memory has run out."""
+_SIGNS_OF_MEMORY = ("bad_alloc", "cannot allocate memory", "memoryerror")
 _MEMORY_GROWTH = 1.5
 """A run that did not fit is expected to take so many times what was predicted."""
 
@@ -312,7 +313,7 @@ class _Executor:
         how = "it ended without a record" if ended.code == 0 else ended.how
         if ended.code == 1 and _has_checkpoints(job):
             how += f" (should its checkpoints be damaged: {_way_out(job)})"
-        full = OUT_OF_MEMORY in ended.words.lower()
+        full = says_out_of_memory(ended.words)
         if full and job.limit_bytes is None:
             job = self._expecting_more(job)
         # A usage error is there again at every attempt, and so is too tight a limit.
@@ -362,6 +363,13 @@ class _Executor:
     def _loss_of(self, job: Job) -> float | None:
         seen = self._seen[job.run.key]
         return seen.loss if seen is not None else None
+
+
+def says_out_of_memory(words: str) -> bool:
+    """Whether a worker's last words are about memory: its own, or those of the libraries below it,
+    which may end the process before Python hears of it."""
+    text = words.lower()
+    return any(sign in text for sign in (OUT_OF_MEMORY, *_SIGNS_OF_MEMORY))
 
 
 def evaluated_at(run: RunFolder, step: int) -> Mapping[str, Any] | None:

@@ -10,8 +10,8 @@ from typing import Any
 from windtunnel.config import digest
 from windtunnel.errors import StudyError
 from windtunnel.study.arms import Ground, as_arm, plain_plan
-from windtunnel.study.execute import OUT_OF_MEMORY
-from windtunnel.study.plan import Plan
+from windtunnel.study.execute import says_out_of_memory
+from windtunnel.study.plan import Arm, Plan
 from windtunnel.study.rounds import Recall, Round
 from windtunnel.study.search.gate import (
     Room,
@@ -226,7 +226,8 @@ class Searching:
     def _limited(self, plan: Plan, until: int | None = None) -> Plan:
         runs = tuple(replace(r, until=until, limit_bytes=self._limit) for r in plan.runs)
         asked = digest({"plan": plan.digest, "until": until, "limit": self._limit})
-        return replace(plan, runs=runs, digest=asked)
+        arms = plan.arms if until is None else tuple(up_to(arm, until) for arm in plan.arms)
+        return replace(plan, arms=arms, runs=runs, digest=asked)
 
     @property
     def _quiet_ground(self) -> Ground:
@@ -252,7 +253,7 @@ class Searching:
         """Notes what a round says of a trial. True where it was out of memory."""
         records = [found.records[key] for key in found.plan.keys_of(trial.name)]
         failed = [str(r.get("reason", "")) for r in records if r["status"] == "failed"]
-        if any(OUT_OF_MEMORY in reason.lower() for reason in failed):
+        if any(map(says_out_of_memory, failed)):
             return True
         if failed:
             trial.end("failed", failed[0].splitlines()[0] if failed[0] else "")
@@ -326,6 +327,11 @@ class Searching:
                 speeds=[self.speed, *(self._speed_of(trial) for trial in self.confirmed)],
             )
         )  # fmt: skip
+
+
+def up_to(arm: Arm, step: int) -> Arm:
+    """The arm as far as it is trained to a rung, so that the time left is that of the rung."""
+    return replace(arm, steps=step, tokens=round(arm.tokens * step / arm.steps))
 
 
 def is_copy(trial: Trial) -> bool:
