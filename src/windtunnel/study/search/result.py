@@ -27,7 +27,7 @@ def search_result(inquiry: Searching, confirmation: Round | None, number: int) -
     verdicts: dict[str, Any] = {}
     if confirmation is not None:
         verdicts = judge(confirmation.plan, confirmation.records).to_dict()
-        verdicts[VERDICT_ROUND] = number
+        verdicts |= {"match": "", "budget": None, VERDICT_ROUND: number}  # nothing was matched
     return {**verdicts, "search": _tree(inquiry, verdicts)}
 
 
