@@ -82,6 +82,7 @@
   }
 
   function draw() {
+    if (!found.trials.length) return;
     drawFront();
     if (found.knobs.length && found.trials.length > 1) drawKnobs();
   }
