@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from windtunnel.arch import ArchSpec, Step, build, cost, resolve, train_memory
-from windtunnel.arch.memory import kept_bytes
+from windtunnel.arch.memory import _kernels, kept_bytes
 from windtunnel.nn.component import REGISTRIES, Scope, Span
 from windtunnel.nn.contracts.case import Case, make_input, run
 from windtunnel.nn.contracts.case import build as build_case
@@ -141,3 +141,20 @@ def test_short_rows_keep_the_square_in_bfloat16_alone() -> None:
     heads = attention.resolved.num_heads  # type: ignore[attr-defined]
     assert short.activation_values == pytest.approx(long.activation_values)
     assert short.wide_values - long.wide_values == heads * (256 - 2)
+
+
+def test_blocks_that_go_back_to_the_system_leave_nothing_in_the_heap() -> None:
+    """Of 32 MiB and more: here those that an update of a wide vocabulary works with."""
+    small = moment(memory_of(update_values=2**20, update_block=2**20), "update")
+    mapped = moment(memory_of(update_values=2**20, update_block=2**23), "update")
+    assert small - mapped == pytest.approx(0.7 * 4 * 2**20)
+
+
+def test_only_experts_that_are_chosen_among_have_products_of_many_sizes() -> None:
+    def kernels(top_k: int) -> int:
+        layer = {"mlp": {"type": "moe", "num_experts": 2, "top_k": top_k, "expert": "dense"}}
+        spec = {"d_model": 16, "vocab_size": 100, "layers": (layer,)}
+        return _kernels(resolve(ArchSpec.model_validate(spec)), Step("bfloat16", updates=3))
+
+    assert kernels(2) == 0
+    assert kernels(1) == pytest.approx(3 * 3 * 4 * 0.4 * 2**20, rel=0.01)

@@ -99,6 +99,8 @@ class Step:
     """Numbers that the optimizer keeps, and averages of weights; AdamW's two moments if None."""
     update_values: Num = 0
     """Numbers that an update works with besides."""
+    update_block: Num = 0
+    """Numbers of the largest block among them."""
     averaged: bool = False
     """Whether evaluation puts an average in place of the weights, which are kept beside it."""
     loss_rows: Num | None = None
@@ -161,13 +163,12 @@ def _with(held: Moment, name: str, gradients: Num, more: Num) -> Moment:
 
 def _in_heap(architecture: Architecture, parts: tuple[_Part, ...], tokens: Num, step: Step) -> Num:
     """Bytes that the heap holds of what a step has freed, where its blocks are small enough."""
+    a, g, u = _HELD_BACK
     d = architecture.d_model
     kept = reduce(add, (part.kept * part.times for part in parts))
-    gradients = reduce(add, (part.gradients * part.times for part in parts))
-    a, g, u = _HELD_BACK
-    narrow = 4 * d * tokens * step.width < _MAPPED
-    small = 4 * d * d * step.width < _MAPPED
-    return a * kept * narrow + (g * gradients + u * 4 * step.update_values) * small
+    gradients = reduce(add, (part.gradients * part.times * part.in_heap for part in parts))
+    of_kept = a * kept * (4 * d * tokens * step.width < _MAPPED)
+    return of_kept + g * gradients + u * 4 * step.update_values * (4 * step.update_block < _MAPPED)
 
 
 def _kernels(architecture: Architecture, step: Step) -> int:
@@ -184,7 +185,7 @@ def _varying_maps(layer: LayerConfig) -> int:
     """Linear maps that read another number of tokens in each step."""
     maps = {"glu": 3, "dense": 2}
     mlp: Any = layer.mlp
-    if mlp.type == "moe" and mlp.num_experts > 1:
+    if mlp.type == "moe" and mlp.top_k < mlp.num_experts:
         return int(mlp.num_experts) * maps.get(mlp.expert.type, 2)
     return (4 + maps.get(mlp.type, 2)) * (layer.depth is not None)
 
@@ -200,13 +201,15 @@ class _Part:
     gradients: Num
     """Of its parameters."""
     times: int = 1
+    in_heap: Num = True
+    """Whether its gradients are blocks small enough for the heap."""
 
 
 def _backward_parts(
     architecture: Architecture, counted: ArchCost, tokens: Num, step: Step
 ) -> Iterator[_Part]:
     """The parts from the bottom up."""
-    streams = architecture.streams or 1
+    d, streams = architecture.d_model, architecture.streams or 1
     stream = streams * architecture.d_model * tokens * step.width
     for part in counted.parts:
         kept = kept_bytes(part.cost, tokens, step.width)
@@ -219,7 +222,9 @@ def _backward_parts(
         if part.name == "head" and architecture.embedding.tie and architecture.input == "tokens":
             # The tied weight has a gradient of the head's, until that of the embedding is there.
             gradients = gradients + architecture.vocab_size * architecture.d_model
-        yield _Part(kept, working, gradients * step.width, part.times)
+        rows = architecture.vocab_size if part.name.endswith(("embedding", "head")) else 4 * d
+        in_heap = rows * d * step.width < _MAPPED
+        yield _Part(kept, working, gradients * step.width, part.times, in_heap)
     for tables in _tables(architecture, counted.seq_len):
         yield _Part(tables * step.width, 0, 0)
 

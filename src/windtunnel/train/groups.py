@@ -161,16 +161,16 @@ def optimizer_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> in
     )
 
 
-def update_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> int:
-    """Numbers that an update works with besides: the optimizers take their steps one by one."""
-    return max(
-        (
-            group.treatment.optimizer.update_values([shapes[name] for name in group.names])
-            for group in groups
-            if not group.treatment.frozen
-        ),
-        default=0,
-    )
+def update_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> tuple[int, int]:
+    """Numbers that an update works with besides, and those of the largest block among them; the
+    optimizers take their steps one by one."""
+    most = (0, 0)
+    for group in groups:
+        if not group.treatment.frozen:
+            optimizer = group.treatment.optimizer
+            values = optimizer.update_values([shapes[name] for name in group.names])
+            most = max(most, (values, values // optimizer.working_blocks))
+    return most
 
 
 def _scaled(treatment: Treatment, name: str, scale: WidthScale) -> Treatment:

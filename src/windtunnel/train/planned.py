@@ -55,12 +55,12 @@ def run_memory(
     Raises:
         UsageError: a rule of ``train.groups`` cannot be followed.
     """
-    values, working = None, 0
+    values, working, block = None, 0, 0
     plain = train.optimizer.type == "adamw" and not train.groups and train.ema is None
     if planned is not None or not plain:
         groups, shapes = planned or planned_groups(architecture, train)
         values = optimizer_values(groups, shapes)
-        working = update_values(groups, shapes)
+        working, block = update_values(groups, shapes)
         if train.ema is not None:  # a copy of all that is moved
             moved = [n for g in groups if not g.treatment.frozen for n in g.names]
             values += sum(math.prod(shapes[name]) for name in moved)
@@ -76,6 +76,7 @@ def run_memory(
             precision=train.precision,
             optimizer_values=values,
             update_values=working,
+            update_block=block,
             averaged=isinstance(train.optimizer, ScheduleFreeConfig),
             loss_rows=planned_loss_rows(architecture, train),
             checkpointing=train.activation_checkpointing,

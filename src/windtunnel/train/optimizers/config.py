@@ -49,6 +49,8 @@ class OptimizerConfig(Config):
 
     adam_like: ClassVar[bool] = False
     """Whether every number moves by about γ, whatever the gradient's size: what muP rests on."""
+    working_blocks: ClassVar[int] = 1
+    """The equal blocks that :meth:`update_values` come in."""
 
     type: str
 
@@ -246,6 +248,8 @@ class MuonConfig(OptimizerConfig):
     """Muon (Jordan et al. 2024): orthogonal steps for the matrices inside the stack; the rest
     (embeddings, head, vectors) is moved by another optimizer, at the same learning rate."""
 
+    working_blocks: ClassVar[int] = 6
+
     type: Literal["muon"] = "muon"
     momentum: Fraction = 0.95
     """Memory of the average of the gradient."""
@@ -323,6 +327,8 @@ class ScheduleFreeConfig(OptimizerConfig):
 
     adam_like: ClassVar[bool] = True
 
+    working_blocks: ClassVar[int] = 4
+
     type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
     betas: tuple[Annotated[float, Field(gt=0, lt=1)], Fraction] = (0.9, 0.999)
     """How much of the average is in the weights that gradients are taken at, and the memory of the
@@ -334,7 +340,7 @@ class ScheduleFreeConfig(OptimizerConfig):
         return 2 * math.prod(shape) + 1
 
     def update_values(self, shapes: Sequence[Shape]) -> int:
-        return 4 * super().update_values(shapes)
+        return self.working_blocks * super().update_values(shapes)
 
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         from windtunnel.train.optimizers.schedule_free import ScheduleFreeAdamW
