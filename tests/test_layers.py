@@ -19,6 +19,7 @@ LAYERS = (
     "trace",
     "generate",
     "train",
+    "spaces",
     "factory",
     "runner",
     "study",

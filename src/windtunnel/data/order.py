@@ -45,6 +45,17 @@ class KeyedPermutation:
             out[outside] = self._network(out[outside])
         return out.astype(np.int64)
 
+    def at(self, index: int) -> int:
+        """Where one index goes: the same, in whole numbers of Python, which is faster for one."""
+        bits, mask = self._half_bits, (1 << self._half_bits) - 1
+        while True:
+            left, right = index >> bits, index & mask
+            for key in self._round_keys:
+                left, right = right, left ^ (_mixed(right ^ int(key)) & mask)
+            index = (left << bits) | right
+            if index < self.size:
+                return index
+
     def _network(self, value: NDArray[np.uint64]) -> NDArray[np.uint64]:
         bits = np.uint64(self._half_bits)
         mask = np.uint64((1 << self._half_bits) - 1)
@@ -59,3 +70,11 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
+
+
+def _mixed(value: int) -> int:
+    """:func:`_mix` of one number."""
+    word = 2**64 - 1
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & word
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & word
+    return value ^ (value >> 31)
