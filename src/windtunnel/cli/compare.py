@@ -84,8 +84,12 @@ def report(
 ) -> None:
     """Write a finished study's report anew, and print its verdicts."""
     from windtunnel.cli.comparing import print_verdicts
+    from windtunnel.cli.probing import print_probe, report_probe
     from windtunnel.cli.reporting import report_study
 
+    if (probed := report_probe(study)) is not None:
+        print_json(probed) if as_json else print_probe(probed)
+        return
     result, path = report_study(study)
     if as_json:
         print_json(result)

@@ -66,7 +66,7 @@ def compare_verb(request: Request) -> dict[str, Any]:
     if request.preset_set:
         loaded = preset_set(request.preset_set, request.size, request.edits)
     else:
-        loaded = load_all(request.files, request.edits)
+        loaded = load_run_files(request.files, request.edits)
     for data in {run.config.data for run in loaded}:
         prepare_with_progress(data)
     with open_engine(request.engine) as engine:
@@ -162,7 +162,7 @@ def told(ground: Ground) -> Ground:
     return replace(ground, speeds=speeds)
 
 
-def load_all(files: Sequence[Path], edits: Sequence[str]) -> list[LoadedRun]:
+def load_run_files(files: Sequence[Path], edits: Sequence[str]) -> list[LoadedRun]:
     """Every file, or the mistakes of all of them at once."""
     loaded: list[LoadedRun] = []
     problems: list[Problem] = []

@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from windtunnel import __version__
-from windtunnel.cli import ablate, compare, configs, data, interop, models, runs, schedules, search
+from windtunnel.cli import (
+    ablate,
+    compare,
+    configs,
+    data,
+    interop,
+    models,
+    probe,
+    runs,
+    schedules,
+    search,
+)
 from windtunnel.errors import WindtunnelError
 
 app = typer.Typer(
@@ -43,7 +54,7 @@ def _common(
     del version
 
 
-for module in (configs, schedules, data, models, compare, ablate, search):
+for module in (configs, schedules, data, models, compare, ablate, search, probe):
     module.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(interop.import_app, name="import")
