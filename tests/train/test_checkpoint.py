@@ -321,3 +321,11 @@ def test_an_optimizer_that_keeps_other_state_than_before_starts_clean(tmp_path: 
     load_newest(tmp_path, state, warnings.append)
     assert "the optimizer RMSprop: RMSprop with momentum starts clean for 6 of 6" in warnings[0]
     take(state, 2)
+
+
+def test_those_of_named_steps_are_kept_for_good(tmp_path: Path) -> None:
+    state = make()
+    for step in range(5, 36, 5):
+        state.progress.step = step
+        save_checkpoint(tmp_path, state, keep=1, keep_at=(15, 20))
+    assert [c.step for c in list_checkpoints(tmp_path)] == [15, 20, 35]

@@ -16,6 +16,7 @@ from windtunnel.cli.reporting import report_study
 from windtunnel.config import suggestion
 from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.report.effects_table import effects_view
+from windtunnel.report.ladder import ladder_view
 from windtunnel.report.progress import open_progress
 from windtunnel.report.terminal import verdict_view
 from windtunnel.report.tuning import tuning_table
@@ -211,7 +212,9 @@ def _command(request: Request) -> str:
 def print_verdicts(result: dict[str, Any]) -> None:
     """The tables of verdicts, or of effects, and the conclusion, for the terminal."""
     console = Console()
-    if "ablation" in result:
+    if result.get("kind") == "ladder":
+        console.print(ladder_view(result))
+    elif "ablation" in result:
         console.print(effects_view(result["ablation"]))
     else:
         console.print(verdict_view(result))

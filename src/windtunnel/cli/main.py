@@ -18,6 +18,7 @@ from windtunnel.cli import (
     configs,
     data,
     interop,
+    ladder,
     models,
     probe,
     runs,
@@ -54,7 +55,7 @@ def _common(
     del version
 
 
-for module in (configs, schedules, data, models, compare, ablate, search, probe):
+for module in (configs, schedules, data, models, compare, ablate, search, probe, ladder):
     module.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(interop.import_app, name="import")

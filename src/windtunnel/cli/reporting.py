@@ -9,6 +9,7 @@ from typing import Any
 from windtunnel.cli.options import note
 from windtunnel.config import annotated_yaml
 from windtunnel.errors import RunError, UsageError
+from windtunnel.report.ladder_page import render_ladder
 from windtunnel.report.page import render_search, write_html, write_page
 from windtunnel.report.study_report import Curve, StudyReport, curve_from_events
 from windtunnel.runs import RunFolder
@@ -30,6 +31,11 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
     if results is not None and "search" in results and "arms" not in results:
         title = str(folder.read_question().get("question", "search"))
         write_page(path / PAGE, render_search(title, results, command))
+        return results, path / PAGE
+    if results is not None and results.get("kind") == "ladder":
+        write_page(
+            path / PAGE, render_ladder(results, command=command or f"windtunnel report {path}")
+        )
         return results, path / PAGE
     if plan is None or results is None:
         what = "holds no study" if plan is None else "holds a study that has not ended"

@@ -39,6 +39,8 @@ class Arm:
     """(dotted path, the first arm's value, this one's)."""
     changes: tuple[str, ...]
     """What matching changed in the file's config, in words."""
+    first_step: int = 0
+    """Where its runs begin: above 0 where they go on from a checkpoint of another run."""
 
     @property
     def processes(self) -> int:
@@ -53,7 +55,8 @@ class Arm:
     @property
     def seconds(self) -> float | None:
         """Predicted for one run's steps; None where the speed was not measured."""
-        return self.steps / self.steps_per_second if self.steps_per_second else None
+        left = self.steps - self.first_step
+        return left / self.steps_per_second if self.steps_per_second else None
 
     @property
     def run_seconds(self) -> float | None:
@@ -62,9 +65,11 @@ class Arm:
         if self.seconds is None:
             return None
         train = self.config["train"]
-        evaluations = self.steps // train["eval_every"] + 2
+        left = self.steps - self.first_step
+        evaluations = left // train["eval_every"] + 2
         evaluated: int = evaluations * (train["eval_tokens"] or 0)
-        return self.seconds * (1 + evaluated / 3 / self.tokens) + START_SECONDS
+        trained = self.tokens * left / self.steps
+        return self.seconds * (1 + evaluated / 3 / trained) + START_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def save_checkpoint(
     *,
     keep: int,
     keep_every: int | None = None,
+    keep_at: Collection[int] = (),
     validation_loss: float | None = None,
     guard: Callable[[], None] | None = None,
 ) -> Path:
@@ -96,6 +97,7 @@ def save_checkpoint(
         keep: the newest ones to keep, this one included; the one with the lowest validation loss
             is kept besides.
         keep_every: those of steps that are multiples of it are kept for good.
+        keep_at: those of these steps are, too.
         validation_loss: in nats a token, where it was measured at this very step.
         guard: asked before the checkpoint gets its name; raises where another process has taken
             the run over meanwhile.
@@ -129,7 +131,7 @@ def save_checkpoint(
         before = f"that of step {kept[-1]} stands" if kept else "there is none before"
         raise RunError(f"{final}: cannot write the checkpoint: {why}; {before}") from error
     if world.first:
-        _retain(folder, keep, keep_every)
+        _retain(folder, keep, keep_every, keep_at)
     world.wait()
     return final
 
@@ -299,11 +301,12 @@ def _replace(draft: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _retain(folder: Path, keep: int, keep_every: int | None) -> None:
+def _retain(folder: Path, keep: int, keep_every: int | None, keep_at: Collection[int]) -> None:
     checkpoints = list_checkpoints(folder)
     best = _best(folder)
     for checkpoint in checkpoints[:-keep]:
         for_good = keep_every is not None and checkpoint.step % keep_every == 0
+        for_good = for_good or checkpoint.step in keep_at
         if not for_good and (best is None or checkpoint.step != best.step):
             # Renamed first: a death while files are deleted must not leave half a checkpoint.
             gone = folder / f"{DRAFT}{checkpoint.path.name}-gone"

@@ -45,7 +45,16 @@ class TrainConfig(Config):
     """
 
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"objective", "keep_every", "optimizer", "secondary_optimizer", "groups", "mup", "ema"}
+        {
+            "objective",
+            "keep_every",
+            "checkpoint_at",
+            "optimizer",
+            "secondary_optimizer",
+            "groups",
+            "mup",
+            "ema",
+        }
         | {
             "watch_every",
             "activation_checkpointing",
@@ -117,6 +126,8 @@ class TrainConfig(Config):
     """Checkpoints to keep: the newest ones; that of the best validation loss is kept besides."""
     keep_every: int | None = Field(default=None, gt=0)
     """Checkpoints of steps that are multiples of this are kept for good. None: none are."""
+    checkpoint_at: tuple[Count, ...] = ()
+    """Steps after which there is a checkpoint besides, kept for good: where other runs begin."""
     log_every: int = Field(default=10, gt=0)
     """Steps between `step` events; the first and the last step are logged besides."""
     watch_every: int | None = Field(default=None, gt=0)
@@ -216,6 +227,10 @@ class TrainConfig(Config):
     def settled(self) -> bool:
         """Whether the number of steps is known without the data."""
         return all(stage.known_rows(self.batch_size) is not None for stage in self.stages)
+
+    def saves_at(self, step: int) -> bool:
+        """Whether there is a checkpoint after so many steps."""
+        return step % self.checkpoint_every == 0 or step in self.checkpoint_at
 
     def stage_at(self, step: int) -> tuple[StageConfig, int] | None:
         """The stage of the update number ``step``, counted from 0, and its first update; None

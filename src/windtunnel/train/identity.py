@@ -15,6 +15,7 @@ WITHOUT_EFFECT = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "keep_every",
+        "checkpoint_at",
         "log_every",
         "device",
         "watch_every",

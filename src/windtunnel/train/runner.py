@@ -301,8 +301,7 @@ class _Session:
         self.state.notes.clear()
 
     def _save_if_due(self) -> None:
-        step = self.state.progress.step
-        if step % self.parts.train.checkpoint_every == 0 or self._over:
+        if self.parts.train.saves_at(self.state.progress.step) or self._over:
             self._save()
 
     def _save(self) -> None:
@@ -318,6 +317,7 @@ class _Session:
             self.state,
             keep=self.parts.train.keep_checkpoints,
             keep_every=self.parts.train.keep_every,
+            keep_at=self.parts.train.checkpoint_at,
             validation_loss=finite(self.evaluations.get(progress.step, {}).get("loss")),
             guard=None if self.log is None else self.log.check,
         )

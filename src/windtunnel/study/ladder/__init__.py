@@ -1,0 +1,1 @@
+"""Ladders: architectures scaled to several sizes and budgets, and what that says of larger ones."""
