@@ -33,7 +33,9 @@ def compare(
     size: Annotated[
         str, typer.Option("--size", help="Of the presets: small, default or large.")
     ] = "default",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, …")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, … [3].")
+    ] = None,
     match: Annotated[
         str,
         typer.Option("--match", help="What all get the same of: tokens, flops, params or seconds."),
@@ -51,6 +53,24 @@ def compare(
             "may be repeated.",
         ),
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin", help="A smaller difference does not matter: makes equivalent a verdict."
+        ),
+    ] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided", help="Add seeds to each arm until it is decided; looks are paid for."
+        ),
+    ] = False,
+    first_seeds: Annotated[
+        int | None, typer.Option("--first-seeds", help="Seeds before the first look [3].")
+    ] = None,
+    max_seeds: Annotated[
+        int | None, typer.Option("--max-seeds", help="Seeds at the last look [10].")
+    ] = None,
     edits: Edits = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
@@ -66,7 +86,8 @@ def compare(
     request = Request(
         files=tuple(files or ()), edits=tuple(edits or ()), seeds=seeds, match=match, budget=budget,
         out=out, runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
-        tune=tuple(tune or ()),
+        tune=tuple(tune or ()), margin=margin, until_decided=until_decided,
+        first_seeds=first_seeds, max_seeds=max_seeds,
         preset_set=tuple(name.strip() for name in presets.split(",") if name.strip()), size=size,
     )  # fmt: skip
     result = compare_verb(request)

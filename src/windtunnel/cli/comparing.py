@@ -24,7 +24,7 @@ from windtunnel.report.units import bytes_text, count_text, duration_text
 from windtunnel.runs import RunStore
 from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
-from windtunnel.study.comparison import Comparing, FixedSeeds
+from windtunnel.study.comparison import Comparing, Confirmation, FixedSeeds
 from windtunnel.study.conduct import conduct, finished_keys
 from windtunnel.study.engines import Engine, open_engine
 from windtunnel.study.families import preset_set
@@ -32,8 +32,12 @@ from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import check_question, estimate, plan_compare
+from windtunnel.study.sequential import FIRST_LOOK, Looks
 from windtunnel.study.tune import Tuning, parse_knob
+from windtunnel.study.until import MAX_SEEDS, UntilDecided
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run
+
+SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Request:
 
     files: tuple[Path, ...]
     edits: tuple[str, ...]
-    seeds: int
+    seeds: int | None
     match: str
     budget: float | None
     out: Path
@@ -53,6 +57,10 @@ class Request:
     preset_set: tuple[str, ...] = ()
     size: str = "default"
     tune: tuple[str, ...] = ()
+    margin: float | None = None
+    until_decided: bool = False
+    first_seeds: int | None = None
+    max_seeds: int | None = None
 
 
 def compare_verb(request: Request) -> dict[str, Any]:
@@ -62,7 +70,8 @@ def compare_verb(request: Request) -> dict[str, Any]:
     if request.files and request.preset_set:
         raise UsageError("--preset-set brings its own runs: no FILE beside it")
     named = len(request.files) or len(request.preset_set)
-    check_question(named, seeds=request.seeds, budget=request.budget)
+    confirmation = _confirmation(request)
+    check_question(named, seeds=request.seeds or SEEDS, budget=request.budget)
     tuning = Tuning(tuple(map(parse_knob, request.tune))) if request.tune else None
     if request.preset_set:
         loaded = preset_set(request.preset_set, request.size, request.edits)
@@ -71,8 +80,8 @@ def compare_verb(request: Request) -> dict[str, Any]:
     for data in {run.config.data for run in loaded}:
         prepare_with_progress(data)
     with open_engine(request.engine) as engine:
-        if tuning is not None:
-            return _in_rounds(request, loaded, tuning, engine)
+        if tuning is not None or request.until_decided or request.margin is not None:
+            return _in_rounds(request, loaded, confirmation, tuning, engine)
         return _at_once(request, loaded, engine)
 
 
@@ -82,7 +91,7 @@ def _at_once(request: Request, loaded: Sequence[LoadedRun], engine: Engine) -> d
     match: Any = request.match
     plan = plan_compare(
         loaded,
-        seeds=request.seeds,
+        seeds=request.seeds or SEEDS,
         match=match,
         budget=request.budget,
         ground=told(local_ground()),
@@ -114,8 +123,36 @@ def _at_once(request: Request, loaded: Sequence[LoadedRun], engine: Engine) -> d
     return _reported(request)
 
 
+def _confirmation(request: Request) -> Confirmation:
+    """With which seeds arms are compared.
+
+    Raises:
+        UsageError: options that do not go together, or unfit values.
+    """
+    margin = request.margin
+    if margin is not None and not 0 < margin < float("inf"):
+        raise UsageError(f"--margin must be above 0, not {margin:g}")
+    given = {"--first-seeds": request.first_seeds, "--max-seeds": request.max_seeds}
+    if not request.until_decided:
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(f"{name} needs --until-decided")
+        return FixedSeeds(tuple(range(request.seeds or SEEDS)), margin)
+    if request.seeds is not None:
+        raise UsageError("--until-decided takes --first-seeds and --max-seeds, not --seeds")
+    first = FIRST_LOOK if request.first_seeds is None else request.first_seeds
+    last = max(MAX_SEEDS, first) if request.max_seeds is None else request.max_seeds
+    if request.first_seeds is None:
+        first = max(2, min(first, last))
+    return UntilDecided(Looks(first, last), margin)
+
+
 def _in_rounds(
-    request: Request, loaded: Sequence[LoadedRun], tuning: Tuning, engine: Engine
+    request: Request,
+    loaded: Sequence[LoadedRun],
+    confirmation: Confirmation,
+    tuning: Tuning | None,
+    engine: Engine,
 ) -> dict[str, Any]:
     """A comparison of several rounds."""
     match: Any = request.match
@@ -124,7 +161,7 @@ def _in_rounds(
         match=match,
         budget=request.budget,
         ground=told(local_ground()),
-        confirmation=FixedSeeds(tuple(range(request.seeds))),
+        confirmation=confirmation,
         tuning=tuning,
     )
     if request.dry_run:
@@ -202,11 +239,21 @@ def _command(request: Request) -> str:
     if request.preset_set:
         parts.append(f"--preset-set {','.join(request.preset_set)} --size {request.size}")
     parts += [f"--set {edit}" for edit in request.edits]
-    parts += [f"--seeds {request.seeds}", f"--match {request.match}"]
+    parts += [*_seed_options(request), f"--match {request.match}"]
     parts += [f"--tune '{knob}'" for knob in request.tune]
     if request.budget is not None:
         parts.append(f"--budget {request.budget:g}")
     return " ".join([*parts, f"--out {request.out}"])
+
+
+def _seed_options(request: Request) -> list[str]:
+    if not request.until_decided:
+        parts = [f"--seeds {request.seeds or SEEDS}"]
+    else:
+        given = {"--first-seeds": request.first_seeds, "--max-seeds": request.max_seeds}
+        parts = ["--until-decided"]
+        parts += [f"{name} {value}" for name, value in given.items() if value is not None]
+    return parts if request.margin is None else [*parts, f"--margin {request.margin:g}"]
 
 
 def print_verdicts(result: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
 
 def _curves(plan: Plan, arm: str, runs: dict[str, RunFolder]) -> dict[int, Curve]:
     curves = {}
-    for seed, key in zip(plan.seeds, plan.keys_of(arm), strict=True):
+    for seed, key in plan.runs_of(arm).items():
         try:
             curves[seed] = curve_from_events(runs[key].read_events())
         except RunError as error:  # the verdicts come from the records, which are whole

@@ -156,9 +156,8 @@ def judge(
 
 
 def _results(plan: Plan, arm: Arm, records: Mapping[str, Record]) -> _Results:
-    by_seed = {run.seed: run.key for run in plan.runs if run.arm == arm.name}
-    seeds = tuple(seed for seed in plan.seeds if seed in by_seed)
-    keys = tuple(by_seed[seed] for seed in seeds)
+    by_seed = plan.runs_of(arm.name)
+    seeds, keys = tuple(by_seed), tuple(by_seed.values())
     mine = tuple(records[key] for key in keys)
     return _Results(
         arm, seeds, keys, mine, tuple(final_value(r, "loss") for r in mine),

@@ -12,7 +12,7 @@ from windtunnel.errors import UsageError
 from windtunnel.study.arms import Ground, check_same_cost, plain_plan, read_tree, replanned
 from windtunnel.study.budget import Match
 from windtunnel.study.compare import Verdicts, judge
-from windtunnel.study.folder import VERDICT_ROUND
+from windtunnel.study.folder import VERDICT_ROUNDS
 from windtunnel.study.plan import Arm, Plan
 from windtunnel.study.planning import ask_compare
 from windtunnel.study.rounds import Recall, Round
@@ -33,13 +33,14 @@ class Confirmation(Protocol):
     def asked(self) -> Any:
         """All that decides it, as plain JSON."""
 
-    def wanted(
-        self, past: Sequence[Round]
-    ) -> tuple[tuple[int, ...], tuple[str, ...] | None] | None:
+    def wanted(self, past: Sequence[Round]) -> Wanted | None:
         """The seeds of the next round and its arms (None: all); None when there is enough."""
 
     def judge(self, past: Sequence[Round]) -> Verdicts:
         """The verdicts over all rounds of confirmation."""
+
+    def outlook(self, arms: int) -> str:
+        """What it will take, in words."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,21 @@ class FixedSeeds:
     """Every arm with the same seeds, once."""
 
     seeds: tuple[int, ...]
+    margin: float | None = None
+    """A difference of less does not matter, in the verdict's metric."""
 
     def asked(self) -> Any:
-        return {"seeds": list(self.seeds)}
+        asked: dict[str, Any] = {"seeds": list(self.seeds)}
+        return asked if self.margin is None else {**asked, "margin": self.margin}
 
-    def wanted(
-        self, past: Sequence[Round]
-    ) -> tuple[tuple[int, ...], tuple[str, ...] | None] | None:
+    def wanted(self, past: Sequence[Round]) -> Wanted | None:
         return None if past else (self.seeds, None)
 
     def judge(self, past: Sequence[Round]) -> Verdicts:
-        return judge(past[-1].plan, past[-1].records)
+        return judge(past[-1].plan, past[-1].records, margin=self.margin)
+
+    def outlook(self, arms: int) -> str:
+        return f"comparison: {len(self.seeds)} seeds of each arm = {arms * len(self.seeds)} runs"
 
 
 class Comparing:
@@ -109,7 +114,7 @@ class Comparing:
 
     def result(self, past: Sequence[Round]) -> dict[str, Any]:
         found = self._confirmation.judge(_of_kind(past, COMPARED)).to_dict()
-        found[VERDICT_ROUND] = len(past) - 1
+        found[VERDICT_ROUNDS] = [i for i, one in enumerate(past) if one.plan.kind == COMPARED]
         found["spent"] = spent(past)
         if self._tuning is not None:
             found["tuning"] = self._told(past)
@@ -120,8 +125,9 @@ class Comparing:
 
     def outlook(self, matched: Plan) -> list[str]:
         """What is still to come after matching, in words."""
+        confirmation = self._confirmation.outlook(len(matched.arms))
         if self._tuning is None:
-            return []
+            return [confirmation]
         count = [len(self._tuning.grid(self._own(arm))) for arm in matched.arms]
         seeds, most = len(self._tuning.seeds), self._tuning.extensions
         total = sum(count) * seeds
@@ -129,7 +135,8 @@ class Comparing:
             f"tuning: {' and '.join(self._tuning.paths)}, {min(count)} points for each of "
             f"{len(count)} arms = {total} runs, and up to {most} more for an arm whose best lies "
             f"at the edge; chosen on validation with seed "
-            f"{', '.join(map(str, self._tuning.seeds))}, which no comparison uses"
+            f"{', '.join(map(str, self._tuning.seeds))}, which no comparison uses",
+            confirmation,
         ]
 
     def _own(self, arm: Arm) -> Point:

@@ -19,14 +19,14 @@ from typing import Any
 
 from windtunnel.errors import RunError, StudyError, UsageError
 from windtunnel.runs import RunLock, strict_json, write_atomic
-from windtunnel.study.plan import Plan, read_plan
+from windtunnel.study.plan import Plan, merged, read_plan
 
 PLAN = "plan.json"
 QUESTION = "question.json"
 ROUNDS = "rounds"
 RESULTS = "study.json"
-VERDICT_ROUND = "verdict_round"
-"""In the results of several rounds: the number of the one whose plan the verdicts are about."""
+VERDICT_ROUNDS = "verdict_rounds"
+"""In the results of several rounds: the numbers of those whose plans the verdicts are about."""
 LOCK = "study.lock"
 
 
@@ -51,10 +51,12 @@ class StudyFolder:
             StudyError: it is damaged.
         """
         tree = self._read(PLAN)
-        if tree is None:
-            number = (self.read_results() or {}).get(VERDICT_ROUND)
-            tree = None if number is None else self._read(_round_name(number))
-        return None if tree is None else read_plan(tree)
+        if tree is not None:
+            return read_plan(tree)
+        numbers = (self.read_results() or {}).get(VERDICT_ROUNDS) or ()
+        found = [self._read(_round_name(number)) for number in numbers]
+        plans = [read_plan(tree) for tree in found if tree is not None]
+        return merged(plans) if plans else None
 
     def read_results(self) -> dict[str, Any] | None:
         """The verdicts in the folder; None where the study has not ended."""

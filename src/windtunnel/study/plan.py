@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from windtunnel.errors import StudyError
@@ -120,12 +120,28 @@ class Plan:
         return next(run for run in self.runs if run.key == key)
 
     def keys_of(self, arm: str) -> tuple[str, ...]:
-        """The arm's runs, in the order of the seeds."""
+        """The arm's runs, in the order of the seeds; where seeds were added until a verdict, an arm
+        may have fewer than the first."""
+        return tuple(self.runs_of(arm).values())
+
+    def runs_of(self, arm: str) -> dict[int, str]:
+        """The keys of the arm's runs by seed, in the order of the seeds."""
         by_seed = {run.seed: run.key for run in self.runs if run.arm == arm}
-        return tuple(by_seed[seed] for seed in self.seeds)
+        return {seed: by_seed[seed] for seed in self.seeds if seed in by_seed}
 
     def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
+
+
+def merged(plans: Sequence[Plan]) -> Plan:
+    """The runs of several plans of the same arms as one plan; later ones may have fewer arms."""
+    runs = {(run.arm, run.seed): run for plan in plans for run in plan.runs}
+    return replace(
+        plans[0],
+        runs=tuple(runs.values()),
+        seeds=tuple(dict.fromkeys(seed for plan in plans for seed in plan.seeds)),
+        notes=tuple(dict.fromkeys(note for plan in plans for note in plan.notes)),
+    )
 
 
 def read_plan(tree: Mapping[str, Any]) -> Plan:

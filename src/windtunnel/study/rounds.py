@@ -58,7 +58,7 @@ class Inquiry(Protocol):
         """The next round; None when there is nothing more to learn."""
 
     def result(self, past: Sequence[Round]) -> dict[str, Any]:
-        """The answer, as plain JSON. ``verdict_round`` says which round verdicts are about."""
+        """The answer, as plain JSON. ``verdict_rounds`` says which rounds verdicts are about."""
 
 
 @dataclass(frozen=True)
