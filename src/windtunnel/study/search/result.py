@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from windtunnel.study.compare import judge
-from windtunnel.study.folder import VERDICT_ROUND
+from windtunnel.study.folder import VERDICT_ROUNDS
 from windtunnel.study.rounds import Round
 from windtunnel.study.search.importance import importance
 from windtunnel.study.search.pareto import pareto_front
@@ -27,7 +27,7 @@ def search_result(inquiry: Searching, confirmation: Round | None, number: int) -
     verdicts: dict[str, Any] = {}
     if confirmation is not None:
         verdicts = judge(confirmation.plan, confirmation.records).to_dict()
-        verdicts |= {"match": "", "budget": None, VERDICT_ROUND: number}  # nothing was matched
+        verdicts |= {"match": "", "budget": None, VERDICT_ROUNDS: [number]}  # nothing was matched
     return {**verdicts, "search": _tree(inquiry, verdicts)}
 
 
