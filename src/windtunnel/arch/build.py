@@ -23,12 +23,14 @@ def build(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    initialized: bool = True,
 ) -> Model:
     """The model with its initial weights, a pure function of (architecture, seed).
 
     An :class:`EncoderDecoder` for an encoder_decoder, else a :class:`Model`.
 
-    The ``meta`` device gives shapes without any memory.
+    The ``meta`` device gives shapes without any memory. Where not ``initialized``, parameters have
+    arbitrary values, and wait for weights from elsewhere.
 
     Raises:
         UsageError: no memory can hold the model, or that of the device does not.
@@ -54,8 +56,8 @@ def build(
         model.get_parameter(name).secondary_optimizer = True  # type: ignore[attr-defined]
     if architecture.embedding.tie:
         model.head.weight = model.embedding.weight
-    initialize(model, seed)
-    if model.sphere is not None:
+    initialize(model, seed, parameters=initialized)
+    if model.sphere is not None and initialized:
         model.sphere.normalize()
     return model
 

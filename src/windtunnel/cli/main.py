@@ -24,6 +24,7 @@ from windtunnel.cli import (
     runs,
     schedules,
     search,
+    space,
 )
 from windtunnel.errors import WindtunnelError
 
@@ -55,7 +56,7 @@ def _common(
     del version
 
 
-for module in (configs, schedules, data, models, compare, ablate, search, probe, ladder):
+for module in (configs, schedules, data, models, compare, ablate, search, probe, ladder, space):
     module.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(interop.import_app, name="import")

@@ -82,8 +82,8 @@ def keyed_generator(seed: int, *key: object) -> torch.Generator:
     return torch.Generator().manual_seed(number & (2**63 - 1))
 
 
-def initialize(model: nn.Module, seed: int) -> None:
-    """Fills every parameter and buffer of ``model`` in place.
+def initialize(model: nn.Module, seed: int, *, parameters: bool = True) -> None:
+    """Fills every parameter and buffer of ``model`` in place; without ``parameters``, buffers only.
 
     Each module names the :class:`Init` of its direct parameters with ``initializers()``, and gives
     the values of its direct buffers with ``buffer_values(seed, its full name)`` where it has any;
@@ -100,10 +100,12 @@ def initialize(model: nn.Module, seed: int) -> None:
             for name, parameter in own.items():
                 if id(parameter) in done:
                     continue
+                done.add(id(parameter))
+                if not parameters:
+                    continue
                 full_name = f"{prefix}.{name}" if prefix else name
                 value = inits[name].fill(parameter.shape, keyed_generator(seed, full_name))
                 parameter.copy_(value)
-                done.add(id(parameter))
             values = module.buffer_values(seed, prefix) if hasattr(module, "buffer_values") else {}
             kept = dict(module.named_buffers(recurse=False)).keys()
             empty = kept - values.keys() - module._non_persistent_buffers_set

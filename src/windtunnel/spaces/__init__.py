@@ -3,21 +3,40 @@
 Only what builds models imports torch, and only when it is asked for.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from windtunnel.spaces.axis import Axis
 from windtunnel.spaces.block import Block, Naming
 from windtunnel.spaces.expression import Expression
 from windtunnel.spaces.families import Family, family_names, family_of, register
+from windtunnel.spaces.generator import Configs, ModelConfigGenerator
 from windtunnel.spaces.grids import family_block, full, reasonable
 from windtunnel.spaces.space import Member, Space, union
+
+if TYPE_CHECKING:
+    from windtunnel.spaces.loaders import (
+        ModelDataset,
+        ModelLoader,
+        create_full_model_dataloader,
+        create_model_dataloader,
+        create_reasonable_model_dataloader,
+    )
 
 __all__ = [
     "Axis",
     "Block",
+    "Configs",
     "Expression",
     "Family",
     "Member",
+    "ModelConfigGenerator",
+    "ModelDataset",
+    "ModelLoader",
     "Naming",
     "Space",
+    "create_full_model_dataloader",
+    "create_model_dataloader",
+    "create_reasonable_model_dataloader",
     "family_block",
     "family_names",
     "family_of",
@@ -26,3 +45,15 @@ __all__ = [
     "register",
     "union",
 ]
+
+_LOADERS = ("ModelDataset", "ModelLoader", "create_full_model_dataloader",
+            "create_model_dataloader", "create_reasonable_model_dataloader")  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The loaders, which import torch, when one of them is asked for."""
+    if name in _LOADERS:
+        from windtunnel.spaces import loaders
+
+        return getattr(loaders, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from windtunnel.config import Document, format_path
+from windtunnel.config import Document, Path, format_path
 from windtunnel.data.order import keyed_number
 from windtunnel.errors import UsageError
 from windtunnel.spaces.axis import Axis, Column, Digit, Indices, Product, digits_of, label
@@ -20,12 +20,14 @@ from windtunnel.spaces.expression import Expression, condition
 from windtunnel.spaces.families.family import Family, twins_of
 
 if TYPE_CHECKING:
-    from windtunnel.arch import ArchSpec
+    from windtunnel.arch import Architecture, ArchSpec
 
 MOST_FILTERED = 50_000_000
 """Members of a block that a condition is tried on."""
 MOST_COUNTED = 20_000
 """Structures without a closed form whose parameters are counted one by one."""
+_LONGEST_NAME = 100
+"""Characters of an architecture's name in a run file."""
 _WORD = 2**64 - 1
 
 
@@ -53,6 +55,8 @@ class Block:
     vocab_size: int = 50_257
     max_seq_len: int = 512
     digits: tuple[Digit, ...] | None = None
+    origins: Mapping[Path, str] = field(default_factory=dict)
+    """Where the axis of each path was written."""
     product: Product = field(init=False)
     _names: frozenset[str] = field(init=False)
     _counted: dict[int, int] = field(init=False, default_factory=dict)
@@ -117,11 +121,9 @@ class Block:
         """The number of parameters of one member."""
         if self.closed:
             return int(self.family.params({**self.constants(), **values}))
-        from windtunnel.arch import cost, resolve
+        from windtunnel.arch import cost
 
-        spec = self.arch(values, "member")
-        vocabulary = self.vocab_size if spec.vocab_size == "auto" else None
-        return int(cost(resolve(spec, vocabulary)).total.params)
+        return int(cost(self.architecture(values, "member")).total.params)
 
     def name(self, row: int, values: Mapping[str, Any]) -> str:
         """The name of a member."""
@@ -164,16 +166,32 @@ class Block:
 
             document = expand_preset(document)
         for path, value in edits:
-            document = document.with_value(path, value, f"axis of {self.naming.prefix}")
-        return document.with_value(("arch", "name"), name, "the space")
+            document = document.with_value(path, value, self.origins.get(path, "an axis"))
+        return document.with_value(("arch", "name"), name[:_LONGEST_NAME], "the space")
 
     def arch(self, values: Mapping[str, Any], name: str) -> ArchSpec:
         """The architecture of a member."""
         from windtunnel.arch import ArchSpec, expand_preset
         from windtunnel.config import decode
 
-        document = expand_preset(self.document(values, name[:100]))
+        document = expand_preset(self.document(values, name))
         return decode(Document(document.tree["arch"], source=name), ArchSpec)
+
+    def architecture(self, values: Mapping[str, Any], name: str) -> Architecture:
+        """The architecture of a member in its final form; where it leaves the vocabulary to the
+        tokenizer, with that of the run file.
+
+        Raises:
+            ConfigError: the values do not fit together.
+        """
+        from windtunnel.arch import resolve
+
+        if self.closed:
+            return resolve(self.arch(values, name))
+        from windtunnel.train.run_config import counted_vocab_size, load_run_document
+
+        config = load_run_document(self.document(values, name), base=self.family.folder).config
+        return resolve(config.arch, counted_vocab_size(config))
 
     # All members
 
@@ -221,7 +239,7 @@ class Block:
                 f"{MOST_FILTERED:,}: put it under `where` of the block, or leave values out"
             )
         slow = [n for n in expression.conjuncts() if not self.closed and "params" in n.names()]
-        found: Column = np.ones(1, dtype=bool)
+        found: Column = np.ones((), dtype=bool)
         for node in expression.conjuncts():
             if node not in slow:
                 found = found & condition(node, self.column, names, expression.text)

@@ -185,7 +185,7 @@ def _shown(node: Node) -> str:
 
 
 def _mistake(text: str, message: str) -> UsageError:
-    return UsageError(f"--where {text!r}: {message}")
+    return UsageError(f"condition {text!r}: {message}")
 
 
 class _Parser:
@@ -195,7 +195,7 @@ class _Parser:
         self.text = text
         self.tokens = list(self._scan())
         if len(self.tokens) > _MOST_TOKENS:
-            raise UsageError(f"--where: {len(self.tokens):,} words; at most {_MOST_TOKENS}")
+            raise UsageError(f"a condition of {len(self.tokens):,} words: at most {_MOST_TOKENS}")
         self.at = 0
         self.depth = 0
 

@@ -20,7 +20,7 @@ from windtunnel.spaces.expression import Expression
 from windtunnel.spaces.selection import Run, Selection, listed, shuffled
 
 if TYPE_CHECKING:
-    from windtunnel.arch import ArchSpec
+    from windtunnel.arch import Architecture, ArchSpec
 
 _AT_ONCE = 4096
 
@@ -89,8 +89,13 @@ class Member:
 
     @property
     def arch(self) -> ArchSpec:
-        """The architecture."""
+        """The architecture, as a run file has it."""
         return self._block.arch(self.values, self.name)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture in its final form, which :func:`windtunnel.arch.build` takes."""
+        return self._block.architecture(self.values, self.name)
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from windtunnel.config import Document, suggestion
@@ -37,6 +38,8 @@ class Family(ABC):
     """Another family that has the same tensors and computes the same with them, so that a split
     must keep equal sizes of both on one side."""
 
+    folder: Path = Path()
+    """What plugins of the run file are relative to."""
     closed: ClassVar[bool] = True
     """Whether :meth:`params` is a closed form; else members are built up and counted."""
 
