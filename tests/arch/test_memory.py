@@ -145,8 +145,8 @@ def test_short_rows_keep_the_square_in_bfloat16_alone() -> None:
 
 def test_blocks_that_go_back_to_the_system_leave_nothing_in_the_heap() -> None:
     """Of 32 MiB and more: here those that an update of a wide vocabulary works with."""
-    small = moment(memory_of(update_values=2**20, update_block=2**20), "update")
-    mapped = moment(memory_of(update_values=2**20, update_block=2**23), "update")
+    small = moment(memory_of(update_values=2**20), "update")
+    mapped = moment(memory_of(update_values=2**20, update_in_heap=0), "update")
     assert small - mapped == pytest.approx(0.7 * 4 * 2**20)
 
 
@@ -158,3 +158,18 @@ def test_only_experts_that_are_chosen_among_have_products_of_many_sizes() -> Non
 
     assert kernels(2) == 0
     assert kernels(1) == pytest.approx(3 * 3 * 4 * 0.4 * 2**20, rel=0.01)
+
+
+def test_a_tied_table_has_two_gradients_and_their_sum() -> None:
+    """As measured: 3 V·d where it is tied, 2 V·d where there are two tables."""
+    spec = {"d_model": 16, "vocab_size": 50_000, "max_seq_len": 8, "layers": ({},)}
+
+    def gradients(tie: bool) -> float:
+        architecture = resolve(ArchSpec.model_validate(spec | {"embedding": {"tie": tie}}))
+        memory = train_memory(architecture, seq_len=1, batch_size=1)
+        at = max((m for m in memory.moments if m.name == "backward"), key=lambda m: m.total)
+        held = 0.9 * sum(4 * 50_000 * 16 for _ in range(2))  # what the heap keeps of them
+        return float(at.gradients + at.activations - held) / (4 * 50_000 * 16)
+
+    assert gradients(True) == pytest.approx(3, abs=0.1)
+    assert gradients(False) == pytest.approx(2, abs=0.1)

@@ -39,8 +39,8 @@ _HELD_BACK = (0.5, 0.9, 0.7)
 """Of A, G and what the update works with, what the heap holds besides."""
 _KERNEL, _KERNELS = 4 * 2**20 // 10, 1024
 """Bytes of a compiled product, and how many are kept at most."""
-_MAPPED = 2**25
-"""Blocks of so many bytes go back to the system at once."""
+HEAP_BLOCK = 2**25
+"""Blocks of so many bytes and more go back to the system at once."""
 _IN_FLIGHT = 5
 """Vectors of d_model a token that the gradients of an ordinary layer take, as measured: 4 in
 attention and a dense feed-forward, 5 in a gated one."""
@@ -99,8 +99,8 @@ class Step:
     """Numbers that the optimizer keeps, and averages of weights; AdamW's two moments if None."""
     update_values: Num = 0
     """Numbers that an update works with besides."""
-    update_block: Num = 0
-    """Numbers of the largest block among them."""
+    update_in_heap: Num | None = None
+    """Those of an update's numbers that come in blocks small enough for the heap; None: all."""
     averaged: bool = False
     """Whether evaluation puts an average in place of the weights, which are kept beside it."""
     loss_rows: Num | None = None
@@ -167,8 +167,9 @@ def _in_heap(architecture: Architecture, parts: tuple[_Part, ...], tokens: Num, 
     d = architecture.d_model
     kept = reduce(add, (part.kept * part.times for part in parts))
     gradients = reduce(add, (part.gradients * part.times * part.in_heap for part in parts))
-    of_kept = a * kept * (4 * d * tokens * step.width < _MAPPED)
-    return of_kept + g * gradients + u * 4 * step.update_values * (4 * step.update_block < _MAPPED)
+    of_kept = a * kept * (4 * d * tokens * step.width < HEAP_BLOCK)
+    update = step.update_values if step.update_in_heap is None else step.update_in_heap
+    return of_kept + g * gradients + u * 4 * update
 
 
 def _kernels(architecture: Architecture, step: Step) -> int:
@@ -219,11 +220,13 @@ def _backward_parts(
             working = working + kept
             kept = stream
         gradients = part.cost.params
-        if part.name == "head" and architecture.embedding.tie and architecture.input == "tokens":
-            # The tied weight has a gradient of the head's, until that of the embedding is there.
-            gradients = gradients + architecture.vocab_size * architecture.d_model
+        if architecture.embedding.tie and architecture.input == "tokens":
+            # The tied weight has a gradient of the head's and one of the embedding's, then the sum.
+            table = architecture.vocab_size * d
+            gradients = gradients + table * (part.name == "head")
+            working = working + table * step.width * (part.name == "embedding")
         rows = architecture.vocab_size if part.name.endswith(("embedding", "head")) else 4 * d
-        in_heap = rows * d * step.width < _MAPPED
+        in_heap = rows * d * step.width < HEAP_BLOCK
         yield _Part(kept, working, gradients * step.width, part.times, in_heap)
     for tables in _tables(architecture, counted.seq_len):
         yield _Part(tables * step.width, 0, 0)

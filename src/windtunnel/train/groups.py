@@ -161,16 +161,18 @@ def optimizer_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> in
     )
 
 
-def update_values(groups: Iterable[Group], shapes: Mapping[str, Shape]) -> tuple[int, int]:
-    """Numbers that an update works with besides, and those of the largest block among them; the
-    optimizers take their steps one by one."""
-    most = (0, 0)
+def update_values(
+    groups: Iterable[Group], shapes: Mapping[str, Shape], below: int | None = None
+) -> int:
+    """Numbers that an update works with besides, in blocks of fewer than ``below``; the optimizers
+    take their steps one by one, each over all that it moves."""
+    moved: list[tuple[OptimizerConfig, list[Shape]]] = []
     for group in groups:
-        if not group.treatment.frozen:
-            optimizer = group.treatment.optimizer
-            values = optimizer.update_values([shapes[name] for name in group.names])
-            most = max(most, (values, values // optimizer.working_blocks))
-    return most
+        if group.treatment.frozen:
+            continue
+        own = [shapes[name] for name in group.names]
+        moved.append((group.treatment.optimizer, own))
+    return max((optimizer.update_values(own, below) for optimizer, own in moved), default=0)
 
 
 def _scaled(treatment: Treatment, name: str, scale: WidthScale) -> Treatment:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from windtunnel.arch import Architecture, Step, TrainMemory, build, train_memory
+from windtunnel.arch.memory import HEAP_BLOCK
 from windtunnel.data.config import Kind
 from windtunnel.train.accumulate import CHUNK_LOGITS, CHUNK_ROWS
 from windtunnel.train.config import TrainConfig
@@ -55,12 +56,13 @@ def run_memory(
     Raises:
         UsageError: a rule of ``train.groups`` cannot be followed.
     """
-    values, working, block = None, 0, 0
+    values, working, small = None, 0, 0
     plain = train.optimizer.type == "adamw" and not train.groups and train.ema is None
     if planned is not None or not plain:
         groups, shapes = planned or planned_groups(architecture, train)
         values = optimizer_values(groups, shapes)
-        working, block = update_values(groups, shapes)
+        working = update_values(groups, shapes)
+        small = update_values(groups, shapes, below=HEAP_BLOCK // 4)
         if train.ema is not None:  # a copy of all that is moved
             moved = [n for g in groups if not g.treatment.frozen for n in g.names]
             values += sum(math.prod(shapes[name]) for name in moved)
@@ -76,7 +78,7 @@ def run_memory(
             precision=train.precision,
             optimizer_values=values,
             update_values=working,
-            update_block=block,
+            update_in_heap=small,
             averaged=isinstance(train.optimizer, ScheduleFreeConfig),
             loss_rows=planned_loss_rows(architecture, train),
             checkpointing=train.activation_checkpointing,

@@ -39,6 +39,10 @@ def is_matrix(name: str, shape: Shape) -> bool:
     return len(shape) >= 2 and not VECTOR_LIKE.search(name.lower())
 
 
+def _fits(values: int, below: int | None) -> bool:
+    return below is None or values < below
+
+
 class OptimizerConfig(Config):
     """The base of all optimizers; ``type`` picks one.
 
@@ -49,8 +53,6 @@ class OptimizerConfig(Config):
 
     adam_like: ClassVar[bool] = False
     """Whether every number moves by about γ, whatever the gradient's size: what muP rests on."""
-    working_blocks: ClassVar[int] = 1
-    """The equal blocks that :meth:`update_values` come in."""
 
     type: str
 
@@ -75,10 +77,10 @@ class OptimizerConfig(Config):
         """Numbers that it keeps for a parameter of that shape, counters included."""
         raise NotImplementedError(type(self).__qualname__)
 
-    def update_values(self, shapes: Sequence[Shape]) -> int:
-        """Numbers that a step on parameters of those shapes works with besides: unless told, as
-        many as the largest has."""
-        return max(map(math.prod, shapes), default=0)
+    def update_values(self, shapes: Sequence[Shape], below: int | None = None) -> int:
+        """Numbers that a step on parameters of those shapes works with besides, in blocks of fewer
+        than ``below`` each: unless told, as many as the largest has."""
+        return max((math.prod(s) for s in shapes if _fits(math.prod(s), below)), default=0)
 
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         """The torch optimizer of those groups; ``betas`` and ``eps`` are those of the recipe."""
@@ -104,7 +106,7 @@ class AdamConfig(OptimizerConfig):
     def state_values(self, shape: Shape) -> int:
         return 2 * math.prod(shape) + 1
 
-    def update_values(self, shapes: Sequence[Shape]) -> int:
+    def update_values(self, shapes: Sequence[Shape], below: int | None = None) -> int:
         return 0  # fused
 
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
@@ -127,7 +129,7 @@ class AdamWConfig(OptimizerConfig):
     def state_values(self, shape: Shape) -> int:
         return 2 * math.prod(shape) + 1
 
-    def update_values(self, shapes: Sequence[Shape]) -> int:
+    def update_values(self, shapes: Sequence[Shape], below: int | None = None) -> int:
         return 0  # fused
 
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
@@ -248,8 +250,6 @@ class MuonConfig(OptimizerConfig):
     """Muon (Jordan et al. 2024): orthogonal steps for the matrices inside the stack; the rest
     (embeddings, head, vectors) is moved by another optimizer, at the same learning rate."""
 
-    working_blocks: ClassVar[int] = 6
-
     type: Literal["muon"] = "muon"
     momentum: Fraction = 0.95
     """Memory of the average of the gradient."""
@@ -276,14 +276,15 @@ class MuonConfig(OptimizerConfig):
     def state_values(self, shape: Shape) -> int:
         return math.prod(shape)
 
-    def update_values(self, shapes: Sequence[Shape]) -> int:
-        """Matrices of one shape are iterated together: what is looked at, its stack, and of an
-        iteration the matrices and four terms, with the smaller side's square."""
-        alike = Counter(map(tuple, shapes))
-        return max(
-            (n * (6 * a * b + min(a, b) ** 2) for (a, b), n in alike.items()),
-            default=0,
-        )
+    def update_values(self, shapes: Sequence[Shape], below: int | None = None) -> int:
+        """Matrices of one shape are iterated together: what is looked at, matrix by matrix, its
+        stack, and of an iteration the stack and three terms, with the smaller side's square."""
+        most = 0
+        for (a, b), n in Counter(map(tuple, shapes)).items():
+            looked = n * a * b * _fits(a * b, below)
+            stacks = (5 * n * a * b + n * min(a, b) ** 2) * _fits(n * a * b, below)
+            most = max(most, looked + stacks)
+        return most
 
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         from windtunnel.train.optimizers.muon import Muon
@@ -327,8 +328,6 @@ class ScheduleFreeConfig(OptimizerConfig):
 
     adam_like: ClassVar[bool] = True
 
-    working_blocks: ClassVar[int] = 4
-
     type: Literal["schedule_free_adamw"] = "schedule_free_adamw"
     betas: tuple[Annotated[float, Field(gt=0, lt=1)], Fraction] = (0.9, 0.999)
     """How much of the average is in the weights that gradients are taken at, and the memory of the
@@ -339,8 +338,8 @@ class ScheduleFreeConfig(OptimizerConfig):
     def state_values(self, shape: Shape) -> int:
         return 2 * math.prod(shape) + 1
 
-    def update_values(self, shapes: Sequence[Shape]) -> int:
-        return self.working_blocks * super().update_values(shapes)
+    def update_values(self, shapes: Sequence[Shape], below: int | None = None) -> int:
+        return 4 * super().update_values(shapes, below)
 
     def make(self, groups: Groups, betas: Betas, eps: float) -> Optimizer:
         from windtunnel.train.optimizers.schedule_free import ScheduleFreeAdamW
