@@ -24,6 +24,8 @@ def test_the_tutorial_runs_from_its_first_line_to_its_last(
     windtunnel: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workplace / "run.yaml").unlink()
+    (space,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    (workplace / "space.yaml").write_text(space, encoding="utf-8")
     (workplace / "corpus.txt").write_text(corpus_text(60_000), encoding="utf-8")
     assert len(COMMANDS) >= 8
     for command in COMMANDS:
