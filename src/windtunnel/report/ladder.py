@@ -166,20 +166,20 @@ def _backtest_table(tree: Tree) -> Table:
 
 def plan_lines(tree: Tree, seconds: float | None) -> list[str]:
     """What will be trained, said before anything starts."""
-    cost = tree["cost"]
+    cost, seeds = tree["cost"], len(tree["seeds"])
     saved = cost["flops_without_branching"] / cost["flops"]
     count = "parameters" if tree["count"] == "total" else "parameters without embeddings"
     lines = [
         f"ladder: {tree['title']}",
         f"  rule {tree['rule']}, {count}; {tree['lr_rule']}: {tree['lr_rule_is']}",
-        f"  {cost['runs']} runs ({len(tree['seeds'])} seeds), {cost['flops']:.3g} FLOPs"
+        f"  {cost['runs']} runs ({seeds} seed{'s' * (seeds > 1)}), {cost['flops']:.3g} FLOPs"
         + (f", {saved:.2f} times as many without branching" if saved > 1.001 else "")
         + (f"; about {duration_text(seconds)} on one worker" if seconds is not None else ""),
     ]
     for rung in tree["rungs"]:
         heads = f", {rung['num_heads']} heads" if rung["num_heads"] else ""
         budgets = ", ".join(
-            f"{name} {count_text(tokens)} tokens {steps:,} steps {flops(c)} FLOPs"
+            f"{name} ({count_text(tokens)} tokens, {steps:,} steps, {flops(c)} FLOPs)"
             for name, tokens, steps, c in zip(
                 tree["budgets"], rung["tokens"], rung["steps"], rung["flops"], strict=True
             )

@@ -20,7 +20,7 @@ CROSSES = {"A": 30.0, "alpha": 0.28}
 """Better than the plain law where models are small, worse where they are large."""
 
 
-def answer(*arms: Any, draws: int = 150, **options: Any) -> Any:
+def answer(*arms: Any, draws: int = 80, **options: Any) -> Any:
     return analyse(arms, parse_target(options.pop("at", "10x")), draws=draws, **options)
 
 
@@ -100,7 +100,8 @@ def test_a_difference_is_decided_where_its_interval_leaves_out_zero() -> None:
 
 
 def test_equal_losses_give_equal_answers() -> None:
-    assert answer(made("a"), made("b", seed=1)) == answer(made("a"), made("b", seed=1))
+    told = [answer(made("a"), made("b", seed=1), draws=20) for _ in range(2)]
+    assert told[0] == told[1]
 
 
 def test_the_best_size_of_a_compute_is_found() -> None:
@@ -138,7 +139,7 @@ def test_the_backtest_predicts_the_largest_size() -> None:
 def test_the_backtest_does_not_see_the_largest_size() -> None:
     arm = made("a")
     other = replace(arm, losses=np.concatenate([arm.losses[:-1], arm.losses[-1:] * 2]))
-    cells = [answer(one)["backtest"]["cells"] for one in (arm, other)]
+    cells = [answer(one, draws=40)["backtest"]["cells"] for one in (arm, other)]
     assert [c["predicted"] for c in cells[0]] == [c["predicted"] for c in cells[1]]
     assert [c["intervals"] for c in cells[0]] == [c["intervals"] for c in cells[1]]
     assert not any(c["hits"]["0.95"] for c in cells[1])
@@ -146,7 +147,7 @@ def test_the_backtest_does_not_see_the_largest_size() -> None:
 
 def test_intervals_hit_about_as_often_as_they_say() -> None:
     """A few simulated studies; `python -m windtunnel.study.ladder.calibrate` makes many."""
-    rates = simulate(Setting(4, 3), studies=16, draws=80, seed=0).rates()
+    rates = simulate(Setting(4, 3), studies=10, draws=50, seed=0).rates()
     assert rates["held_out"][1] >= 0.8
     assert rates["absolute"][1] >= 0.8
     assert rates["false"][1] <= 0.25

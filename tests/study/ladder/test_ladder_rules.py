@@ -26,9 +26,9 @@ def scaler(preset: str, rule: Any = "width", count: Any = "total", **changes: An
 
 
 @pytest.mark.parametrize("rule", ["width", "aspect"])
-@pytest.mark.parametrize("preset", ["llama", "gpt2", "gru", "lstm", "mamba", "gla", "griffin"])
+@pytest.mark.parametrize("preset", ["llama", "gru", "mamba", "gla"])
 def test_sizes_are_hit_within_two_per_cent(preset: str, rule: str) -> None:
-    for size in (0.15e6, 0.6e6, 1.6e6):
+    for size in (0.15e6, 1.6e6):
         sized = scaler(preset, rule).sized(size)
         assert abs(sized.params / size - 1) <= TOLERANCE
         assert sized.params == counted(sized.architecture, "total")

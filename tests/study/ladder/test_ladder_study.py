@@ -48,7 +48,7 @@ def create(run: PlannedRun, store: RunStore) -> RunFolder:
 
 def asked(load: Load, ground: Ground, out: Path, **changes: Any) -> LadderInquiry:
     ladder = make_ladder([load("llama"), load("gru")], request(**changes), ground)
-    return LadderInquiry(ladder, ground, RunStore(out / "runs"))
+    return LadderInquiry(ladder, ground, RunStore(out / "runs"), draws=30)
 
 
 def conducted(inquiry: LadderInquiry, out: Path, workers: int = 2) -> Answer:

@@ -12,7 +12,7 @@ import numpy as np
 from windtunnel.errors import CheckpointError
 from windtunnel.runs import RunStore
 from windtunnel.study.arms import Ground
-from windtunnel.study.ladder.analyse import analyse
+from windtunnel.study.ladder.analyse import DRAWS, analyse
 from windtunnel.study.ladder.cells import FEWEST_SIZES, Measured
 from windtunnel.study.ladder.plans import decays, trunks
 from windtunnel.study.ladder.recipe import LR_WORDS
@@ -28,12 +28,15 @@ class LadderInquiry:
 
     Args:
         store: where the trunks are, so that decays find their checkpoints.
+        draws: resampled fits of each architecture.
     """
 
     kind = "ladder"
 
-    def __init__(self, ladder: Ladder, ground: Ground, store: RunStore) -> None:
-        self.ladder, self.ground, self.store = ladder, ground, store
+    def __init__(
+        self, ladder: Ladder, ground: Ground, store: RunStore, *, draws: int = DRAWS
+    ) -> None:
+        self.ladder, self.ground, self.store, self._draws = ladder, ground, store, draws
         self.question, self.digest = ladder.question, ladder.digest
 
     def next(self, past: Sequence[Round], recall: Recall) -> Plan | None:
@@ -76,7 +79,7 @@ class LadderInquiry:
             "cells": [
                 cell for row in self.ladder.rungs for cell in _cells(row, losses, request.seeds)
             ],
-            **analyse(measured, request.target, with_backtest=with_backtest),
+            **analyse(measured, request.target, with_backtest=with_backtest, draws=self._draws),
             "notes": list(dict.fromkeys(note for round in past for note in round.plan.notes)),
         }
         return {**tree, "conclusion": conclusion(tree)}
