@@ -56,7 +56,9 @@ def test_a_search_trains_prunes_confirms_and_reports(
     assert "training" not in shown.err
     assert "2 invalid" in shown.out
     assert "Searched against confirmed" in shown.out
-    assert windtunnel("report", "s").code == 0
+    told = windtunnel("report", "s")
+    assert told.code == 0, told.err
+    assert "Searched against confirmed" in told.out
 
 
 def test_memory_is_kept_to_and_a_smaller_micro_batch_is_found(
@@ -86,6 +88,9 @@ def test_memory_is_kept_to_and_a_smaller_micro_batch_is_found(
     assert found["memory"]["factor"] > 1
     assert "out of memory with 2048 sequences at once" in answer.err
     assert (workplace / "s" / "report.html").is_file()
+    told = windtunnel("report", "s")
+    assert told.code == 0, told.err
+    assert "1 complete" in told.out
 
 
 def test_a_dry_run_writes_nothing(windtunnel: Command, workplace: Path, space: Path) -> None:

@@ -72,6 +72,12 @@ def test_the_cost_table_shows_the_budgets_that_were_not_matched() -> None:
     ]
 
 
+def test_notes_stand_one_a_line() -> None:
+    for note in ("One.\nTwo.", ["One.", "Two."]):
+        lines = [line.strip() for line in shown(verdict_view(verdicts(note=note))).splitlines()]
+        assert lines.index("Two.") == lines.index("One.") + 1
+
+
 def test_the_view_ends_with_the_conclusion() -> None:
     lines = shown(verdict_view(verdicts())).strip().splitlines()
     assert lines[-1] == "llama is better than gpt2."

@@ -84,6 +84,22 @@ def test_an_arm_that_diverges_everywhere_keeps_its_own_rate(
     assert told["at_edge"]
     assert [trial["loss"] for trial in told["trials"]] == [None] * 3
     assert [arm["diverged"] for arm in answer.result["arms"]] == [2, 2]
+    notes = answer.result["note"].splitlines()
+    assert "No setting that was tried for gpt2, lstm came to a loss" in notes[-1]
+    assert "lies at the edge" not in answer.result["note"]
+
+
+def test_an_edge_of_what_a_config_allows_ends_the_search(
+    load: Load, ground: Ground, tmp_path: Path
+) -> None:
+    """Beyond a dropout of 0.6 comes 1.2, which no config may have."""
+    tuning = Tuning((Knob("arch.embedding.dropout", (0.6, 0.3)),))
+    answer = conducted(asked(load, ground, tuning), tmp_path / "study")
+    told = answer.result["tuning"]["gpt2"]
+    assert [trial["values"] for trial in told["trials"]] == [[0.6], [0.3]]
+    assert told["chosen"] == [0.6]
+    assert told["at_edge"]
+    assert "lies at the edge" in answer.result["note"]
 
 
 def test_the_answer_does_not_depend_on_the_number_of_workers(
@@ -144,6 +160,20 @@ def test_what_changes_the_budget_is_not_tuned(load: Load, ground: Ground, tmp_pa
     missing = Tuning((Knob("train.nothing", (1, 2)),))
     with pytest.raises(UsageError):
         conducted(asked(load, ground, tuning=missing), tmp_path / "other")
+
+
+def test_results_of_rounds_that_are_no_more_are_taken_away(
+    load: Load, ground: Ground, tmp_path: Path
+) -> None:
+    """Where a failed run ends after all, another rate may be chosen: the rounds change, and what
+    the old ones said is not shown beside the new ones if the study is killed before its end."""
+    answer = conducted(asked(load, ground), tmp_path / "study")
+    folder = StudyFolder(tmp_path / "study")
+    for number, past in enumerate(answer.rounds):
+        folder.write_round(number, past.plan)
+    assert folder.read_results() is not None
+    folder.write_round(2, answer.rounds[1].plan)
+    assert folder.read_results() is None
 
 
 def test_a_damaged_round_is_told(load: Load, ground: Ground, tmp_path: Path) -> None:

@@ -44,6 +44,20 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, content: str) -> Non
     assert sorted((p, p.read_bytes()) for p in tmp_path.rglob("*") if p.is_file()) == before
 
 
+def test_a_process_killed_while_it_claimed_a_folder_does_not_make_it_unusable(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".question.json.x1y2.tmp").write_text('{"ki')
+    (tmp_path / "study.lock").touch()
+    with StudyFolder(tmp_path).claim(PLAN):
+        assert StudyFolder(tmp_path).read_plan() == PLAN
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".mine.tmp").touch()
+    with pytest.raises(UsageError, match="is not a study"):
+        StudyFolder(other).holds("d1")
+
+
 def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
     with StudyFolder(tmp_path).claim(PLAN):
         assert StudyFolder(tmp_path).read_plan() == PLAN

@@ -100,6 +100,15 @@ def test_tuning_ends_and_counts_what_it_spends(
         ("train.lr=[0.1]", "a list of at least 2 values"),
         ("train.lr=[0.1, 0.1]", "a value stands there twice"),
         ("train..lr", "train..lr"),
+        ("train.weight_decay=[1, 1.0]", "a value stands there twice"),
+        ("train.weight_decay=[0.1, 0.10000001]", "a value stands there twice"),
+        ("train.flag=[true, 1]", "a value stands there twice"),
+        ("train.optimizer=[{type: adamw}, {type: lion}]", "train.optimizer.type=[…]"),
+        ("train.eval_tokens=[100, 200]", "do not measure the same"),
+        ("data.seed=[1, 2]", "do not measure the same"),
+        ("train.objective.type=[a, b]", "do not measure the same"),
+        ("train=[1, 2]", "train.steps is part of it"),
+        ("arch.name=[a, b]", "a name changes nothing"),
     ],
 )
 def test_mistakes_in_a_knob_are_told(text: str, said: str) -> None:
@@ -107,6 +116,19 @@ def test_mistakes_in_a_knob_are_told(text: str, said: str) -> None:
         parse_knob(text)
     assert told.value.exit_code == 2
     assert said in str(told.value)
+
+
+def test_a_knob_is_given_once() -> None:
+    with pytest.raises(WindtunnelError, match=r"train\.lr: is given twice"):
+        Tuning((LR, parse_knob("train.lr")))
+
+
+def test_nothing_beyond_what_is_valid_is_tried_and_the_edge_is_still_an_edge() -> None:
+    tuning = Tuning((Knob("arch.dropout", (0.3, 0.6)),))
+    tried = {(0.3,): 2.0, (0.6,): 1.0}
+    assert tuning.next_points((0.0,), tried) == ((1.2,),)
+    assert tuning.next_points((0.0,), tried, lambda point: point[0] < 1) == ()
+    assert tuning.beyond(tried) == ((1.2,),)
 
 
 def test_a_grid_cannot_be_made_around_what_is_no_number() -> None:

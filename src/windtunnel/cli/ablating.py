@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from windtunnel.cli.comparing import plan_lines, told
+from windtunnel.cli.comparing import asked_often, plan_lines, told
 from windtunnel.cli.conducting import conduct_verb, follower, round_lines
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
@@ -113,9 +114,8 @@ def _at_once(request: Request, design: Design, engine: Engine) -> dict[str, Any]
             memory_bytes=room.memory_bytes,
             on_progress=follower(display),
             on_notice=display.say,
+            beside=lambda verdicts: {"ablation": ablation(design, verdicts)},
         )
-    found = ablation(design, conducted.verdicts)
-    folder.write_results({**conducted.to_dict(), "ablation": found})
     return _reported(request, flat_results(design, conducted.verdicts))
 
 
@@ -222,15 +222,14 @@ def ablation_lines(design: Design, plan: Plan, expected: Estimate) -> list[str]:
 
 
 def _command(request: Request) -> str:
-    parts = ["windtunnel ablate", str(request.file) if request.file else ""]
+    parts = ["windtunnel", "ablate", *([str(request.file)] if request.file else [])]
     if request.family:
-        parts.append(f"--family {request.family} --size {request.size}")
-    parts += [f"--vary '{text}'" for text in request.vary]
-    parts.append(f"--design {request.design}")
-    parts += [f"--set '{edit}'" for edit in request.edits]
+        parts += ["--family", request.family, "--size", request.size]
+    parts += [*asked_often("--vary", request.vary), "--design", request.design]
+    parts += asked_often("--set", request.edits)
     parts += ["--skip-invalid"] if request.skip_invalid else []
-    parts += [f"--seeds {request.seeds}", f"--match {request.match}"]
-    parts += [f"--tune '{knob}'" for knob in request.tune]
+    parts += ["--seeds", str(request.seeds), "--match", request.match]
+    parts += asked_often("--tune", request.tune)
     if request.budget is not None:
-        parts.append(f"--budget {request.budget:g}")
-    return " ".join(part for part in [*parts, f"--out {request.out}"] if part)
+        parts += ["--budget", f"{request.budget:.15g}"]
+    return shlex.join([*parts, "--out", str(request.out)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.report.effects_table import effects_view
 from windtunnel.report.ladder import ladder_view
 from windtunnel.report.progress import open_progress
+from windtunnel.report.search_view import search_view
 from windtunnel.report.terminal import verdict_view
 from windtunnel.report.tuning import tuning_table
 from windtunnel.report.units import bytes_text, count_text, duration_text
@@ -235,32 +237,40 @@ def plan_lines(plan: Plan, expected: Estimate) -> list[str]:
 
 
 def _command(request: Request) -> str:
-    parts = ["windtunnel compare", *map(str, request.files)]
+    parts = ["windtunnel", "compare", *map(str, request.files)]
     if request.preset_set:
-        parts.append(f"--preset-set {','.join(request.preset_set)} --size {request.size}")
-    parts += [f"--set {edit}" for edit in request.edits]
-    parts += [*_seed_options(request), f"--match {request.match}"]
-    parts += [f"--tune '{knob}'" for knob in request.tune]
+        parts += ["--preset-set", ",".join(request.preset_set), "--size", request.size]
+    parts += asked_often("--set", request.edits)
+    parts += [*_seed_options(request), "--match", request.match]
+    parts += asked_often("--tune", request.tune)
     if request.budget is not None:
-        parts.append(f"--budget {request.budget:g}")
-    return " ".join([*parts, f"--out {request.out}"])
+        parts += ["--budget", f"{request.budget:.15g}"]
+    return shlex.join([*parts, "--out", str(request.out)])
+
+
+def asked_often(option: str, values: Sequence[str]) -> list[str]:
+    """An option that was given several times."""
+    return [word for value in values for word in (option, value)]
 
 
 def _seed_options(request: Request) -> list[str]:
     if not request.until_decided:
-        parts = [f"--seeds {request.seeds or SEEDS}"]
+        parts = ["--seeds", str(request.seeds or SEEDS)]
     else:
         given = {"--first-seeds": request.first_seeds, "--max-seeds": request.max_seeds}
         parts = ["--until-decided"]
-        parts += [f"{name} {value}" for name, value in given.items() if value is not None]
-    return parts if request.margin is None else [*parts, f"--margin {request.margin:g}"]
+        for name, value in given.items():
+            parts += [name, str(value)] if value is not None else []
+    return parts if request.margin is None else [*parts, "--margin", f"{request.margin:.15g}"]
 
 
 def print_verdicts(result: dict[str, Any]) -> None:
-    """The tables of verdicts, or of effects, and the conclusion, for the terminal."""
+    """The tables of verdicts, of effects or of a search, and the conclusion, for the terminal."""
     console = Console()
     if result.get("kind") == "ladder":
         console.print(ladder_view(result))
+    elif "search" in result:
+        console.print(search_view(result))
     elif "ablation" in result:
         console.print(effects_view(result["ablation"]))
     else:

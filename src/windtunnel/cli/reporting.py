@@ -38,7 +38,8 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
         )
         return results, path / PAGE
     if plan is None or results is None:
-        what = "holds no study" if plan is None else "holds a study that has not ended"
+        begun = plan is not None or folder.read_question()
+        what = "holds a study that has not ended" if begun else "holds no study"
         raise UsageError(f"{path}: {what}")
     runs = {key: RunFolder.open(Path(where)) for key, where in results["runs"].items()}
     records = {key: run.read_record() or {} for key, run in runs.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from windtunnel.cli.comparing import asked_often
 from windtunnel.cli.conducting import conduct_verb
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
@@ -167,13 +169,13 @@ def _first_batch(inquiry: Searching) -> dict[str, Any]:
 
 
 def _command(request: Request) -> str:
-    parts = ["windtunnel search", str(request.file), f"--space {request.space}"]
-    parts += [f"--set {edit}" for edit in request.edits]
+    parts = ["windtunnel", "search", str(request.file), "--space", str(request.space)]
+    parts += asked_often("--set", request.edits)
     if request.trials is not None:
-        parts.append(f"--trials {request.trials}")
+        parts += ["--trials", str(request.trials)]
     if request.memory is not None:
-        parts.append(f"--memory {request.memory}")
-    return " ".join([*parts, f"--out {request.out}"])
+        parts += ["--memory", str(request.memory)]
+    return shlex.join([*parts, "--out", str(request.out)])
 
 
 def print_search(result: dict[str, Any]) -> None:

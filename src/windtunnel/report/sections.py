@@ -55,7 +55,9 @@ def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[st
 def verdict_section(study: Verdicts) -> str:
     """The verdict: a conclusion in words, the table, and the reasons."""
     conclusion = f'<p class="conclusion">{escape(study.conclusion)}</p>' if study.conclusion else ""
-    notes = [text for text in (study.design_words, study.pairing_words, study.note) if text]
+    notes = [
+        text for text in (study.design_words, study.pairing_words, *study.note.splitlines()) if text
+    ]
     note = "".join(f'<p class="note">{escape(text)}</p>' for text in notes)
     headings = ["Architecture", "Verdict", "Loss", "Difference", "Bits per byte"]
     headings += ["Difference", "p", "p (Holm)", "Detectable"]

@@ -75,7 +75,7 @@ def verdict_view(verdicts: Mapping[str, Any]) -> Group:
         if arm.reason and arm.verdict != "reference"
     ]
     parts.append(Text(_interval_words(study), style="dim"))
-    notes = (study.design_words, study.pairing_words, study.note)
+    notes = (study.design_words, study.pairing_words, *study.note.splitlines())
     parts += [Text(text, style="dim") for text in notes if text]
     if study.conclusion:
         parts.extend((Text(""), Text(study.conclusion, style="bold")))

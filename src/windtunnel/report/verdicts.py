@@ -149,7 +149,7 @@ def read_verdicts(tree: Mapping[str, Any]) -> Verdicts:
         budget=_number(tree.get("budget"), "verdicts.budget"),
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         metric=_metric(tree.get("metric")),
-        note=_joined(tree.get("note")),
+        note=_joined(tree.get("note"), "\n"),
         conclusion=_joined(tree.get("conclusion")),
         margin=_number(tree.get("margin"), "verdicts.margin"),
         looks=(int(looks[0]), int(looks[1])) if looks else None,
@@ -164,10 +164,10 @@ def _metric(name: object) -> str:
     return str(metric)
 
 
-def _joined(text: object) -> str:
+def _joined(text: object, between: str = " ") -> str:
     """A note may be one string or several."""
     if isinstance(text, list | tuple):
-        return " ".join(str(part) for part in text)
+        return between.join(str(part) for part in text)
     return "" if text is None else str(text)
 
 

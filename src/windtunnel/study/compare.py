@@ -150,7 +150,7 @@ def judge(
         metric=plan.metric,
         margin=margin,
         looks=(looks.first, looks.last) if looks is not None else None,
-        note=" ".join(plan.notes),
+        note="\n".join(plan.notes),
     )
     return replace(verdicts, conclusion=conclusion(verdicts))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from windtunnel.config import Document, digest, parse_path
-from windtunnel.errors import UsageError
+from windtunnel.errors import ConfigError, UsageError
 from windtunnel.study.arms import Ground, check_same_cost, plain_plan, read_tree, replanned
 from windtunnel.study.budget import Match
 from windtunnel.study.compare import Verdicts, judge
@@ -118,9 +118,8 @@ class Comparing:
         found["spent"] = spent(past)
         if self._tuning is not None:
             found["tuning"] = self._told(past)
-            edges = [name for name, arm in found["tuning"].items() if arm["at_edge"]]
-            if edges:
-                found["note"] = " ".join([found["note"], _edge_note(edges)]).strip()
+            notes = [found["note"], *_tuning_notes(found["tuning"])]
+            found["note"] = "\n".join(text for text in notes if text)
         return found
 
     def outlook(self, matched: Plan) -> list[str]:
@@ -150,7 +149,7 @@ class Comparing:
             return None
         named, owners = [], list[Arm]()
         for arm in matched.arms:
-            for point in tuning.next_points(self._own(arm), self._tried(arm, past)):
+            for point in self._next_points(arm, self._tried(arm, past)):
                 changes = dict(zip(tuning.paths, point, strict=True))
                 named.append((_trial_name(arm, tuning, point), read_tree(arm.config, changes)))
                 owners.append(arm)
@@ -165,12 +164,26 @@ class Comparing:
             check_same_cost(owner, trial)
         return plan
 
+    def _next_points(self, arm: Arm, tried: Mapping[Point, float]) -> tuple[Point, ...]:
+        """What is to be trained next for an arm; nothing beyond what its config allows."""
+        tuning = self._tuning
+        assert tuning is not None
+
+        def is_valid(point: Point) -> bool:
+            try:
+                read_tree(arm.config, dict(zip(tuning.paths, point, strict=True)))
+            except ConfigError:
+                return False
+            return True
+
+        return tuning.next_points(self._own(arm), tried, is_valid)
+
     def _tried(self, arm: Arm, past: Sequence[Round]) -> dict[Point, float]:
         """The mean loss of each point that was trained for an arm, in the order of the rounds."""
         tuning, tried = self._tuning, dict[Point, float]()
         assert tuning is not None
         for past_round in _of_kind(past, TUNED):
-            for point in tuning.next_points(self._own(arm), tried):
+            for point in self._next_points(arm, tried):
                 losses = past_round.losses(_trial_name(arm, tuning, point))
                 known = [loss for loss in losses if loss is not None]
                 whole = len(known) == len(losses)
@@ -265,8 +278,19 @@ def _tuning_tree(tuning: Tuning) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _edge_note(names: Sequence[str]) -> str:
-    return (
-        f"The best setting of {', '.join(names)} lies at the edge of what was tried, also after "
-        "the extensions: a better one may lie beyond."
-    )
+def _tuning_notes(tuned: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What must be known of what was chosen."""
+    lost = [name for name, arm in tuned.items() if all(t["loss"] is None for t in arm["trials"])]
+    edges = [name for name, arm in tuned.items() if arm["at_edge"] and name not in lost]
+    notes = []
+    if edges:
+        notes.append(
+            f"The best setting of {', '.join(edges)} lies at the edge of what was tried, after "
+            "all extensions that are possible: a better one may lie beyond."
+        )
+    if lost:
+        notes.append(
+            f"No setting that was tried for {', '.join(lost)} came to a loss: the file's own was "
+            "kept."
+        )
+    return notes

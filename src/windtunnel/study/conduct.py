@@ -110,6 +110,7 @@ def conduct(
     command: Command = worker_command,
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
+    beside: Callable[[Verdicts], Mapping[str, Any]] = lambda verdicts: {},
 ) -> Conducted:
     """Runs what is left of a study, judges it and writes ``study.json``.
 
@@ -118,6 +119,8 @@ def conduct(
             key are never trained twice in one store.
         create: makes the folder of a planned run; a ``RunMaker`` when left out.
         command: the worker of a run.
+        beside: what else is made of the verdicts; written with them, so that a study that was
+            killed has all of its results or none.
         workers, engine, memory_bytes, on_progress, on_notice: see ``execute``.
 
     Raises:
@@ -143,7 +146,7 @@ def conduct(
             on_notice=on_notice,
         )
         conducted = Conducted(judge(plan, ended.records), ended.runs, ended.outcomes)
-        folder.write_results(conducted.to_dict())
+        folder.write_results({**conducted.to_dict(), **beside(conducted.verdicts)})
         store.refer(folder.path, plan.keys, ended=True)
     return conducted
 

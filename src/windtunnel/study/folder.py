@@ -70,7 +70,7 @@ class StudyFolder:
         """
         try:
             occupied = self.path.exists() and (
-                not self.path.is_dir() or any(e.name != LOCK for e in self.path.iterdir())
+                not self.path.is_dir() or not all(map(_is_of_claiming, self.path.iterdir()))
             )
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be read: {error.strerror}") from error
@@ -120,8 +120,18 @@ class StudyFolder:
         return None
 
     def write_round(self, number: int, plan: Plan) -> None:
-        """Writes a round's plan, in place of another one of that number."""
+        """Writes a round's plan, in place of another one of that number. Where that one asked for
+        something else (a run that had failed has now ended), the results are no longer those of the
+        rounds, and are taken away until there are new ones."""
         (self.path / ROUNDS).mkdir(exist_ok=True)
+        before = self._read(_round_name(number))
+        if before is not None and before.get("digest") != plan.digest:
+            try:
+                (self.path / RESULTS).unlink(missing_ok=True)
+            except OSError as error:
+                raise StudyError(
+                    f"{self.path / RESULTS}: cannot be replaced: {error.strerror}"
+                ) from error
         self._write(_round_name(number), plan.to_dict())
 
     @contextmanager
@@ -193,3 +203,10 @@ class StudyFolder:
 
 def _round_name(number: int) -> str:
     return f"{ROUNDS}/{number:03d}.json"
+
+
+def _is_of_claiming(path: Path) -> bool:
+    """Whether a process that was killed while it claimed the folder may have left the file."""
+    return path.name == LOCK or (
+        path.suffix == ".tmp" and path.name.startswith((f".{PLAN}.", f".{QUESTION}."))
+    )

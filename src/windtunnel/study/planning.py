@@ -29,6 +29,8 @@ from windtunnel.train.objectives.config import NextTokenConfig, Seq2SeqConfig
 from windtunnel.train.run_config import LoadedRun, RunConfig, objective_config
 
 MAX_SEEDS = 1000
+_CHANGES, _CHANGE = 2, 60
+"""How many changes of a resized arm a note tells, and the characters of each."""
 _DECIDES_TEXT = ("source", "sources", "validation", "seed")
 _DECIDES_LOSS = ("seq_len", "eval_tokens")
 
@@ -305,12 +307,19 @@ def _recipe_notes(arms: Sequence[Candidate]) -> list[str]:
 
 
 def _change_notes(arms: Sequence[Arm], match: Match) -> list[str]:
-    """Other steps are what a budget means; another architecture must be told."""
+    """Other steps are what a budget means; another architecture must be told (all of it stands in
+    the plan)."""
     return [
-        f"{arm.name} was resized to match parameters: {'; '.join(arm.changes)}."
+        f"{arm.name} was resized to match parameters: {_shortly(arm.changes)}."
         for arm in arms
         if arm.changes and match == "params"
     ]
+
+
+def _shortly(changes: Sequence[str]) -> str:
+    shown = [text if len(text) <= _CHANGE else f"{text[: _CHANGE - 1]}…" for text in changes]
+    more = len(shown) - _CHANGES
+    return "; ".join([*shown[:_CHANGES], *([f"and {more} more changes"] if more > 0 else [])])
 
 
 def estimate(

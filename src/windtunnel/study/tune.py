@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,21 @@ FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the file's own value, where a knob has no values."""
 EXTENSIONS = 3
 _DIGITS = 6
-_FIXED = ("train.steps", "train.batch_size", "train.seq_len", "train.seed", "train.stages")
+_BUDGET = "this decides how much an arm is trained"
+_MEANING = "losses at its values do not measure the same"
+_NOT_TUNED: Mapping[str, str] = {
+    "train.steps": _BUDGET,
+    "train.batch_size": _BUDGET,
+    "train.seq_len": _BUDGET,
+    "train.stages": _BUDGET,
+    "train.seed": "seeds are the study's own",
+    "train.objective": _MEANING,
+    "train.eval_tokens": _MEANING,
+    "data": _MEANING,
+    "arch.name": "a name changes nothing",
+    "plugins": "plugins are not searched",
+    "origin": "all arms begin as they are written",
+}
 
 Point = tuple[Any, ...]
 """A value for each knob."""
@@ -56,7 +70,7 @@ def parse_knob(text: str) -> Knob:
     """``train.lr`` or ``train.lr=[1e-3, 3e-3]``.
 
     Raises:
-        UsageError: it is neither, or the path decides a budget.
+        UsageError: it is neither, or the path decides a budget or what a loss means.
 
     >>> parse_knob("train.lr=[1e-3, 3e-3]")
     Knob(path='train.lr', values=(0.001, 0.003))
@@ -64,25 +78,48 @@ def parse_knob(text: str) -> Knob:
     path, equals, value = text.partition("=")
     path = path.strip()
     parse_path(path)  # raises where it is not a path
-    if any(path == fixed or path.startswith(f"{fixed}.") for fixed in _FIXED):
-        raise UsageError(f"--tune {path}: this decides how much an arm is trained; it is not tuned")
+    for fixed, why in _NOT_TUNED.items():
+        if f"{path}.".startswith(f"{fixed}.") or fixed.startswith(f"{path}."):
+            about = "" if path.startswith(fixed) else f"{fixed} is part of it: "
+            raise UsageError(f"--tune {path}: {about}{why}; it is not tuned")
     if not equals:
         return Knob(path)
     values = parse_value(value, "--tune")
     if not isinstance(values, list | tuple) or len(values) < 2:
         raise UsageError(f"--tune {text}: a list of at least 2 values is needed")
-    if len({repr(value) for value in values}) < len(values):
-        raise UsageError(f"--tune {text}: a value stands there twice")
+    if any(_holds_mapping(value) for value in values):
+        raise UsageError(
+            f"--tune {text}: values are numbers or words; of a component tune a key, such as "
+            f"{path}.type=[…]"
+        )
+    words = {point_words([path], (value,)) for value in values}
+    if len(words) < len(values) or len(set(values)) < len(values):
+        raise UsageError(f"--tune {text}: a value stands there twice (to {_DIGITS} digits)")
     return Knob(path, tuple(values))
+
+
+def _holds_mapping(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_mapping, value))
+    return isinstance(value, Mapping)
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What every arm is given: the knobs, seeds of its own, and so many further points."""
+    """What every arm is given: the knobs, seeds of its own, and so many further points.
+
+    Raises:
+        UsageError: two knobs are the same path.
+    """
 
     knobs: tuple[Knob, ...]
     seeds: tuple[int, ...] = (TUNING_SEED,)
     extensions: int = EXTENSIONS
+
+    def __post_init__(self) -> None:
+        for place, path in enumerate(self.paths):
+            if path in self.paths[:place]:
+                raise UsageError(f"--tune {path}: is given twice")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -93,18 +130,27 @@ class Tuning:
         axes = [knob.grid(value) for knob, value in zip(self.knobs, own, strict=True)]
         return tuple(itertools.product(*axes))
 
-    def next_points(self, own: Sequence[Any], tried: Mapping[Point, float]) -> tuple[Point, ...]:
+    def next_points(
+        self,
+        own: Sequence[Any],
+        tried: Mapping[Point, float],
+        is_valid: Callable[[Point], bool] = lambda point: True,
+    ) -> tuple[Point, ...]:
         """What is to be trained next for an arm: its grid, then one point beyond each edge at which
         the best one lies, then nothing.
 
         Args:
             tried: the loss of each point, infinite where it has none.
+            is_valid: whether a point beyond an edge can be trained at all: a dropout of 1.2 cannot.
         """
         grid = self.grid(own)
         if missing := tuple(point for point in grid if point not in tried):
             return missing
         left = self.extensions - (len(tried) - len(grid))
-        return self.beyond(tried)[: max(0, left)]
+        further = (
+            tuple(point for point in self.beyond(tried) if is_valid(point)) if left > 0 else ()
+        )
+        return further[: max(0, left)]
 
     def beyond(self, tried: Mapping[Point, float]) -> tuple[Point, ...]:
         """The untried neighbours of the best point, past the ends of what was tried: where there

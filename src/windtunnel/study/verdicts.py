@@ -86,6 +86,7 @@ class Verdicts:
     looks: tuple[int, int] | None
     """Seeds at the first and at the last planned look; None where only one is planned."""
     note: str
+    """What the reader must know, one thing a line."""
     conclusion: str = field(default="")
 
     def to_dict(self) -> dict[str, Any]:
