@@ -182,3 +182,9 @@ def test_a_damaged_round_is_told(load: Load, ground: Ground, tmp_path: Path) -> 
     (tmp_path / "study" / "rounds" / "000.json").write_text("{")
     with pytest.raises(Exception, match="damaged"):
         conducted(asked(load, ground), tmp_path / "study")
+
+
+def test_many_values_at_once_are_not_tuned(load: Load, ground: Ground, tmp_path: Path) -> None:
+    many = Tuning((Knob("arch.layers[*].mlp.dropout", (0.0, 0.1)),))
+    with pytest.raises(UsageError, match="a layer's number"):
+        conducted(asked(load, ground, tuning=many), tmp_path / "study")

@@ -262,6 +262,10 @@ def _value_at(arm: Arm, path: str) -> Any:
     Raises:
         UsageError: there is no such value.
     """
+    if "*" in path:
+        raise UsageError(
+            f"--tune {path}: one value is tuned at a time; write a layer's number for *"
+        )
     missing = object()
     value = Document(dict(arm.config)).get(parse_path(path), missing)
     if value is missing:
