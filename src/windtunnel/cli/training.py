@@ -178,6 +178,7 @@ class _Follow:
     """Shows a run's events on a progress display."""
 
     def __init__(self, display: ProgressDisplay, ready: ReadyRun) -> None:
+        self._ended = False
         self._display = display
         self._steps = ready.config.train.steps
         self._loss = ""
@@ -204,7 +205,8 @@ class _Follow:
             self._display.say(f"from step {values['step']} on {values['message']}")
         elif event.kind == "warning":
             self._display.say(f"warning: {values['message']}")
-        elif event.kind == "end":
+        elif event.kind == "end" and not self._ended:  # it may fail after its last step, too
+            self._ended = True
             self._display.finish("run", values["status"])
 
     def _note(self) -> str:

@@ -20,6 +20,7 @@ from windtunnel.data.tokenizers import Tokenizer
 from windtunnel.errors import UsageError
 from windtunnel.generate import BeamConfig, SamplingConfig, can_continue, generate, search, stream
 from windtunnel.generate.generate import Stop
+from windtunnel.generate.known_ids import with_known_ids
 from windtunnel.generate.targets import generate_targets, search_targets, stream_targets
 from windtunnel.train.feed import form_for
 from windtunnel.train.objectives.config import DiffusionConfig
@@ -41,6 +42,11 @@ class Writer:
     model: Any
     tokenizer: Tokenizer
     config: RunConfig
+
+    @property
+    def _text_model(self) -> Any:
+        """The model, without ids that stand for no text."""
+        return with_known_ids(self.model, self.tokenizer.vocab_size)
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """The ids of prompts, as the data's source would give them, without begin and end.
@@ -79,7 +85,7 @@ class Writer:
             UsageError: the model writes nothing, or a prompt does not fit it.
         """
         kind = objective_config(self.config).type
-        eos = self.tokenizer.eos
+        eos, model = self.tokenizer.eos, self._text_model
         if kind == "diffusion":
             if beams is not None:
                 raise UsageError("diffusion writes no token after another, so it has no beams")
@@ -92,19 +98,19 @@ class Writer:
         if beams is not None:
             if kind == "seq2seq":
                 found = search_targets(
-                    self.model, sources, starts, beams, max_new_tokens=max_new_tokens, eos=eos
+                    model, sources, starts, beams, max_new_tokens=max_new_tokens, eos=eos
                 )
             else:
                 rows = self._rows(prompts)
-                found = search(self.model, rows, beams, max_new_tokens=max_new_tokens, eos=eos)
+                found = search(model, rows, beams, max_new_tokens=max_new_tokens, eos=eos)
             return [best[0].tokens for best in found]
         options: dict[str, Any] = {
             "max_new_tokens": max_new_tokens, "sampling": sampling, "eos": eos, "stop": stop,
             "seed": seed,
         }  # fmt: skip
         if kind == "seq2seq":
-            return generate_targets(self.model, sources, starts, **options)
-        return generate(self.model, self._rows(prompts), **options)
+            return generate_targets(model, sources, starts, **options)
+        return generate(model, self._rows(prompts), **options)
 
     def stream(
         self,
@@ -124,9 +130,9 @@ class Writer:
             "stop": stop, "seed": seed,
         }  # fmt: skip
         if kind == "seq2seq":
-            steps = stream_targets(self.model, *self._sources([prompt]), **options)
+            steps = stream_targets(self._text_model, *self._sources([prompt]), **options)
         else:
-            steps = stream(self.model, self._rows([prompt]), **options)
+            steps = stream(self._text_model, self._rows([prompt]), **options)
         return (tokens[0] for tokens in steps if tokens[0] != self.tokenizer.eos)
 
     @torch.no_grad()
