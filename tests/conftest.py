@@ -8,6 +8,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from windtunnel.cli.main import main
+from windtunnel.study import process
 
 RUN = """\
 arch:
@@ -58,6 +60,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with a corpus and a run file, as the current one; caches below it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WINDTUNNEL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    usual = {process._name(precision): 360 * 2**20 for precision in ("float32", "bfloat16")}
+    (tmp_path / "cache" / "process-bytes.json").write_text(json.dumps(usual))  # not measured anew
     monkeypatch.delenv("WINDTUNNEL_RUNS", raising=False)
     (tmp_path / "corpus.txt").write_text(corpus_text(), encoding="utf-8")
     (tmp_path / "run.yaml").write_text(RUN, encoding="utf-8")

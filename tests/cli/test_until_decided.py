@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from tests.cli.test_tune import RUN
+from tests.cli.test_tune_verb import RUN
 from typer.testing import CliRunner
 
 from windtunnel.cli.main import app

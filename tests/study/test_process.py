@@ -67,7 +67,7 @@ def test_the_peak_of_a_process_is_predicted_within_15_percent(name: str) -> None
     assert predicted == pytest.approx(int(done.stdout), rel=0.15)
 
 
-def test_what_is_known_of_a_process_is_what_is_measured() -> None:
+def test_what_is_kept_of_a_process_is_what_is_measured() -> None:
     measured = process.measured_process_bytes("float32")
     assert measured is not None
     assert process.process_bytes() == pytest.approx(measured, rel=0.15)
