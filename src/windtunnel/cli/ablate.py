@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli.compare import StudyDir
 from windtunnel.cli.engines import EngineOption
-from windtunnel.cli.options import AsJson, Edits, RunsFolder, print_json, runs_folder
+from windtunnel.cli.options import (
+    AsJson,
+    DryRun,
+    Edits,
+    MatchOption,
+    RunsFolder,
+    Seeds,
+    StudyDir,
+    Workers,
+    print_json,
+    runs_folder,
+)
 
 
 def ablate(
@@ -47,11 +57,8 @@ def ablate(
         bool,
         typer.Option("--skip-invalid", help="Leave out points that are no valid run; say which."),
     ] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, …")] = 3,
-    match: Annotated[
-        str,
-        typer.Option("--match", help="What all get the same of: tokens, flops, params or seconds."),
-    ] = "tokens",
+    seeds: Seeds = 3,
+    match: MatchOption = "tokens",
     budget: Annotated[
         float | None,
         typer.Option("--budget", min=0, help="How much of it, for one run [the reference's own]."),
@@ -62,12 +69,10 @@ def ablate(
                      help="Tune this for every point first, such as train.lr; may be repeated."),
     ] = None,
     edits: Edits = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
-    ] = None,
+    workers: Workers = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
     flat_json: Annotated[
         Path | None,
         typer.Option("--flat-json", metavar="FILE",

@@ -10,27 +10,25 @@ from pathlib import Path
 from typing import Any, get_args
 
 from windtunnel.cli.comparing import asked_often, plan_lines, told
-from windtunnel.cli.conducting import conduct_verb, follower, round_lines
+from windtunnel.cli.conducting import conduct_once, conduct_verb, matching_only
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
 from windtunnel.config import load_document, suggestion
 from windtunnel.errors import UsageError
-from windtunnel.report.progress import open_progress
 from windtunnel.report.units import count_text
-from windtunnel.runs import RunStore, write_atomic
+from windtunnel.runs import write_atomic
 from windtunnel.study.ablate import Ablating, ablation, flat_results, plan_ablation
 from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
 from windtunnel.study.comparison import FixedSeeds
-from windtunnel.study.conduct import conduct, finished_keys
 from windtunnel.study.design import Design, Kind, Source, make_design
 from windtunnel.study.engines import Engine, open_engine
 from windtunnel.study.families import family_grid, family_run
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
 from windtunnel.study.plan import Estimate, Plan
-from windtunnel.study.planning import check_question, estimate
+from windtunnel.study.planning import check_question
 from windtunnel.study.speeds import sparing
 from windtunnel.study.tune import Tuning, parse_knob
 from windtunnel.study.vary import Factor, parse_factors
@@ -82,7 +80,6 @@ def ablate_verb(request: Request) -> dict[str, Any]:
 
 
 def _at_once(request: Request, design: Design, engine: Engine) -> dict[str, Any]:
-    folder = StudyFolder(request.out)
     match: Any = request.match
     plan = plan_ablation(
         design,
@@ -90,32 +87,20 @@ def _at_once(request: Request, design: Design, engine: Engine) -> dict[str, Any]
         match=match,
         budget=request.budget,
         ground=_ground(request.match),
-        recall=folder.recall,
+        recall=StudyFolder(request.out).recall,
     )
-    store, room = RunStore(request.runs), engine.capacity()
-    expected = estimate(
+    conducted = conduct_once(
         plan,
-        finished_keys(plan, store),
-        cores=room.cores,
-        memory_bytes=room.memory_bytes,
+        request.out,
+        runs=request.runs,
         workers=request.workers,
+        engine=engine,
+        lines=lambda expected: ablation_lines(design, plan, expected),
+        dry_run=request.dry_run,
+        beside=lambda verdicts: {"ablation": ablation(design, verdicts)},
     )
-    for line in ablation_lines(design, plan, expected):
-        note(line)
-    if request.dry_run:
+    if conducted is None:
         return plan.to_dict()
-    with open_progress() as display:
-        conducted = conduct(
-            plan,
-            folder,
-            store=store,
-            workers=expected.workers,
-            engine=engine,
-            memory_bytes=room.memory_bytes,
-            on_progress=follower(display),
-            on_notice=display.say,
-            beside=lambda verdicts: {"ablation": ablation(design, verdicts)},
-        )
     return _reported(request, flat_results(design, conducted.verdicts))
 
 
@@ -131,11 +116,7 @@ def _in_rounds(request: Request, design: Design, tuning: Tuning, engine: Engine)
         tuning=tuning,
     )
     if request.dry_run:
-        matched = inquiry.next([], StudyFolder(request.out).recall_round)
-        assert matched is not None, "matching comes first"
-        for line in [*round_lines(matched), *inquiry.outlook(matched)]:
-            note(line)
-        return matched.to_dict()
+        return matching_only(inquiry, request.out, outlook=inquiry.outlook)
     answer = conduct_verb(
         inquiry,
         request.out,

@@ -8,11 +8,18 @@ from typing import Annotated
 import typer
 
 from windtunnel.cli.engines import EngineOption
-from windtunnel.cli.options import AsJson, Edits, RunsFolder, note, print_json, runs_folder
-
-StudyDir = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="The study's folder; the same command goes on.")
-]
+from windtunnel.cli.options import (
+    AsJson,
+    DryRun,
+    Edits,
+    MatchOption,
+    RunsFolder,
+    StudyDir,
+    Workers,
+    note,
+    print_json,
+    runs_folder,
+)
 
 
 def compare(
@@ -36,10 +43,7 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, … [3].")
     ] = None,
-    match: Annotated[
-        str,
-        typer.Option("--match", help="What all get the same of: tokens, flops, params or seconds."),
-    ] = "tokens",
+    match: MatchOption = "tokens",
     budget: Annotated[
         float | None,
         typer.Option("--budget", min=0, help="How much of it, for one run [the first file's own]."),
@@ -72,12 +76,10 @@ def compare(
         int | None, typer.Option("--max-seeds", help="Seeds at the last look [10].")
     ] = None,
     edits: Edits = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
-    ] = None,
+    workers: Workers = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Train architectures on equal terms, and say which is better, with intervals."""

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from windtunnel.cli.conducting import conduct_verb, follower, round_lines
+from windtunnel.cli.conducting import conduct_once, conduct_verb, matching_only
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
@@ -18,22 +18,19 @@ from windtunnel.config import suggestion
 from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.report.effects_table import effects_view
 from windtunnel.report.ladder import ladder_view
-from windtunnel.report.progress import open_progress
 from windtunnel.report.search_view import search_view
 from windtunnel.report.terminal import verdict_view
 from windtunnel.report.tuning import tuning_table
 from windtunnel.report.units import bytes_text, count_text, duration_text
-from windtunnel.runs import RunStore
 from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
 from windtunnel.study.comparison import Comparing, Confirmation, FixedSeeds
-from windtunnel.study.conduct import conduct, finished_keys
 from windtunnel.study.engines import Engine, open_engine
 from windtunnel.study.families import preset_set
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
 from windtunnel.study.plan import Estimate, Plan
-from windtunnel.study.planning import check_question, estimate, plan_compare
+from windtunnel.study.planning import check_question, plan_compare
 from windtunnel.study.sequential import FIRST_LOOK, Looks
 from windtunnel.study.tune import Tuning, parse_knob
 from windtunnel.study.until import MAX_SEEDS, UntilDecided
@@ -89,7 +86,6 @@ def compare_verb(request: Request) -> dict[str, Any]:
 
 def _at_once(request: Request, loaded: Sequence[LoadedRun], engine: Engine) -> dict[str, Any]:
     """A comparison of one round."""
-    folder = StudyFolder(request.out)
     match: Any = request.match
     plan = plan_compare(
         loaded,
@@ -97,31 +93,19 @@ def _at_once(request: Request, loaded: Sequence[LoadedRun], engine: Engine) -> d
         match=match,
         budget=request.budget,
         ground=told(local_ground()),
-        recall=folder.recall,
+        recall=StudyFolder(request.out).recall,
     )
-    store, room = RunStore(request.runs), engine.capacity()
-    expected = estimate(
+    conducted = conduct_once(
         plan,
-        finished_keys(plan, store),
-        cores=room.cores,
-        memory_bytes=room.memory_bytes,
+        request.out,
+        runs=request.runs,
         workers=request.workers,
+        engine=engine,
+        lines=lambda expected: plan_lines(plan, expected),
+        dry_run=request.dry_run,
     )
-    for line in plan_lines(plan, expected):
-        note(line)
-    if request.dry_run:
+    if conducted is None:
         return plan.to_dict()
-    with open_progress() as display:
-        conduct(
-            plan,
-            folder,
-            store=store,
-            workers=expected.workers,
-            engine=engine,
-            memory_bytes=room.memory_bytes,
-            on_progress=follower(display),
-            on_notice=display.say,
-        )
     return _reported(request)
 
 
@@ -167,11 +151,7 @@ def _in_rounds(
         tuning=tuning,
     )
     if request.dry_run:
-        matched = inquiry.next([], StudyFolder(request.out).recall_round)
-        assert matched is not None, "matching comes first"
-        for line in [*round_lines(matched), *inquiry.outlook(matched)]:
-            note(line)
-        return matched.to_dict()
+        return matching_only(inquiry, request.out, outlook=inquiry.outlook)
     conduct_verb(
         inquiry,
         request.out,

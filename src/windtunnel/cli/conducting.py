@@ -1,18 +1,78 @@
-"""Studies of several rounds on the terminal: conducted, and told of as they go."""
+"""Studies on the terminal: conducted, and told of as they go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from windtunnel.cli.options import note
 from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.report.units import count_text, duration_text
 from windtunnel.runs import RunStore
+from windtunnel.study.compare import Verdicts
+from windtunnel.study.conduct import Conducted, conduct, finished_keys
 from windtunnel.study.engines import Engine
 from windtunnel.study.execute import Progress
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.plan import Estimate, Plan
+from windtunnel.study.planning import estimate
 from windtunnel.study.rounds import Answer, Inquiry, conduct_inquiry
+
+
+def conduct_once(
+    plan: Plan,
+    out: Path,
+    *,
+    runs: Path,
+    workers: int | None,
+    engine: Engine,
+    lines: Callable[[Estimate], list[str]],
+    dry_run: bool,
+    beside: Callable[[Verdicts], Mapping[str, Any]] = lambda verdicts: {},
+) -> Conducted | None:
+    """Says what a plan will do, and conducts it; None where it was only to be said.
+
+    Args:
+        lines: what is said of it beforehand.
+        beside: what else stands in ``study.json``; see ``conduct``.
+        out, runs, workers, engine: as for ``conduct_verb``.
+    """
+    store, room = RunStore(runs), engine.capacity()
+    expected = estimate(
+        plan,
+        finished_keys(plan, store),
+        cores=room.cores,
+        memory_bytes=room.memory_bytes,
+        workers=workers,
+    )
+    for line in lines(expected):
+        note(line)
+    if dry_run:
+        return None
+    with open_progress() as display:
+        return conduct(
+            plan,
+            StudyFolder(out),
+            store=store,
+            workers=expected.workers,
+            engine=engine,
+            memory_bytes=room.memory_bytes,
+            on_progress=follower(display),
+            on_notice=display.say,
+            beside=beside,
+        )
+
+
+def matching_only(
+    inquiry: Inquiry, out: Path, *, outlook: Callable[[Plan], list[str]]
+) -> dict[str, Any]:
+    """Says what a study that begins with matching would do, and trains nothing; its matching."""
+    matched = inquiry.next([], StudyFolder(out).recall_round)
+    assert matched is not None, "matching comes first"
+    for line in [*round_lines(matched), *outlook(matched)]:
+        note(line)
+    return matched.to_dict()
 
 
 def conduct_verb(

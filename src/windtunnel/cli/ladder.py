@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from windtunnel.cli.engines import EngineOption
-from windtunnel.cli.options import AsJson, Edits, RunsFolder, print_json, runs_folder
+from windtunnel.cli.options import (
+    AsJson,
+    DryRun,
+    Edits,
+    RunFiles,
+    RunsFolder,
+    Seeds,
+    StudyDir,
+    Workers,
+    print_json,
+    runs_folder,
+)
 
 
 def ladder(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Run files; the first is the reference.")
-    ],
+    files: RunFiles,
     sizes: Annotated[
         str, typer.Option("--sizes", metavar="N,N,...", help="Parameters: 0.2M,0.5M,1M,2M.")
     ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="DIR", help="The study's folder; the same command goes on."),
-    ],
+    out: StudyDir,
     budgets: Annotated[
         str,
         typer.Option(
@@ -41,7 +46,7 @@ def ladder(
             "--lr-rule", help="auto, constant, inverse-width, inverse-sqrt-width or mup.",
         ),
     ] = "auto",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, …")] = 3,
+    seeds: Seeds = 3,
     at: Annotated[
         str,
         typer.Option("--at", help="The budget asked about: FLOPs (1e18), or 10x the largest."),
@@ -54,12 +59,10 @@ def ladder(
         ),
     ] = None,
     edits: Edits = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
-    ] = None,
+    workers: Workers = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Train architectures at several sizes and budgets, and say what larger ones would do."""

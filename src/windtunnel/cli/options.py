@@ -25,6 +25,22 @@ RunsFolder: TypeAlias = Annotated[
         "--runs", metavar="DIR", envvar="WINDTUNNEL_RUNS", help="Where runs are kept [./runs]."
     ),
 ]
+StudyDir: TypeAlias = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="The study's folder; the same command goes on.")
+]
+RunFiles: TypeAlias = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Run files; the first is the reference.")
+]
+Seeds: TypeAlias = Annotated[
+    int, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, …")
+]
+MatchOption: TypeAlias = Annotated[
+    str, typer.Option("--match", help="What all get the same of: tokens, flops, params or seconds.")
+]
+Workers: TypeAlias = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
+]
+DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 
 
 def runs_folder(given: Path | None) -> Path:

@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli.compare import StudyDir
 from windtunnel.cli.engines import EngineOption
-from windtunnel.cli.options import AsJson, Edits, RunsFolder, print_json, runs_folder
+from windtunnel.cli.options import (
+    AsJson,
+    DryRun,
+    Edits,
+    RunsFolder,
+    StudyDir,
+    Workers,
+    print_json,
+    runs_folder,
+)
 
 
 def probe(
@@ -45,12 +53,10 @@ def probe(
         ),
     ] = None,
     edits: Edits = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
-    ] = None,
+    workers: Workers = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Score architectures on synthetic tasks, beside their loss on text and their state."""

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from windtunnel.cli.engines import EngineOption
-from windtunnel.cli.options import AsJson, ConfigFile, Edits, RunsFolder, print_json, runs_folder
+from windtunnel.cli.options import (
+    AsJson,
+    ConfigFile,
+    Edits,
+    RunsFolder,
+    Workers,
+    print_json,
+    runs_folder,
+)
 
 
 def search(
@@ -29,9 +37,7 @@ def search(
         typer.Option("--memory", metavar="BYTES", min=1, help="What a run's process may take, at "
                      "most; it is kept to it [what is free, by prediction alone]."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
-    ] = None,
+    workers: Workers = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
     dry_run: Annotated[
