@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,21 @@ def test_many_values_at_once_are_not_tuned(load: Load, ground: Ground, tmp_path:
     many = Tuning((Knob("arch.layers[*].mlp.dropout", (0.0, 0.1)),))
     with pytest.raises(UsageError, match="a layer's number"):
         conducted(asked(load, ground, tuning=many), tmp_path / "study")
+
+
+@pytest.mark.parametrize(
+    ("knob", "said"),
+    [
+        (Knob("train.lrr"), "did you mean 'lr'"),
+        (Knob("train.lr", (0.001, -1.0)), "train.lr"),
+        (Knob("arch.layers[0].mlp.ratio", (2.0, 4.0)), "must not change the arm's budget"),
+    ],
+)
+def test_a_knob_that_cannot_be_turned_is_told_before_anything_is_measured(
+    load: Load, ground: Ground, knob: Knob, said: str
+) -> None:
+    def measure(configs: object) -> list[float]:
+        raise AssertionError("speeds are not needed to know that")
+
+    with pytest.raises(UsageError, match=said):
+        asked(load, replace(ground, speeds=measure), tuning=Tuning((knob,)))

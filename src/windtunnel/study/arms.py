@@ -136,7 +136,9 @@ def shared_notes(runs: Sequence[PlannedRun]) -> list[str]:
     ]
 
 
-def read_tree(tree: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> LoadedRun:
+def read_tree(
+    tree: Mapping[str, Any], changes: Mapping[str, Any] | None = None, *, origin: str = "plan"
+) -> LoadedRun:
     """A loaded run from a config's plain tree, with some values changed by dotted path.
 
     The tree is taken as it is: through YAML, not every character of a name or a path would survive.
@@ -146,7 +148,7 @@ def read_tree(tree: Mapping[str, Any], changes: Mapping[str, Any] | None = None)
     """
     document = Document(json.loads(json.dumps(tree)), source="plan")
     for path, value in (changes or {}).items():
-        document = document.with_value(parse_path(path), value, "plan")
+        document = document.with_value(parse_path(path), value, origin)
     return load_run_document(document, base=Path.cwd())
 
 
@@ -238,7 +240,7 @@ def replanned(
         recall=recall,
     )
     for before, after in zip(kept, made.arms, strict=True):
-        check_same_cost(before, after)
+        _check_same_cost(before, after)
     same = [replace(new, source=old.source, changes=old.changes)
             for old, new in zip(kept, made.arms, strict=True)]  # fmt: skip
     return replace(
@@ -247,7 +249,7 @@ def replanned(
     )  # fmt: skip
 
 
-def check_same_cost(before: Arm, after: Arm) -> None:
+def _check_same_cost(before: Arm, after: Arm) -> None:
     """Raises UsageError where a changed arm is not the same size, or not as long trained."""
     for field in ("params", "steps", "tokens", "flops_per_token"):
         old, new = getattr(before, field), getattr(after, field)

@@ -9,10 +9,19 @@ from typing import Any, Protocol
 
 from windtunnel.config import Document, digest, parse_path
 from windtunnel.errors import ConfigError, UsageError
-from windtunnel.study.arms import Ground, check_same_cost, plain_plan, read_tree, replanned
+from windtunnel.study.arms import (
+    Ground,
+    Settled,
+    as_tree,
+    plain_plan,
+    read_tree,
+    replanned,
+    with_known_stages,
+)
 from windtunnel.study.budget import Match
 from windtunnel.study.compare import Verdicts, judge
 from windtunnel.study.folder import VERDICT_ROUNDS
+from windtunnel.study.matching import Candidate
 from windtunnel.study.plan import Arm, Plan
 from windtunnel.study.planning import ask_compare
 from windtunnel.study.rounds import Recall, Round
@@ -87,6 +96,9 @@ class Comparing:
         self._ground = ground
         self._confirmation, self._tuning = confirmation, tuning
         self._question = ask_compare(loaded, seeds=(0,), match=match, budget=budget, ground=ground)
+        if tuning is not None:
+            for run, facts in zip(self._question.named, self._question.settled, strict=True):
+                _check_tunable(run, facts, tuning)
         self.question = self._question.words
         self.digest = digest(
             {
@@ -141,28 +153,24 @@ class Comparing:
     def _own(self, arm: Arm) -> Point:
         """The values of the arm's file that are tuned."""
         assert self._tuning is not None
-        return tuple(_value_at(arm, path) for path in self._tuning.paths)
+        return tuple(_value_at(arm.name, arm.config, path) for path in self._tuning.paths)
 
     def _tuning_plan(self, matched: Plan, past: Sequence[Round], recall: Recall) -> Plan | None:
         tuning = self._tuning
         if tuning is None or _of_kind(past, COMPARED):
             return None
-        named, owners = [], list[Arm]()
+        named, speeds = [], []
         for arm in matched.arms:
             for point in self._next_points(arm, self._tried(arm, past)):
                 changes = dict(zip(tuning.paths, point, strict=True))
                 named.append((_trial_name(arm, tuning, point), read_tree(arm.config, changes)))
-                owners.append(arm)
+                speeds.append(arm.steps_per_second)
         if not named:
             return None
-        plan = plain_plan(
+        return plain_plan(
             TUNED, f"tuning {' and '.join(tuning.paths)}", named,
-            seeds=tuning.seeds, ground=self._ground, recall=recall,
-            speeds=[arm.steps_per_second for arm in owners],
+            seeds=tuning.seeds, ground=self._ground, speeds=speeds, recall=recall,
         )  # fmt: skip
-        for owner, trial in zip(owners, plan.arms, strict=True):
-            check_same_cost(owner, trial)
-        return plan
 
     def _next_points(self, arm: Arm, tried: Mapping[Point, float]) -> tuple[Point, ...]:
         """What is to be trained next for an arm; nothing beyond what its config allows."""
@@ -256,20 +264,37 @@ def _of_kind(past: Sequence[Round], kind: str) -> list[Round]:
     return [past_round for past_round in past if past_round.plan.kind == kind]
 
 
-def _value_at(arm: Arm, path: str) -> Any:
-    """The value at a dotted path of the arm's config.
+def _check_tunable(run: LoadedRun, facts: Settled, tuning: Tuning) -> None:
+    """Raises a UsageError where an arm cannot be tuned so, before anything is measured."""
+    tree = as_tree(run.config)
+    own = tuple(_value_at(run.name, tree, path) for path in tuning.paths)
+    before = Candidate(with_known_stages(run.config, facts), facts.vocab_size, step=facts.step)
+    for point in tuning.grid(own):
+        changes = dict(zip(tuning.paths, point, strict=True))
+        changed = read_tree(tree, changes, origin=f"--tune, {run.name}").config
+        after = replace(before, config=with_known_stages(changed, facts))
+        for what in ("params", "flops_per_token"):
+            if getattr(before, what) != getattr(after, what):
+                raise UsageError(
+                    f"--tune {' and '.join(tuning.paths)}: what is tuned must not change the arm's "
+                    f"budget, but at {point_words(tuning.paths, point)} {run.name} has "
+                    f"{getattr(after, what):,} {what} in place of {getattr(before, what):,}"
+                )
+
+
+def _value_at(name: str, tree: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of an arm's config.
 
     Raises:
         UsageError: there is no such value.
     """
     if "*" in path:
-        raise UsageError(
-            f"--tune {path}: one value is tuned at a time; write a layer's number for *"
-        )
+        raise UsageError(f"--tune {path}: one value at a time; write a layer's number for *")
     missing = object()
-    value = Document(dict(arm.config)).get(parse_path(path), missing)
+    value = Document(dict(tree)).get(parse_path(path), missing)
     if value is missing:
-        raise UsageError(f"--tune {path}: {arm.name} has no such value")
+        read_tree(tree, {path: 1}, origin=f"--tune, {name}")  # says which key, and the nearest
+        raise UsageError(f"--tune {path}: {name} has no such value")
     return value
 
 
