@@ -14,6 +14,10 @@ from windtunnel.report.units import Estimate, count_text, duration_text
 
 Tree = Mapping[str, Any]
 NUMBERS = ("E", "A", "alpha", "B", "beta", "k", "gamma")
+_LAWS = {
+    "params_tokens": ("L = E + A N^-alpha + B D^-beta; 95% intervals", NUMBERS[:5]),
+    "compute": ("L = E + k C^-gamma over compute; 95% intervals", ("E", "k", "gamma")),
+}
 _STYLES = {
     "better": "bold green", "worse": "bold red", "cannot say": "yellow", "crosses": "bold",
     "none in range": "bold",
@@ -22,7 +26,7 @@ _STYLES = {
 
 def ladder_view(tree: Tree) -> Group:
     """What `windtunnel ladder` prints at its end."""
-    parts: list[RenderableType] = [_loss_table(tree), _law_table(tree)]
+    parts: list[RenderableType] = [_loss_table(tree), *_law_tables(tree)]
     if tree["pairs"]:
         parts.append(_claim_table(tree))
     if tree["backtest"] and tree["backtest"]["cells"]:
@@ -44,7 +48,10 @@ def sized(tree: Tree | None) -> tuple[str, str]:
     """As :func:`estimate`, for numbers of any size: three digits."""
     if tree is None:
         return "-", ""
-    return f"{tree['mean']:.3g}", f"[{tree['low']:.2g}, {tree['high']:.2g}]"
+    mean = f"{tree['mean']:.3g}"
+    if tree["low"] is None:
+        return mean, ""
+    return mean, f"[{tree['low']:.2g}, {tree['high']:.2g}]"
 
 
 def flops(value: float | None) -> str:
@@ -76,7 +83,7 @@ def _loss_table(tree: Tree) -> Table:
     seeds = len(tree["seeds"])
     table = _table(
         f"Validation loss, nats per token; mean of {seeds} seed{'s' * (seeds > 1)} (95% interval)",
-        ["architecture", "params", "d_model", "layers", "lr", *tree["budgets"]],
+        ["architecture", "params", *tree["budgets"]],
     )
     for rung in tree["rungs"]:
         cells = [
@@ -85,9 +92,6 @@ def _loss_table(tree: Tree) -> Table:
         table.add_row(
             Text(rung["arm"]),
             count_text(rung["params"]),
-            str(rung["d_model"]),
-            str(rung["layers"]),
-            f"{rung['lr']:.3g}",
             *(_loss(cell) for cell in cells),
         )
     return table
@@ -101,25 +105,34 @@ def _loss(cell: Tree) -> Text:
     return Text.assemble(mean, ("\n" + interval if interval else "", "dim"))
 
 
-def _law_table(tree: Tree) -> Table:
-    laws = [
-        (law["name"], kind, law[kind])
-        for law in tree["laws"]
-        for kind in ("law", "compute_law")
-        if law[kind] is not None
-    ]
-    used = [name for name in NUMBERS if any(name in numbers for _, _, numbers in laws)]
-    title = "Laws: L = E + A N^-alpha + B D^-beta, and L = E + k C^-gamma on the envelope"
-    table = _table(f"{title} (95% intervals)", ["architecture", *used])
-    for name, kind, numbers in laws:
-        name += " over C" * (kind == "compute_law")
-        shown = [law_number(key, numbers.get(key)) for key in used]
+def _law_tables(tree: Tree) -> list[Table]:
+    """The laws over parameters and tokens, then those over compute; a table each."""
+    laws = {
+        kind: [
+            (law["name"], found)
+            for law in tree["laws"]
+            for found in (law["law"], law["compute_law"])
+            if found is not None and found["kind"] == kind
+        ]
+        for kind in _LAWS
+    }
+    tables = [_law_table(kind, of) for kind, of in laws.items() if of]
+    for law in tree["laws"]:
+        if law["law"] is None:
+            table = _table("No law", ["architecture", "why"], texts=2)
+            table.add_row(Text(law["name"]), Text(law["trouble"] or "no law", style="yellow"))
+            tables.append(table)
+    return tables
+
+
+def _law_table(kind: str, laws: Sequence[tuple[str, Tree]]) -> Table:
+    title, names = _LAWS[kind]
+    table = _table(title, ["architecture", *names])
+    for name, numbers in laws:
+        shown = [law_number(key, numbers[key]) for key in names]
         table.add_row(
             Text(name), *(Text.assemble(mean, ("\n" + part, "dim")) for mean, part in shown)
         )
-    for law in tree["laws"]:
-        if law["law"] is None:
-            table.add_row(Text(law["name"]), *[Text(law["trouble"] or "no law", style="yellow")])
     return table
 
 

@@ -79,6 +79,13 @@ def test_with_one_seed_the_noise_is_unknown() -> None:
     told = answer(made("a", seeds=1), made("b", seeds=1, E=1.0))
     assert told["pairs"][0]["at"]["verdict"] == "cannot say"
     assert "one seed" in told["pairs"][0]["at"]["reason"]
+    for law in told["laws"]:
+        ends = [law["curve"]["low"], law["curve"]["high"]]
+        ends += [
+            law[k][n][e] for k, n in (("law", "E"), ("compute_law", "E")) for e in ("low", "high")
+        ]
+        ends += [curve["low"] for curve in law["isoflop"]]
+        assert set(ends) == {None}, "an interval of no width would say that there is no noise"
 
 
 def test_one_budget_is_fitted_over_compute() -> None:

@@ -28,7 +28,8 @@
       };
       if (!arm.curve) return [dots];
       const x = arm.curve.flops;
-      const band = {
+      // With one seed there is no band: the noise is unknown.
+      const band = arm.curve.low && {
         x: x.concat([...x].reverse()),
         y: arm.curve.high.concat([...arm.curve.low].reverse()),
         fill: "toself",
@@ -48,7 +49,7 @@
         legendgroup: `${i}`,
         hovertemplate: `<b>${name}</b>, predicted<br>%{x:.3g} FLOPs: %{y:.4f}<extra></extra>`,
       };
-      return [band, line, dots];
+      return band ? [band, line, dots] : [line, dots];
     });
   }
 

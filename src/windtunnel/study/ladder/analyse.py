@@ -127,10 +127,18 @@ def _numbers(found: Resampled, *, compute: bool) -> dict[str, Any]:
     values = dict(zip(names, zip(_flat(found.law), _flat(found.laws), strict=True), strict=True))
     return {
         "kind": "compute" if compute else "params_tokens",
-        **{name: band(float(point[0]), again).to_dict() for name, (point, again) in values.items()},
+        **{
+            name: _without_ends(found, band(float(point[0]), again).to_dict())
+            for name, (point, again) in values.items()
+        },
         "cells": int(found.used.sum()),
         "rms_residual": float(np.sqrt((found.residuals**2).sum() / max(1.0, found.used.sum()))),
     }
+
+
+def _without_ends(found: Resampled, tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree, without an interval's ends where one seed leaves the noise unknown."""
+    return tree if found.noise.seeds is not None else {**tree, "low": None, "high": None}
 
 
 def _flat(law: Law) -> list[Floats]:
@@ -150,6 +158,7 @@ def _curve_tree(one: Fitted, flops: Floats) -> dict[str, Any]:
         "low": np.minimum(low, point).tolist(),
         "high": np.maximum(high, point).tolist(),
     }
+    tree = _without_ends(one.resampled, tree)
     if not one.compute:
         tree["best_params"] = best_size_at(one.resampled.law, one.measured, flops)[0].tolist()
     return tree

@@ -54,7 +54,10 @@ def isoflop_curves(measured: Measured, draws: Draws) -> list[IsoFlop]:
         if inside.sum() < FEWEST_SIZES:
             continue
         again = _read(measured, moved, flops)[1][:, inside]
-        found.append(_curve(flops, measured.params[inside], at[0, inside], again))
+        one_seed = measured.shape[2] == 1
+        found.append(
+            _curve(flops, measured.params[inside], at[0, inside], again, one_seed=one_seed)
+        )
     return found
 
 
@@ -95,7 +98,7 @@ def _read(measured: Measured, rows: Floats, flops: float) -> tuple[Floats, Float
     return inside, at
 
 
-def _curve(flops: float, params: Floats, logs: Floats, again: Floats) -> IsoFlop:
+def _curve(flops: float, params: Floats, logs: Floats, again: Floats, *, one_seed: bool) -> IsoFlop:
     x = np.log(params)
     fit = np.polyfit(x, logs, 2)
     known = tuple(float(v) for v in params), tuple(float(v) for v in np.exp(logs))
@@ -117,6 +120,9 @@ def _curve(flops: float, params: Floats, logs: Floats, again: Floats) -> IsoFlop
     if again.size and inside.mean() < 0.95:
         return IsoFlop(float(flops), *known, parabola, float(np.exp(best)), None, None,
                        "with other seeds the best size often lies outside")  # fmt: skip
+    if one_seed:
+        return IsoFlop(float(flops), *known, parabola, float(np.exp(best)), None, None,
+                       "with one seed the noise is unknown")  # fmt: skip
     found = band(best, spots[inside])
     return IsoFlop(
         float(flops), *known, parabola, float(np.exp(best)), float(np.exp(found.low)),
