@@ -23,6 +23,7 @@ LAYERS = (
     "factory",
     "runner",
     "study",
+    "hyper",
     "interop",
     "report",
     "cli",

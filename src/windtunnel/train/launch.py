@@ -90,7 +90,7 @@ def ready_run(
     final = config.replace(
         origin=origin and origin.config,
         arch=architecture.to_spec(),
-        data=_absolute(config.data),
+        data=absolute_data(config.data),
         plugins=tuple(str((loaded.base / path).resolve()) for path in config.plugins),
     )
     arch_values = architecture.model_dump(mode="json")
@@ -113,7 +113,8 @@ def ready_run(
     return ReadyRun(final, architecture, dataset, identity, run_key(identity), origin)
 
 
-def _absolute(data: DataConfig) -> DataConfig:
+def absolute_data(data: DataConfig) -> DataConfig:
+    """The same data with absolute paths."""
     held, tokenizer = data.validation, data.tokenizer
     if isinstance(tokenizer, HfConfig):
         tokenizer = tokenizer.replace(path=str(Path(tokenizer.path).absolute()))

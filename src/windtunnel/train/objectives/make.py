@@ -35,11 +35,16 @@ _CLASSES: dict[str, type[Objective[Any]]] = {
 def objective_of(written: ObjectiveConfig, model: nn.Module) -> Objective[Any]:
     """The objective that a model is trained on.
 
-    A module that does not say what architecture it has is taken for a decoder.
+    A module that has ``own_objective()`` is trained on what that returns; one that does not say
+    what architecture it has is taken for a decoder.
 
     Raises:
         UsageError: the objective and the model do not fit.
     """
+    own = getattr(model, "own_objective", None)
+    if own is not None:
+        brought: Objective[Any] = own()
+        return brought
     architecture: Architecture | None = getattr(model, "architecture", None)
     if architecture is None:
         return NextToken(chosen(written, "decoder"), vocab_size=0)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Hypernetworks: parameters of architectures that were never trained."""

@@ -1,0 +1,276 @@
+"""What an architecture is made of, read from its specification: operations and parameters.
+
+Nothing is built or traced: an operation is a row of numbers, a parameter a name, a role and a
+shape. Equal structures share one anatomy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+from windtunnel.arch import Architecture
+from windtunnel.arch.spec import LayerConfig
+
+Axis: TypeAlias = Literal["vocab", "position", "model", "ff", "heads", "gates"]
+"""What a dimension of a parameter counts. ``heads``: head by head, its channels within. ``gates``:
+gate by gate, its hidden units within."""
+
+KINDS = (
+    "other", "embedding", "position", "norm", "q", "k", "v", "attend", "out", "up", "gate",
+    "activation", "down", "rnn", "lstm", "gru", "add", "head",
+)  # fmt: skip
+"""What an operation can be; all that is not in the list is ``other``."""
+
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation, a node of the graph."""
+
+    kind: str
+    layer: int | None
+    """None: before or after the stack."""
+    segment: int
+    """Which part of the chain it is in: the embedding, the branches in their order, the head."""
+    place: int
+    """Steps from the segment's input, from 1; operations side by side have the same."""
+    sizes: tuple[int, int] = (0, 0)
+    """Channels in and out, where it is a map."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter."""
+
+    name: str
+    """As in ``model.named_parameters()``."""
+    role: str
+    """What it is, the same in every layer and size."""
+    axes: tuple[Axis, ...]
+    shape: tuple[int, ...]
+    op: int
+    """The number of its operation."""
+    heads: int = 1
+    """Of an axis ``heads``."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the chain that a residual may skip."""
+
+    length: int
+    """Steps from its input to its output."""
+    skipped: bool
+    """Whether a residual leads past it, so that crossing it takes one step."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Operations, segments and parameters of one structure."""
+
+    ops: tuple[Op, ...]
+    segments: tuple[Segment, ...]
+    slots: tuple[Slot, ...]
+    unknown: tuple[str, ...]
+    """Kinds of parts of which no parameter is known here: they keep their initial weights."""
+    d_model: int
+    n_layer: int
+    tied: bool
+    vocab_size: int
+    max_seq_len: int
+    n_head: int
+    d_ff: int
+    causal: bool = True
+
+
+def anatomy_of(architecture: Architecture) -> Anatomy:
+    """The anatomy of an architecture; dropout and names make no difference.
+
+    >>> from windtunnel.arch import ArchSpec, resolve
+    >>> spec = ArchSpec(d_model=8, vocab_size=5, layers=({"mixer": "lstm", "mlp": "none"},))
+    >>> [slot.role for slot in anatomy_of(resolve(spec)).slots][:3]
+    ['embedding', 'norm_weight', 'lstm_weight_ih']
+    """
+    return _anatomy(architecture.replace(name="-"))
+
+
+@lru_cache(maxsize=4096)
+def _anatomy(architecture: Architecture) -> Anatomy:
+    return _Reading(architecture).read()
+
+
+@dataclass
+class _Reading:
+    arch: Architecture
+    ops: list[Op] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    unknown: dict[str, None] = field(default_factory=dict)
+    layer: int | None = None
+    place: int = 0
+
+    def read(self) -> Anatomy:
+        arch = self.arch
+        if arch.encoder is not None:
+            self.unknown["encoder"] = None
+        self._embedding()
+        for index, layer in enumerate(arch.layers):
+            self.layer = index
+            self._layer(layer)
+        self.layer = None
+        self._head()
+        first = arch.layers[0]
+        return Anatomy(
+            tuple(self.ops), tuple(self.segments), tuple(self.slots), tuple(self.unknown),
+            d_model=arch.d_model, n_layer=len(arch.layers), tied=arch.embedding.tie,
+            vocab_size=arch.vocab_size, max_seq_len=arch.max_seq_len,
+            n_head=getattr(first.mixer, "num_heads", None) or 1,
+            d_ff=getattr(first.mlp, "d_ff", None) or 0, causal=arch.type == "decoder",
+        )  # fmt: skip
+
+    # Words of the walk
+
+    def _op(self, kind: str, *, beside: bool = False, sizes: tuple[int, int] = (0, 0)) -> int:
+        """The next operation of the segment, or one beside the last."""
+        self.place += not beside
+        known = kind if kind in KINDS else "other"
+        self.ops.append(Op(known, self.layer, len(self.segments), self.place, sizes))
+        return len(self.ops) - 1
+
+    def _slot(
+        self, name: str, role: str, axes: tuple[Axis, ...], shape: tuple[int, ...], heads: int = 1
+    ) -> None:
+        self.slots.append(Slot(name, role, axes, shape, len(self.ops) - 1, heads))
+
+    def _close(self, *, skipped: bool = False) -> None:
+        self.segments.append(Segment(self.place, skipped))
+        self.place = 0
+
+    # Parts
+
+    def _embedding(self) -> None:
+        arch, config = self.arch, self.arch.embedding
+        self._op("embedding", sizes=(arch.vocab_size, arch.d_model))
+        if arch.input == "tokens":
+            shape = (arch.vocab_size, arch.d_model)
+            self._slot("embedding.weight", "embedding", ("vocab", "model"), shape)
+        if config.position.type == "learned":
+            self._op("position", sizes=(arch.max_seq_len, arch.d_model))
+            shape = (arch.max_seq_len, arch.d_model)
+            self._slot("embedding.position.weight", "position", ("position", "model"), shape)
+            self._op("add")
+        self._norm("embedding.norm", config.norm, "norm")
+        if config.token_types is not None or config.unified is not None:
+            self.unknown["embedding"] = None
+        self._close()
+
+    def _norm(self, name: str, config: Any, role: str) -> None:
+        if config.type == "none":
+            return
+        d = self.arch.d_model
+        self._op("norm", sizes=(d, d))
+        if config.type not in ("layernorm", "rmsnorm") or getattr(config, "unit_offset", False):
+            self.unknown[config.type] = None
+            return
+        if config.affine:
+            self._slot(f"{name}.weight", f"{role}_weight", ("model",), (d,))
+        if config.bias:
+            self._slot(f"{name}.bias", f"{role}_bias", ("model",), (d,))
+
+    def _layer(self, layer: LayerConfig) -> None:
+        known = layer.share_with is None and layer.linear is None and layer.depth is None
+        if not known or layer.cross is not None or layer.parallel:
+            self.unknown["layer"] = None
+        branches = [("mixer", layer.mixer)]
+        branches += [] if layer.mlp.type == "none" else [("mlp", layer.mlp)]
+        prefix = f"layers.{self.layer}"
+        for part, config in branches:
+            if layer.placement in ("pre", "sandwich"):
+                self._norm(f"{prefix}.{part}_join.norm", layer.norm, "norm")
+            read = getattr(self, f"_{config.type}", None)
+            if read is None:
+                self.unknown[config.type] = None
+                self._op("other")
+            else:
+                read(f"{prefix}.{part}", config)
+            if layer.placement not in ("pre", "none"):
+                self.unknown[f"placement {layer.placement}"] = None
+            skipped = layer.residual.type != "none"
+            if skipped:
+                self._op("add")
+                if layer.residual.type != "add":
+                    self.unknown[layer.residual.type] = None
+            self._close(skipped=skipped)
+
+    def _linear(
+        self, name: str, kind: str, axes: tuple[Axis, Axis], shape: tuple[int, int], *,
+        bias: bool, heads: int = 1, beside: bool = False,
+    ) -> None:  # fmt: skip
+        self._op(kind, beside=beside, sizes=(shape[1], shape[0]))
+        self._slot(f"{name}.weight", f"{kind}_weight", axes, shape, heads)
+        if bias:
+            self._slot(f"{name}.bias", f"{kind}_bias", axes[:1], shape[:1], heads)
+
+    def _attention(self, name: str, config: Any) -> None:
+        d, h, g = self.arch.d_model, config.num_heads, config.num_kv_heads
+        k = config.head_dim
+        norms = (config.qk_norm, config.k_norm, config.v_norm)
+        learned = config.learned_scale != "none" or config.value_residual == "learned"
+        if learned or any(norm.type != "none" for norm in norms):
+            self.unknown["attention"] = None
+        bias = config.bias
+        self._linear(f"{name}.q", "q", ("heads", "model"), (h * k, d), bias=bias, heads=h)
+        for part in ("k", "v"):
+            shape = (g * k, d)
+            self._linear(
+                f"{name}.{part}", part, ("heads", "model"), shape, bias=bias, heads=g, beside=True
+            )
+        self._op("attend")
+        self._linear(f"{name}.out", "out", ("model", "heads"), (d, h * k), bias=config.out_bias, heads=h)
+
+    def _dense(self, name: str, config: Any) -> None:
+        d, f = self.arch.d_model, config.d_ff
+        self._linear(f"{name}.up", "up", ("ff", "model"), (f, d), bias=config.bias)
+        self._op("activation")
+        self._linear(f"{name}.down", "down", ("model", "ff"), (d, f), bias=config.bias)
+
+    def _recurrent(self, name: str, config: Any) -> None:
+        d, n, kind = self.arch.d_model, config.d_hidden, config.type
+        gates = GATES[kind]
+        self._op(kind, sizes=(d, n))
+        if n != d:
+            self.unknown["d_hidden"] = None
+            return
+        for part in ("ih", "hh"):
+            shape = (gates * n, d)
+            role = f"{kind}_weight_{part}"
+            self._slot(f"{name}.weight_{part}", role, ("gates", "model"), shape)
+        if config.bias:
+            for part in ("ih", "hh"):
+                role = f"{kind}_bias_{part}"
+                self._slot(f"{name}.bias_{part}", role, ("gates",), (gates * n,))
+
+    _rnn = _lstm = _gru = _recurrent
+
+    def _head(self) -> None:
+        arch, config = self.arch, self.arch.head
+        self._norm("head.norm", config.norm, "head_norm")
+        self._op("head", sizes=(arch.d_model, arch.vocab_size))
+        if config.type != "vocabulary" or config.bias or config.transform is not None:
+            self.unknown["head"] = None
+        elif not arch.embedding.tie:
+            shape = (arch.vocab_size, arch.d_model)
+            self._slot("head.weight", "head", ("vocab", "model"), shape)
+        self._close()
+
+
+def slots_by_role(anatomy: Anatomy) -> Iterator[tuple[str, list[Slot]]]:
+    """The slots of each role together, in order."""
+    found: dict[str, list[Slot]] = {}
+    for slot in anatomy.slots:
+        found.setdefault(slot.role, []).append(slot)
+    yield from found.items()

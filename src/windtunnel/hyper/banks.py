@@ -1,0 +1,117 @@
+"""Nested banks: tensors as corners of mixtures of matrices, which operations choose."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from windtunnel.hyper.anatomy import Anatomy, Slot, slots_by_role
+from windtunnel.hyper.config import BanksConfig
+from windtunnel.hyper.limits import TABLES, Limits, Role, corner, fan_in
+
+
+class NestedBanks(nn.Module):
+    """Vectors of operations n w -> tensors by name.
+
+    A map of n inputs in layer l of L is
+
+        W = exp(g) · √(N / n) · (Σⱼ hatⱼ((l + ½)/L) · Kⱼ + Σₖ aₖ · Bₖ)[corner]
+
+    with N the inputs at the largest width; g and aₖ come from the operation by a network of one
+    hidden layer; the Kⱼ are banks at equally spaced depths, between which hat functions blend; the
+    Bₖ start at 0. Vectors (biases, norms) are the same without the root. A table of tokens is
+    exp(g) · T · (1 + Σₖ aₖ · Mₖ)[:, :d].
+
+    Equal channels mean the same at every width, since all are prefixes of one bank: the nesting of
+    slimmable networks (Yu et al. 2019, arXiv 1812.08928), with the mixture on top.
+    """
+
+    def __init__(self, config: BanksConfig, limits: Limits, width: int) -> None:
+        super().__init__()
+        self.config, self.limits = config, limits
+        self.roles = {role.name: role for role in limits.roles}
+        self.banks = nn.ParameterDict()
+        self.mixes = nn.ParameterDict()
+        for role in limits.roles:
+            self.banks[role.name] = nn.Parameter(self._first_bank(role))
+            if role.name in TABLES - {"position"}:
+                d = limits.d_model
+                self.mixes[role.name] = nn.Parameter(torch.zeros(config.components, d, d))
+        outputs = 2 * (config.components + 1)
+        self.hidden = nn.Linear(width, config.hidden)
+        self.mixture = nn.Linear(config.hidden, outputs)
+        with torch.no_grad():
+            gains = [config.components, outputs - 1]
+            self.mixture.weight[gains] = 0.0
+            self.mixture.bias[gains] = 0.0
+
+    def _first_bank(self, role: Role) -> Tensor:
+        """Banks of depth at a usual initialisation, those to be mixed at zero."""
+        limits, config = self.limits, self.config
+        shape = limits.shape(role)
+        if role.name in TABLES - {"position"}:
+            return torch.randn(shape) * 0.1
+        knots = config.knots if role.layered else 1
+        first = torch.zeros(knots, *shape)
+        if role.name.endswith("norm_weight"):
+            first.fill_(1.0)
+        elif role.name == "position":
+            first.normal_(0.0, 0.05)
+        elif len(role.axes) > 1:
+            inputs = 4 * limits.d_model if role.axes[-1] == "ff" else limits.d_model
+            first.normal_(0.0, (0.5 if role.name in ("out_weight", "down_weight") else 0.8)
+                          / math.sqrt(inputs))  # fmt: skip
+        return torch.cat([first, torch.zeros(config.components, *shape)])
+
+    def forward(self, anatomy: Anatomy, nodes: Tensor) -> dict[str, Tensor]:
+        """The tensors of all known roles."""
+        made = self.mixture(torch.nn.functional.gelu(self.hidden(nodes)))
+        of_weights, of_vectors = made.chunk(2, dim=1)
+        found: dict[str, Tensor] = {}
+        for name, slots in slots_by_role(anatomy):
+            role = self.roles.get(name)
+            if role is None:
+                continue
+            chosen = of_vectors if len(role.axes) < 2 else of_weights
+            rows = chosen[[slot.op for slot in slots]]
+            if name in self.mixes:
+                found |= self._table(slots, rows)
+            else:
+                found |= self._mixed(role, slots, rows, anatomy)
+        return found
+
+    def _table(self, slots: list[Slot], rows: Tensor) -> dict[str, Tensor]:
+        """The rows of one table, turned as the operation asks."""
+        (slot,) = slots
+        table, mixes = self.banks[slot.role], self.mixes[slot.role]
+        d = slot.shape[1]
+        turn = torch.einsum("k,kij->ij", rows[0, :-1], mixes[:, :, :d])
+        value = table[:, :d] + table @ turn
+        return {slot.name: value * rows[0, -1].exp()}
+
+    def _mixed(
+        self, role: Role, slots: list[Slot], rows: Tensor, anatomy: Anatomy
+    ) -> dict[str, Tensor]:
+        """The tensors of one role, of all layers at once."""
+        first = slots[0]
+        cut = corner(self.banks[role.name], first, self.limits)
+        knots = cut.shape[0] - self.config.components
+        shares = torch.stack([self._hats(slot, anatomy, knots) for slot in slots]).to(rows)
+        weights = torch.cat([shares, rows[:, :-1]], 1)
+        inputs, usual = fan_in(first, self.limits)
+        scale = rows[:, -1].exp() * math.sqrt(usual / inputs)
+        values = (weights * scale[:, None]) @ cut.flatten(1)
+        return {
+            slot.name: value.view(slot.shape) for slot, value in zip(slots, values, strict=True)
+        }
+
+    def _hats(self, slot: Slot, anatomy: Anatomy, knots: int) -> Tensor:
+        """The share of each bank of depth: (knots,), which sum to 1."""
+        layer = anatomy.ops[slot.op].layer
+        if layer is None or knots == 1:
+            return torch.ones(knots) / knots
+        place = (layer + 0.5) / anatomy.n_layer * knots - 0.5
+        place = min(max(place, 0.0), knots - 1.0)
+        return (1 - (torch.arange(knots) - place).abs()).clamp(min=0.0)

@@ -1,0 +1,205 @@
+"""From a hypernetwork's file to its run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from windtunnel.arch import Architecture, cost
+from windtunnel.config import annotated_yaml, decode, load_document
+from windtunnel.data.dataset import Dataset, prepare
+from windtunnel.data.progress import Progress
+from windtunnel.errors import UsageError
+from windtunnel.hyper.config import GhnConfig
+from windtunnel.hyper.members import HyperBatches, Members, with_members
+from windtunnel.hyper.network import HyperBatch, HyperNetwork
+from windtunnel.hyper.stored import NETWORK, network_facts
+from windtunnel.nn.initialize import keyed_generator
+from windtunnel.runs import RunFolder, code_digest, run_key
+from windtunnel.spaces.declared import load_space
+from windtunnel.train.distributed.world import ALONE, World
+from windtunnel.train.feed import Again, Feed, feed_of
+from windtunnel.train.identity import run_identity
+from windtunnel.train.launch import TOKENIZER, absolute_data
+from windtunnel.train.loop import resolve_device
+from windtunnel.train.run_config import RunConfig
+from windtunnel.train.runner import OnEvent, OnStep, RunParts, train_run
+
+_COUNTED = 200
+"""Steps whose architectures the mean cost of a token is counted over."""
+
+
+@dataclass(frozen=True)
+class ReadyGhn:
+    """A hypernetwork that only needs to be trained."""
+
+    config: GhnConfig
+    """With absolute paths."""
+    members: Members
+    dataset: Dataset
+    identity: Mapping[str, Any]
+    key: str
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+
+def load_ghn(path: Path, edits: Sequence[str] = ()) -> GhnConfig:
+    """Reads a hypernetwork's file; paths in it become absolute.
+
+    Raises:
+        ConfigError: every mistake at once, with its place.
+    """
+    document = load_document(path)
+    for edit in edits:
+        document = document.edit(edit)
+    config = decode(document, GhnConfig)
+    file = path.parent / config.space
+    if config.space not in ("reasonable", "full"):
+        config = config.replace(space=str(file.absolute()))
+    return config.replace(data=absolute_data(config.data))
+
+
+def ready_ghn(
+    config: GhnConfig, *, progress: Progress | None = None, dataset: Dataset | None = None
+) -> ReadyGhn:
+    """Prepares the data and the space. The space's vocabulary is the tokenizer's, its longest
+    sequence that of training.
+
+    Raises:
+        ConfigError, DataError, UsageError: what does not fit, before anything is written.
+    """
+    dataset = dataset or prepare(config.data, progress)
+    if dataset.kind != "text":
+        raise UsageError("data.source: a hypernetwork learns from text")
+    space = load_space(
+        config.space, vocab_size=dataset.tokenizer.vocab_size, max_seq_len=config.train.seq_len
+    )
+    members = Members.of(config, space)
+    written = config.model_dump(mode="json", exclude={"name", "space", "data", "train"})
+    device = resolve_device(config.train.device)
+    identity = run_identity(
+        arch={"ghn": written, "space": _space_digest(members)},
+        data=dataset.fingerprint,
+        train=config.train,
+        code=code_digest(),
+        torch_version=version("torch"),
+        device_type=device.type,
+    )
+    return ReadyGhn(config, members, dataset, identity, run_key(identity))
+
+
+def _space_digest(members: Members) -> str:
+    """What identifies the architectures that are trained on."""
+    import hashlib
+
+    train = members.parts["train"]
+    names = f"{len(train)}:{train[0].name}:{train[-1].name}:{int(train.params.sum())}"
+    return hashlib.sha256(names.encode()).hexdigest()
+
+
+def create_ghn_folder(ready: ReadyGhn, path: Path) -> RunFolder:
+    """A new folder for the run, with config, tokenizer and what the network is made from.
+
+    Raises:
+        UsageError: the folder exists already, or cannot be made.
+    """
+    text = annotated_yaml(ready.config)
+    folder = RunFolder.create(path, key=ready.key, name=ready.name, config=text)
+    try:
+        (path / TOKENIZER).mkdir()
+        ready.dataset.tokenizer.save(path / TOKENIZER)
+        facts = network_facts(ready.config, ready.members.limits)
+        (path / NETWORK).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+    return folder
+
+
+def train_ghn(
+    folder: RunFolder,
+    *,
+    ready: ReadyGhn | None = None,
+    resume: bool = False,
+    until: int | None = None,
+    on_event: OnEvent | None = None,
+    on_step: OnStep | None = None,
+    world: World = ALONE,
+) -> dict[str, Any]:
+    """Trains the hypernetwork of a folder to its end; its record. What may be raised: see
+    ``train_run``."""
+    ready = ready or ready_ghn(load_ghn(folder.config_path))
+    if not folder.has_begun() and ready.key != folder.key:
+        raise UsageError(
+            f"{folder.path}: was made for another config, or another version of the code or the "
+            "data, and has not begun; choose another folder"
+        )
+    parts = replace(ghn_parts(ready), world=world)
+    return train_run(parts, folder, resume=resume, until=until, on_event=on_event, on_step=on_step)
+
+
+def new_network(ready: ReadyGhn) -> HyperNetwork:
+    """The network with its initial weights, which hang on the seed alone."""
+    config, members = ready.config, ready.members
+    with torch.random.fork_rng([]):
+        seed = keyed_generator(config.train.seed, "hypernetwork").initial_seed()
+        torch.manual_seed(seed)
+        return HyperNetwork(config.encoder, config.decoder, members.limits, members.space.whole)
+
+
+def ghn_parts(ready: ReadyGhn) -> RunParts:
+    """Network, batches and the rest of the run, built."""
+    config, members = ready.config, ready.members
+    feed = text_feed(config, ready.dataset, members.parts["train"][0].architecture)
+    held_out = members.held_out()
+
+    def valid() -> Iterator[HyperBatch]:
+        for number, batch in enumerate(feed.valid):
+            yield with_members(batch, [held_out[number % len(held_out)]])
+
+    flops = _mean_flops(members)
+    return RunParts(
+        model=new_network(ready).to(resolve_device(config.train.device)),
+        batches=HyperBatches(feed.batches, members.draws),  # type: ignore[arg-type]
+        valid=Again(valid),
+        tokenizer=ready.dataset.tokenizer,
+        train=config.train,
+        identity=ready.identity,
+        flops_per_token=flops,
+        facts={
+            "data_fingerprint": ready.dataset.fingerprint,
+            "flops_per_token": int(flops),
+            "architectures": {name: len(part) for name, part in members.parts.items()},
+        },
+    )
+
+
+def text_feed(config: GhnConfig, dataset: Dataset, architecture: Architecture) -> Feed:
+    """The text as rows of a run; the architecture only completes a run's config."""
+    run = RunConfig(arch=architecture.to_spec(), data=config.data, train=config.train)
+    return feed_of(dataset, run)
+
+
+def _mean_flops(members: Members) -> float:
+    """Of training, for each token, over the first steps' architectures; without the network's own."""
+    counted: dict[int, float] = {}
+    total = 0.0
+    count = 0
+    for position in range(_COUNTED):
+        for index in members.draws.at(position + members.config.largest_first):
+            if index not in counted:
+                architecture = members.space.whole[index].architecture
+                found = cost(architecture, members.config.train.seq_len)
+                counted[index] = float(found.train_flops_per_token)
+            total += counted[index]
+            count += 1
+    return total / count

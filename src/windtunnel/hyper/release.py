@@ -1,0 +1,35 @@
+"""The weights of a hypernetwork in a file of a few megabytes, with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from windtunnel.config import load_document
+from windtunnel.errors import RunError
+from windtunnel.hyper.network import HyperNetwork
+from windtunnel.runs import RunFolder
+from windtunnel.train.checkpoint import load_weights
+from windtunnel.train.restore import copy_into, kept_tensors
+
+WEIGHTS = "weights.safetensors"
+
+
+def load_network_weights(path: Path, network: HyperNetwork) -> None:
+    """Puts the weights of a release, or those of a run's newest checkpoint, into a network.
+
+    Raises:
+        CheckpointError: no checkpoint is whole, or they do not fit.
+    """
+    if (path / WEIGHTS).is_file():
+        copy_into(kept_tensors(network), [path / WEIGHTS])
+        return
+    folder = RunFolder.open(path)
+    document = load_document(folder.config_path)
+    averaged = document.get(("train", "ema"), None) is not None
+    load_weights(folder.checkpoints, network, _damaged, ema=averaged)
+
+
+def _damaged(message: str) -> None:
+    raise RunError(message)

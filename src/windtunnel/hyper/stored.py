@@ -1,0 +1,84 @@
+"""What a hypernetwork is made from, as JSON beside its weights; opening one again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
+from windtunnel.errors import RunError, UsageError
+from windtunnel.hyper.config import DecoderConfig, EncoderConfig, GhnConfig
+from windtunnel.hyper.limits import Limits, Role
+from windtunnel.hyper.network import HyperNetwork
+from windtunnel.train.launch import TOKENIZER
+
+NETWORK = "network.json"
+_FORMAT = 1
+
+
+def network_facts(config: GhnConfig, limits: Limits) -> dict[str, Any]:
+    """All that is needed to build the network again, as plain values."""
+    return {
+        "format": _FORMAT,
+        "name": config.name,
+        "predicts": config.predicts,
+        "encoder": config.encoder.model_dump(mode="json"),
+        "decoder": config.decoder.model_dump(mode="json"),
+        "limits": asdict(limits),
+        "largest": {"d_model": config.split.d_model, "n_layer": config.split.n_layer},
+    }
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A hypernetwork read from a folder: its network, tokenizer and the sizes that it has seen."""
+
+    network: HyperNetwork
+    tokenizer: Tokenizer
+    d_model: int
+    """The largest width that it was trained on."""
+    n_layer: int
+    """The largest depth."""
+    name: str
+    path: Path
+
+
+def network_from(facts: Mapping[str, Any]) -> HyperNetwork:
+    """The network of :func:`network_facts`, with arbitrary weights."""
+    limits = dict(facts["limits"])
+    roles = tuple(
+        Role(**{**role, "axes": tuple(role["axes"])}) for role in limits.pop("roles")
+    )
+    decoder: Any = TypeAdapter(DecoderConfig).validate_python(facts["decoder"])
+    encoder = EncoderConfig.model_validate(facts["encoder"])
+    return HyperNetwork(encoder, decoder, Limits(**limits, roles=roles))
+
+
+def open_stored(path: Path) -> Stored:
+    """The hypernetwork of a run's folder (its newest whole checkpoint, the average where the run
+    keeps one) or of a release.
+
+    Raises:
+        UsageError: there is none.
+        RunError: a file of it is damaged.
+    """
+    from windtunnel.hyper.release import load_network_weights
+
+    if not (path / NETWORK).is_file():
+        raise UsageError(f"{path}: holds no hypernetwork ({NETWORK} is not there)")
+    try:
+        facts = json.loads((path / NETWORK).read_bytes())
+        if facts["format"] != _FORMAT:
+            raise UsageError(f"{path / NETWORK}: format {facts['format']}, and {_FORMAT} is known")
+        network = network_from(facts)
+        largest, name = facts["largest"], str(facts["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / NETWORK}: is damaged ({error})") from error
+    load_network_weights(path, network)
+    tokenizer = load_tokenizer(path / TOKENIZER)
+    return Stored(network.eval(), tokenizer, largest["d_model"], largest["n_layer"], name, path)
