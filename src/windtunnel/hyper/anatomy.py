@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from windtunnel.arch import Architecture
 from windtunnel.arch.spec import LayerConfig
@@ -27,8 +27,7 @@ KINDS = (
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """One operation, a node of the graph."""
 
     kind: str
@@ -42,8 +41,7 @@ class Op:
     """Channels in and out, where it is a map."""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One parameter."""
 
     name: str
@@ -76,14 +74,18 @@ class Anatomy:
     segments: tuple[Segment, ...]
     slots: tuple[Slot, ...]
     unknown: tuple[str, ...]
-    """Kinds of parts of which no parameter is known here: they keep their initial weights."""
+    """Parts that are not told in full, by what they are: a parameter without a slot keeps its
+    initial weights, and a connection beside the chain is not in the graph. Where it is empty, the
+    slots are all parameters."""
     d_model: int
     n_layer: int
     tied: bool
     vocab_size: int
     max_seq_len: int
     n_head: int
+    """Heads of queries; the most of any layer."""
     d_ff: int
+    """Hidden width of the feed-forward; the widest of any layer."""
     causal: bool = True
 
 
@@ -112,24 +114,29 @@ class _Reading:
     unknown: dict[str, None] = field(default_factory=dict)
     layer: int | None = None
     place: int = 0
+    silent: bool = False
+    """Whether parameters are left untold: what they mean is not known."""
 
     def read(self) -> Anatomy:
         arch = self.arch
         if arch.encoder is not None:
             self.unknown["encoder"] = None
+        if arch.unit_weights:
+            self.unknown["unit_weights"] = None
+            self.silent = True
         self._embedding()
         for index, layer in enumerate(arch.layers):
             self.layer = index
             self._layer(layer)
         self.layer = None
         self._head()
-        first = arch.layers[0]
+        heads = [getattr(layer.mixer, "num_heads", None) or 1 for layer in arch.layers]
+        widths = [getattr(layer.mlp, "d_ff", None) or 0 for layer in arch.layers]
         return Anatomy(
             tuple(self.ops), tuple(self.segments), tuple(self.slots), tuple(self.unknown),
             d_model=arch.d_model, n_layer=len(arch.layers), tied=arch.embedding.tie,
             vocab_size=arch.vocab_size, max_seq_len=arch.max_seq_len,
-            n_head=getattr(first.mixer, "num_heads", None) or 1,
-            d_ff=getattr(first.mlp, "d_ff", None) or 0, causal=arch.type == "decoder",
+            n_head=max(heads), d_ff=max(widths), causal=arch.type != "encoder",
         )  # fmt: skip
 
     # Words of the walk
@@ -144,7 +151,8 @@ class _Reading:
     def _slot(
         self, name: str, role: str, axes: tuple[Axis, ...], shape: tuple[int, ...], heads: int = 1
     ) -> None:
-        self.slots.append(Slot(name, role, axes, shape, len(self.ops) - 1, heads))
+        if not self.silent:
+            self.slots.append(Slot(name, role, axes, shape, len(self.ops) - 1, heads))
 
     def _close(self, *, skipped: bool = False) -> None:
         self.segments.append(Segment(self.place, skipped))
@@ -155,7 +163,9 @@ class _Reading:
     def _embedding(self) -> None:
         arch, config = self.arch, self.arch.embedding
         self._op("embedding", sizes=(arch.vocab_size, arch.d_model))
-        if arch.input == "tokens":
+        if config.token_types is not None or config.unified is not None:
+            self.unknown["embedding"] = None
+        if arch.input == "tokens" and config.unified is None:
             shape = (arch.vocab_size, arch.d_model)
             self._slot("embedding.weight", "embedding", ("vocab", "model"), shape)
         if config.position.type == "learned":
@@ -163,9 +173,7 @@ class _Reading:
             shape = (arch.max_seq_len, arch.d_model)
             self._slot("embedding.position.weight", "position", ("position", "model"), shape)
             self._op("add")
-        self._norm("embedding.norm", config.norm, "norm")
-        if config.token_types is not None or config.unified is not None:
-            self.unknown["embedding"] = None
+        self._norm("embedding.norm", config.norm, "embedding_norm")
         self._close()
 
     def _norm(self, name: str, config: Any, role: str) -> None:
@@ -182,61 +190,94 @@ class _Reading:
             self._slot(f"{name}.bias", f"{role}_bias", ("model",), (d,))
 
     def _layer(self, layer: LayerConfig) -> None:
-        known = layer.share_with is None and layer.linear is None and layer.depth is None
-        if not known or layer.cross is not None or layer.parallel:
-            self.unknown["layer"] = None
-        branches = [("mixer", layer.mixer)]
-        branches += [] if layer.mlp.type == "none" else [("mlp", layer.mlp)]
-        prefix = f"layers.{self.layer}"
-        for part, config in branches:
-            if layer.placement in ("pre", "sandwich"):
-                self._norm(f"{prefix}.{part}_join.norm", layer.norm, "norm")
-            read = getattr(self, f"_{config.type}", None)
-            if read is None:
-                self.unknown[config.type] = None
-                self._op("other")
-            else:
-                read(f"{prefix}.{part}", config)
-            if layer.placement not in ("pre", "none"):
-                self.unknown[f"placement {layer.placement}"] = None
-            skipped = layer.residual.type != "none"
-            if skipped:
-                self._op("add")
-                if layer.residual.type != "add":
-                    self.unknown[layer.residual.type] = None
-            self._close(skipped=skipped)
+        """Its branches one after another; those side by side too, as if they were."""
+        beside = ("cross", "depth", "linear", "share_with")
+        untold = [name for name in beside if getattr(layer, name) is not None]
+        self.unknown |= dict.fromkeys(untold + ["parallel"] * layer.parallel)
+        silent, self.silent = self.silent, self.silent or bool({"linear", "share_with"} & {*untold})
+        self._branch("mixer", layer.mixer, layer)
+        if layer.mlp.type != "none":
+            self._branch("mlp", layer.mlp, layer)
+        self.silent = silent
+
+    def _branch(self, part: str, config: Any, layer: LayerConfig) -> None:
+        name = f"layers.{self.layer}.{part}"
+        reads = part == "mixer" or not layer.shared_norm
+        if reads and layer.placement in ("pre", "sandwich"):
+            self._norm(f"{name}_join.norm", layer.norm, "norm")
+        self._body(name, config)
+        if layer.placement in ("sandwich", "out"):
+            self._norm(f"{name}_join.out_norm", layer.norm, "out_norm")
+        skipped = layer.residual.type != "none"
+        if skipped:
+            self._op("add")
+            if layer.residual.type != "add":
+                self.unknown[layer.residual.type] = None
+        self._close(skipped=skipped)
+        if layer.placement == "post" and layer.norm.type != "none":
+            self._norm(f"{name}_join.post_norm", layer.norm, "post_norm")
+            self._close()
+
+    def _body(self, name: str, config: Any) -> None:
+        """What a branch computes between its norms."""
+        if config.type == "attention":
+            self._attention(name, config)
+        elif config.type in ("dense", "glu"):
+            self._feed_forward(name, config)
+        elif config.type in GATES:
+            self._recurrent(name, config)
+        else:
+            self.unknown[config.type] = None
+            self._op("other")
 
     def _linear(
         self, name: str, kind: str, axes: tuple[Axis, Axis], shape: tuple[int, int], *,
-        bias: bool, heads: int = 1, beside: bool = False,
+        bias: bool, heads: int = 1, beside: bool = False, role: str | None = None,
     ) -> None:  # fmt: skip
         self._op(kind, beside=beside, sizes=(shape[1], shape[0]))
-        self._slot(f"{name}.weight", f"{kind}_weight", axes, shape, heads)
+        role = role or kind
+        self._slot(f"{name}.weight", f"{role}_weight", axes, shape, heads)
         if bias:
-            self._slot(f"{name}.bias", f"{kind}_bias", axes[:1], shape[:1], heads)
+            self._slot(f"{name}.bias", f"{role}_bias", axes[:1], shape[:1], heads)
 
     def _attention(self, name: str, config: Any) -> None:
+        """Where all heads together are not as wide as the stream, their weights are untold."""
         d, h, g = self.arch.d_model, config.num_heads, config.num_kv_heads
-        k = config.head_dim
+        k, bias = config.head_dim, config.bias
         norms = (config.qk_norm, config.k_norm, config.v_norm)
         learned = config.learned_scale != "none" or config.value_residual == "learned"
+        learned = learned or config.position.learned
         if learned or any(norm.type != "none" for norm in norms):
             self.unknown["attention"] = None
-        bias = config.bias
-        self._linear(f"{name}.q", "q", ("heads", "model"), (h * k, d), bias=bias, heads=h)
+        silent = self.silent
+        if h * k != d:
+            self.unknown["head_dim"] = None
+            self.silent = True
+        rows: tuple[Axis, Axis] = ("heads", "model")
+        self._linear(f"{name}.q", "q", rows, (h * k, d), bias=bias, heads=h)
         for part in ("k", "v"):
-            shape = (g * k, d)
-            self._linear(
-                f"{name}.{part}", part, ("heads", "model"), shape, bias=bias, heads=g, beside=True
-            )
+            self._linear(f"{name}.{part}", part, rows, (g * k, d), bias=bias, heads=g, beside=True)
         self._op("attend")
-        self._linear(f"{name}.out", "out", ("model", "heads"), (d, h * k), bias=config.out_bias, heads=h)
+        columns: tuple[Axis, Axis] = ("model", "heads")
+        self._linear(f"{name}.out", "out", columns, (d, h * k), bias=config.out_bias, heads=h)
+        self.silent = silent
 
-    def _dense(self, name: str, config: Any) -> None:
-        d, f = self.arch.d_model, config.d_ff
-        self._linear(f"{name}.up", "up", ("ff", "model"), (f, d), bias=config.bias)
+    def _feed_forward(self, name: str, config: Any) -> None:
+        """Gated ones have roles of their own: their hidden values mean something else."""
+        d, f, bias = self.arch.d_model, config.d_ff, config.bias
+        gated = config.type == "glu"
+        prefix, silent = "glu_" if gated else "", self.silent
+        if gated and config.fused:
+            self.unknown["fused"] = None
+            self.silent = True
+        rows: tuple[Axis, Axis] = ("ff", "model")
+        if gated:
+            self._linear(f"{name}.gate", "gate", rows, (f, d), bias=bias, role="glu_gate")
+        self._linear(f"{name}.up", "up", rows, (f, d), bias=bias, beside=gated, role=f"{prefix}up")
         self._op("activation")
-        self._linear(f"{name}.down", "down", ("model", "ff"), (d, f), bias=config.bias)
+        columns: tuple[Axis, Axis] = ("model", "ff")
+        self._linear(f"{name}.down", "down", columns, (d, f), bias=bias, role=f"{prefix}down")
+        self.silent = silent
 
     def _recurrent(self, name: str, config: Any) -> None:
         d, n, kind = self.arch.d_model, config.d_hidden, config.type
@@ -254,15 +295,14 @@ class _Reading:
                 role = f"{kind}_bias_{part}"
                 self._slot(f"{name}.bias_{part}", role, ("gates",), (gates * n,))
 
-    _rnn = _lstm = _gru = _recurrent
-
     def _head(self) -> None:
         arch, config = self.arch, self.arch.head
         self._norm("head.norm", config.norm, "head_norm")
-        self._op("head", sizes=(arch.d_model, arch.vocab_size))
-        if config.type != "vocabulary" or config.bias or config.transform is not None:
+        if config.type != "none":
+            self._op("head", sizes=(arch.d_model, arch.vocab_size))
+        if config.type == "classification" or config.bias or config.transform is not None:
             self.unknown["head"] = None
-        elif not arch.embedding.tie:
+        elif config.type == "vocabulary" and not arch.embedding.tie:
             shape = (arch.vocab_size, arch.d_model)
             self._slot("head.weight", "head", ("vocab", "model"), shape)
         self._close()

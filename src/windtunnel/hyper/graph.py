@@ -33,8 +33,8 @@ class Graph:
     features: Tensor
     """(n, FEATURES)"""
     ahead: Tensor
-    """(n, n): the bucket of the shortest path from row to column."""
-    """The bucket of the way back is its transpose."""
+    """(n, n), int32: the bucket of the shortest path from row to column. The way back is its
+    transpose."""
 
 
 @lru_cache(maxsize=512)
@@ -44,17 +44,18 @@ def graph_of(anatomy: Anatomy) -> Graph:
     return Graph(
         torch.from_numpy(kinds),
         torch.from_numpy(_features(anatomy)),
-        torch.from_numpy(_BUCKET_OF[distances(anatomy)].astype(np.int64)),
+        torch.from_numpy(np.take(_BUCKET_OF, distances(anatomy))),
     )
 
 
-def distances(anatomy: Anatomy) -> NDArray[np.int64]:
+def distances(anatomy: Anatomy) -> NDArray[np.int16]:
     """(n, n): steps of the shortest path from one operation to another, at most ``FAR``;
     ``FAR + 1`` where there is none.
 
     Segments follow each other, and a residual makes crossing one a single step. So a path from u to
     a later segment is: out of u's segment, across those between, into v's. With C the summed
-    crossings that is (C + way in)(v) − (C − way out)(u): a difference of two vectors.
+    crossings that is (C + way in)(v) − (C − way out)(u): a difference of two vectors. Small
+    integers keep the square of them fast.
     """
     segments = anatomy.segments
     crossing = np.array([1 if s.skipped else s.length for s in segments])
@@ -65,21 +66,35 @@ def distances(anatomy: Anatomy) -> NDArray[np.int64]:
     place = np.array([op.place for op in anatomy.ops])
     way_in = np.where(skipped[at] & (place == length[at]), 1, place)
     way_out = length[at] - place
-    found = (before[at] + way_in)[None, :] - (before[at + 1] - way_out)[:, None]
-    inside = at[:, None] == at[None, :]
-    steps = place[None, :] - place[:, None]
-    found = np.where(inside, steps, found)
-    reached = (at[:, None] < at[None, :]) | (inside & (steps > 0))
-    np.fill_diagonal(reached, True)
-    np.fill_diagonal(found, 0)
-    return np.where(reached, np.minimum(found, FAR), FAR + 1)
+    arrival = (before[at] + way_in).astype(np.int16)
+    departure = (before[at + 1] - way_out).astype(np.int16)
+    found: NDArray[np.int16] = arrival[None, :] - departure[:, None]
+    np.minimum(found, FAR, out=found)
+    rows = np.arange(len(at))
+    first = np.searchsorted(at, at)
+    found[rows[None, :] < first[:, None]] = FAR + 1
+    _inside(found, first, np.searchsorted(at, at, side="right"), place)
+    return found
 
 
-def _bucket_table() -> NDArray[np.int64]:
+def _inside(
+    found: NDArray[np.int16], first: NDArray[np.int64], end: NDArray[np.int64],
+    place: NDArray[np.int64],
+) -> None:  # fmt: skip
+    """Fills in the pairs of one segment, whose operations are ``first`` to ``end``."""
+    rows = np.arange(len(place))
+    for step in range(int((end - first).max())):
+        u = rows[first + step < end]
+        v = first[u] + step
+        steps = place[v] - place[u]
+        found[u, v] = np.where(steps > 0, steps, np.where(u == v, 0, FAR + 1))
+
+
+def _bucket_table() -> NDArray[np.int32]:
     steps = np.arange(FAR + 2)
     near = np.minimum(steps, 4)
     further = 4 + np.floor(2 * np.log2(np.maximum(steps, 4) / 4))
-    table = np.where(steps <= 4, near, further).astype(np.int64)
+    table = np.where(steps <= 4, near, further).astype(np.int32)
     table[FAR + 1] = BUCKETS - 1
     assert table[FAR] < BUCKETS - 1
     return table

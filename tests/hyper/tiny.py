@@ -1,0 +1,41 @@
+"""Small architectures of the five families, and what a hypernetwork of them is made of."""
+
+from typing import Any
+
+from windtunnel.arch import Architecture, ArchSpec, expand_preset, resolve
+from windtunnel.config import Document, decode
+from windtunnel.hyper.anatomy import Anatomy, anatomy_of
+from windtunnel.hyper.limits import Limits
+from windtunnel.spaces.families import family_of
+
+FAMILIES = ("rnn", "lstm", "gru", "gpt_encoder", "mini_gpt")
+
+
+def member(family: str, **sizes: Any) -> Architecture:
+    """A member of a family; sizes left out are small."""
+    usual = {
+        "d_model": 8, "n_layer": 2, "n_head": 2, "ff_ratio": 2, "p_drop": 0.0, "tie_weights": False,
+        "vocab_size": 11, "max_seq_len": 6,
+    }  # fmt: skip
+    return written(family_of(family).arch({**usual, **sizes}))
+
+
+def written(arch: dict[str, Any]) -> Architecture:
+    """What stands under ``arch:``, resolved; a vocabulary left to the tokenizer has 11 tokens."""
+    tree = expand_preset(Document({"arch": arch}, source="test")).tree["arch"]
+    spec = decode(Document(tree, source="test"), ArchSpec)
+    return resolve(spec, 11 if spec.vocab_size == "auto" else None)
+
+
+def both_ties(**sizes: Any) -> list[Anatomy]:
+    """All five families, tied and untied."""
+    return [
+        anatomy_of(member(family, tie_weights=tied, **sizes))
+        for family in FAMILIES
+        for tied in (True, False)
+    ]
+
+
+def limits(**sizes: Any) -> Limits:
+    """Of all families at these sizes."""
+    return Limits.of(both_ties(**sizes))
