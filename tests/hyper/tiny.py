@@ -5,8 +5,12 @@ from typing import Any
 from windtunnel.arch import Architecture, ArchSpec, expand_preset, resolve
 from windtunnel.config import Document, decode
 from windtunnel.hyper.anatomy import Anatomy, anatomy_of
+from windtunnel.hyper.config import GhnConfig
 from windtunnel.hyper.limits import Limits
+from windtunnel.spaces import Space
+from windtunnel.spaces.block import Naming
 from windtunnel.spaces.families import family_of
+from windtunnel.spaces.grids import family_block
 
 FAMILIES = ("rnn", "lstm", "gru", "gpt_encoder", "mini_gpt")
 
@@ -39,3 +43,31 @@ def both_ties(**sizes: Any) -> list[Anatomy]:
 def limits(**sizes: Any) -> Limits:
     """Of all families at these sizes."""
     return Limits.of(both_ties(**sizes))
+
+
+def space(**axes: Any) -> Space:
+    """All five families at a few sizes, 11 tokens and 6 positions."""
+    shared = {
+        "d_model": (4, 8),
+        "n_layer": (1, 2, 3),
+        "p_drop": (0.0,),
+        "tie_weights": (True, False),
+    }
+    heads = {"n_head": (1, 2), "ff_ratio": (1, 2)}
+    blocks = []
+    for family in FAMILIES:
+        values = {**shared, **({} if family in ("rnn", "lstm", "gru") else heads)}
+        values |= {name: axis for name, axis in axes.items() if name in values}
+        blocks.append(family_block(family, values, Naming(family), vocab_size=11, max_seq_len=6))
+    return Space("tiny", blocks)
+
+
+def config(**changes: Any) -> GhnConfig:
+    """A small hypernetwork of :func:`space`."""
+    usual: dict[str, Any] = {
+        "space": "tiny", "split": {"d_model": 8, "n_layer": 3, "held_out": 0.2}, "meta_batch": 4,
+        "encoder": {"layers": 1, "width": 8, "heads": 2},
+        "decoder": {"type": "banks", "components": 2, "knots": 2, "hidden": 8},
+        "train": {"batch_size": 4, "steps": 10, "seq_len": 6},
+    }  # fmt: skip
+    return GhnConfig.model_validate({**usual, **changes})

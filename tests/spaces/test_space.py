@@ -320,3 +320,11 @@ def test_spaces_need_no_torch() -> None:
         "s.sample(9)[0].metadata; s.split({'a': .5, 'b': .5}); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_selection_without_members_splits_into_empty_parts() -> None:
+    nothing = reasonable().where("d_model == 1")
+    assert {name: len(part) for name, part in nothing.split({"a": 0.5, "b": 0.5}).items()} == {
+        "a": 0,
+        "b": 0,
+    }

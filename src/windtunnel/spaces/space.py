@@ -268,7 +268,8 @@ class Space(Sequence[Member]):
 
     def structures(self) -> NDArray[np.uint64]:
         """The structure of each member: see :meth:`Block.structures`."""
-        return self._gathered(lambda block, rows: block.structures(rows))
+        found = self._gathered(lambda block, rows: block.structures(rows))
+        return found.astype(np.uint64, copy=False)
 
     def _gathered(self, of: Any) -> Column:
         """A column put together from those of the blocks."""
