@@ -70,15 +70,24 @@ class Source(Config):
         return self.replace(**paths) if paths else self
 
 
+_SLICE = r"^\d*:\d*$"
+
+
 class ShakespeareSource(Source):
     """The default corpus: 38 plays, 5 MB of English, one document a play."""
 
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"documents"})
+
     type: Literal["shakespeare"] = "shakespeare"
     """The kind of source."""
+    documents: str | None = Field(default=None, pattern=_SLICE)
+    """Some of the plays alone, in their order: `0:24` the first 24, `24:` the others."""
 
 
 class FilesSource(Source):
     """Text files of one's own."""
+
+    unwritten_defaults: ClassVar[frozenset[str]] = frozenset({"documents"})
 
     type: Literal["files"] = "files"
     """The kind of source."""
@@ -86,6 +95,8 @@ class FilesSource(Source):
     """Files, folders (read with all below them) or globs, relative to the current folder."""
     field: str = Field(default="text", min_length=1)
     """The key that holds the text in each line of a JSON-lines file."""
+    documents: str | None = Field(default=None, pattern=_SLICE)
+    """Some of the documents alone, in their order: `0:24` the first 24, `24:` the others."""
 
 
 class PairsSource(Source):

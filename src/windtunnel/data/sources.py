@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -49,9 +50,31 @@ def open_source(
     Raises:
         DataError: a path that does not exist, no file to read, or a corpus that cannot be had.
     """
+    reader: Reader
     if isinstance(source, FilesSource):
-        return FilesReader.of(source.paths, source.field)
-    return PlaysReader(obtain(PLAYS, cache, progress))
+        reader = FilesReader.of(source.paths, source.field)
+    else:
+        reader = PlaysReader(obtain(PLAYS, cache, progress))
+    if source.documents is None:
+        return reader
+    first, _, end = source.documents.partition(":")
+    return SomeDocuments(reader, int(first or 0), int(end) if end else None)
+
+
+@dataclass(frozen=True)
+class SomeDocuments:
+    """The documents of a reader from one number to another, counted from 0."""
+
+    reader: Reader
+    first: int
+    end: int | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.reader.notes
+
+    def documents(self) -> Iterator[Document]:
+        yield from islice(self.reader.documents(), self.first, self.end)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,16 @@ from windtunnel.hyper.config import BanksConfig
 from windtunnel.hyper.limits import TABLES, Limits, Role, corner, fan_in
 
 
+_SPREAD = 4.0
+"""Of mixtures at the start, over torch's initialisation: then they are of about unit size."""
+
+
 class NestedBanks(nn.Module):
     """Vectors of operations n w -> tensors by name.
 
     A map of n inputs in layer l of L is
 
-        W = exp(g) · √(N / n) · (Σⱼ hatⱼ((l + ½)/L) · Kⱼ + Σₖ aₖ · Bₖ)[corner]
+        W = exp(g) · √(N / n) · (Σⱼ hatⱼ((l + ½)/L) · Kⱼ + (1/K) Σₖ aₖ · Bₖ)[corner]
 
     with N the inputs at the largest width; g and aₖ come from the operation by a network of one
     hidden layer; the Kⱼ are banks at equally spaced depths, between which hat functions blend; the
@@ -43,6 +47,7 @@ class NestedBanks(nn.Module):
         self.hidden = nn.Linear(width, config.hidden)
         self.mixture = nn.Linear(config.hidden, outputs)
         with torch.no_grad():
+            self.mixture.weight.mul_(_SPREAD)
             gains = [config.components, outputs - 1]
             self.mixture.weight[gains] = 0.0
             self.mixture.bias[gains] = 0.0
@@ -87,7 +92,8 @@ class NestedBanks(nn.Module):
         (slot,) = slots
         table, mixes = self.banks[slot.role], self.mixes[slot.role]
         d = slot.shape[1]
-        turn = torch.einsum("k,kij->ij", rows[0, :-1], mixes[:, :, :d])
+        chosen = rows[0, :-1] / max(1, self.config.components)
+        turn = torch.einsum("k,kij->ij", chosen, mixes[:, :, :d])
         value = table[:, :d] + table @ turn
         return {slot.name: value * rows[0, -1].exp()}
 
@@ -98,8 +104,9 @@ class NestedBanks(nn.Module):
         first = slots[0]
         cut = corner(self.banks[role.name], first, self.limits)
         knots = cut.shape[0] - self.config.components
+        chosen = rows[:, :-1] / max(1, self.config.components)
         shares = torch.stack([self._hats(slot, anatomy, knots) for slot in slots]).to(rows)
-        weights = torch.cat([shares, rows[:, :-1]], 1)
+        weights = torch.cat([shares, chosen], 1)
         inputs, usual = fan_in(first, self.limits)
         scale = rows[:, -1].exp() * math.sqrt(usual / inputs)
         values = (weights * scale[:, None]) @ cut.flatten(1)

@@ -106,7 +106,7 @@ class Draws:
             own = np.isin(blocks, numbers)
             if own.any():
                 self._bins.append(_binned(indices[own], params[own], config.bins))
-                self._largest.append(indices[own & (size == size[own].max())])
+                self._largest.append(_examples(space, own & (size == size[own].max())))
 
     def at(self, position: int) -> list[int]:
         """The indices of a step's architectures."""
@@ -122,6 +122,19 @@ class Draws:
             bins = self._bins[kind]
             pool = bins[key % len(bins)]
         return int(pool[(key // 1009) % len(pool)])
+
+
+def _examples(space: Space, among: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The indices of one tied and one untied architecture: of the most parameters, and of those in
+    the middle (of numbers of heads)."""
+    params, indices = space.params, space.indices()
+    ties = space.column("tie_weights") if "tie_weights" in space.names() else params * 0
+    found = []
+    for tie in np.unique(ties[among]):
+        rows = np.flatnonzero(among & (ties == tie))
+        rows = rows[params[rows] == params[rows].max()]
+        found.append(indices[rows[len(rows) // 2]])
+    return np.array(found)
 
 
 def _binned(
