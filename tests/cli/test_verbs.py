@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from windtunnel.cli.main import app
-from windtunnel.cli.training import _gone_unless_it_began
+from windtunnel.cli.one_run import _gone_unless_it_began
 from windtunnel.errors import RunError
 from windtunnel.generate import SamplingConfig
 from windtunnel.runs import RunFolder

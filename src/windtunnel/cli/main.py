@@ -17,6 +17,7 @@ from windtunnel.cli import (
     compare,
     configs,
     data,
+    ghn,
     interop,
     ladder,
     models,
@@ -58,6 +59,7 @@ def _common(
 
 for module in (configs, schedules, data, models, compare, ablate, search, probe, ladder, space):
     module.add_to(app)
+app.add_typer(ghn.app, name="ghn")
 app.add_typer(runs.app, name="runs")
 app.add_typer(interop.import_app, name="import")
 app.add_typer(interop.export_app, name="export")

@@ -133,6 +133,22 @@ class GhnConfig(Config):
                 f"train.batch_size {self.train.batch_size} is no multiple of meta_batch "
                 f"{self.meta_batch}"
             )
-        if self.train.stages or self.train.mup is not None:
-            raise ValueError("train.stages and train.mup are not for hypernetworks")
+        train = self.train
+        other = [name for name in ("stages", "mup", "groups", "scores") if getattr(train, name)]
+        if train.objective.type not in ("auto", "next_token"):
+            other.append("objective")
+        if other:
+            names = ", ".join(f"train.{name}" for name in other)
+            raise ValueError(f"not for hypernetworks, leave it out: {names}")
+        if train.distributed == "fsdp":
+            raise ValueError("train.distributed: a hypernetwork is not cut into parts; use ddp")
+        if train.compile != "off":
+            raise ValueError(
+                "train.compile: every step has other architectures, so nothing stays compiled; "
+                "leave it out"
+            )
+        if self.data.kind != "text":
+            raise ValueError(f"data.source holds {self.data.kind}; a hypernetwork learns from text")
+        if self.data.packing is not None:
+            raise ValueError("data.packing: hypernetworks read rows of text; leave it out")
         return self

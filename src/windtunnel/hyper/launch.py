@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from windtunnel.arch import Architecture, cost
-from windtunnel.config import annotated_yaml, decode, load_document
+from windtunnel.config import annotated_yaml, decode, load_document, suggestion
 from windtunnel.data.dataset import Dataset, prepare
 from windtunnel.data.progress import Progress
-from windtunnel.errors import UsageError
+from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.hyper.config import GhnConfig
 from windtunnel.hyper.members import HyperBatches, Members, with_members
 from windtunnel.hyper.network import HyperBatch, HyperNetwork
@@ -24,6 +24,7 @@ from windtunnel.hyper.stored import NETWORK, network_facts
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.runs import RunFolder, code_digest, run_key
 from windtunnel.spaces.declared import load_space
+from windtunnel.spaces.grids import GRIDS
 from windtunnel.train.distributed.world import ALONE, World
 from windtunnel.train.feed import Again, Feed, feed_of
 from windtunnel.train.identity import run_identity
@@ -59,11 +60,20 @@ def load_ghn(path: Path, edits: Sequence[str] = ()) -> GhnConfig:
         ConfigError: every mistake at once, with its place.
     """
     document = load_document(path)
+    if "arch" in document.tree and "space" not in document.tree:
+        raise UsageError(
+            f"{path}: is a run's file (it holds arch), not that of a hypernetwork; train it with "
+            "windtunnel train"
+        )
     for edit in edits:
         document = document.edit(edit)
     config = decode(document, GhnConfig)
-    file = path.parent / config.space
-    if config.space not in ("reasonable", "full"):
+    if config.space not in GRIDS:
+        file = path.parent / config.space
+        if not file.is_file():
+            text = f"there is no file {file}{suggestion(config.space, GRIDS)}"
+            text += "; a space of your own is a YAML file, relative to this one"
+            raise ConfigError([Problem("space", text, document.place(("space",)))])
         config = config.replace(space=str(file.absolute()))
     return config.replace(data=absolute_data(config.data))
 
@@ -115,14 +125,37 @@ def create_ghn_folder(ready: ReadyGhn, path: Path) -> RunFolder:
     text = annotated_yaml(ready.config)
     folder = RunFolder.create(path, key=ready.key, name=ready.name, config=text)
     try:
+        _fill(path, ready)
+    except UsageError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return folder
+
+
+def remake_ghn_folder(folder: RunFolder, ready: ReadyGhn) -> RunFolder:
+    """The folder of a run that was made and has never begun, as that of ``ready``.
+
+    Raises:
+        UsageError: it has begun, or cannot be written.
+        RunError: another process is about to begin it.
+    """
+    with folder.lock():
+        if not folder.has_begun():
+            shutil.rmtree(folder.path / TOKENIZER, ignore_errors=True)
+            _fill(folder.path, ready)
+        text = annotated_yaml(ready.config)
+        return folder.remake(key=ready.key, name=ready.name, config=text)
+
+
+def _fill(path: Path, ready: ReadyGhn) -> None:
+    """Writes the tokenizer, and what the network is made from."""
+    try:
         (path / TOKENIZER).mkdir()
         ready.dataset.tokenizer.save(path / TOKENIZER)
         facts = network_facts(ready.config, ready.members.limits)
         (path / NETWORK).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(path, ignore_errors=True)
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
-    return folder
 
 
 def train_ghn(

@@ -62,6 +62,10 @@ class HyperNetwork(nn.Module):
         architectures: those of a space, by index; None where it only predicts.
     """
 
+    uses_every_parameter = False
+    """A batch has some of the families, so others' parameters get no gradient: see
+    ``train.distributed.parallel``."""
+
     def __init__(
         self,
         encoder: EncoderConfig,

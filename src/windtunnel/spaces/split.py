@@ -39,7 +39,7 @@ def by_structure(space: Space, shares: Mapping[str, float], seed: int = 0) -> di
 def _draws(space: Space, seed: int) -> NDArray[np.float64]:
     """A number in [0, 1) for each member's structure."""
     key = np.uint64(keyed_number("split", seed) % _WORD)
-    value = space.structures() ^ key
+    value = space.structures().astype(np.uint64) ^ key  # an empty column has no type of its own
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     value = value ^ (value >> np.uint64(31))

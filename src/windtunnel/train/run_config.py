@@ -25,7 +25,7 @@ from windtunnel.config import Path as ConfigPath
 from windtunnel.config.nearest import suggestion
 from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Config
 from windtunnel.data.probe import ProbeSource
-from windtunnel.errors import ConfigError, Problem
+from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.groups import rule_problems
 from windtunnel.train.mup import mup_misfit
@@ -95,6 +95,11 @@ def load_run_document(
     document: Document, edits: Sequence[str] = (), *, base: Path = Path()
 ) -> LoadedRun:
     """As :func:`load_run`, from a document; plugins are looked for below ``base``."""
+    if "space" in document.tree and "arch" not in document.tree:
+        raise UsageError(
+            f"{document.source}: is of a hypernetwork (or of a space of architectures), and not of "
+            "a language model; see windtunnel ghn"
+        )
     early = [edit for edit in edits if _comes_first(edit)]
     for edit in early:
         document = document.edit(edit)

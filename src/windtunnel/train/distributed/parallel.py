@@ -116,7 +116,12 @@ def parallel_of(
     from torch.nn.parallel import DistributedDataParallel
 
     devices = [device.index] if device.type == "cuda" else None
-    replicated = DistributedDataParallel(loss, device_ids=devices, forward_sync_buffers=False)
+    # A model may say that a batch leaves some parameters out. Those that no process needed then
+    # stay without a gradient, as with one process, and the optimizer leaves them alone.
+    partial = any(not getattr(module, "uses_every_parameter", True) for module in loss.modules())
+    replicated = DistributedDataParallel(
+        loss, device_ids=devices, forward_sync_buffers=False, find_unused_parameters=partial
+    )
     return Parallel(replicated, float(world.size), world, replicated.no_sync)
 
 
