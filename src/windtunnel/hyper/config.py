@@ -134,7 +134,7 @@ class GhnConfig(Config):
                 f"{self.meta_batch}"
             )
         train = self.train
-        other = [name for name in ("stages", "mup", "groups", "scores") if getattr(train, name)]
+        other = [name for name in ("stages", "mup", "scores") if getattr(train, name)]
         if train.objective.type not in ("auto", "next_token"):
             other.append("objective")
         if other:

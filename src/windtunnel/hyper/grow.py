@@ -193,7 +193,7 @@ def deepened(weights: Mapping[str, Tensor], growth: Growth) -> dict[str, Tensor]
     }
     handed_on = False
     for layer in range(layers):
-        source = real.get(layer, min(j for place, j in real.items() if place > layer))
+        source = min(j for place, j in real.items() if place >= layer)
         copy = layer not in real
         for slot in small.slots:
             if small.ops[slot.op].layer != source or slot.name not in weights:
@@ -204,8 +204,7 @@ def deepened(weights: Mapping[str, Tensor], growth: Growth) -> dict[str, Tensor]
             elif handed_on and slot.role.endswith("_weight_ih"):
                 value = value / _HANDED_ON
             found[_renamed(slot.name, source, layer)] = value
-        recurrent = _is_recurrent(small, source)
-        handed_on = recurrent and (copy or False)
+        handed_on = copy and _is_recurrent(small, source)
     return found
 
 

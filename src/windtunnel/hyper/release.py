@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file
+from torch import nn
 
 from windtunnel.config import load_document
 from windtunnel.errors import RunError
-from windtunnel.hyper.network import HyperNetwork
 from windtunnel.runs import RunFolder
 from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.restore import copy_into, kept_tensors
@@ -16,7 +15,7 @@ from windtunnel.train.restore import copy_into, kept_tensors
 WEIGHTS = "weights.safetensors"
 
 
-def load_network_weights(path: Path, network: HyperNetwork) -> None:
+def load_network_weights(path: Path, network: nn.Module) -> None:
     """Puts the weights of a release, or those of a run's newest checkpoint, into a network.
 
     Raises:

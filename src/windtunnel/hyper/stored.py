@@ -10,11 +10,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from windtunnel.arch import ArchSpec, resolve
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import RunError, UsageError
 from windtunnel.hyper.config import DecoderConfig, EncoderConfig, GhnConfig
 from windtunnel.hyper.limits import Limits, Role
 from windtunnel.hyper.network import HyperNetwork
+from windtunnel.hyper.singles import Singles
 from windtunnel.train.launch import TOKENIZER
 
 NETWORK = "network.json"
@@ -38,7 +40,7 @@ def network_facts(config: GhnConfig, limits: Limits) -> dict[str, Any]:
 class Stored:
     """A hypernetwork read from a folder: its network, tokenizer and the sizes that it has seen."""
 
-    network: HyperNetwork
+    network: HyperNetwork | Singles
     tokenizer: Tokenizer
     d_model: int
     """The largest width that it was trained on."""
@@ -48,8 +50,17 @@ class Stored:
     path: Path
 
 
-def network_from(facts: Mapping[str, Any]) -> HyperNetwork:
-    """The network of :func:`network_facts`, with arbitrary weights."""
+def singles_facts(name: str, singles: Singles, largest: Mapping[str, int]) -> dict[str, Any]:
+    """The same of single models that others are cut out of."""
+    sources = {key: a.to_spec().model_dump(mode="json") for key, a in singles.sources.items()}
+    return {"format": _FORMAT, "name": name, "singles": sources, "largest": dict(largest)}
+
+
+def network_from(facts: Mapping[str, Any]) -> HyperNetwork | Singles:
+    """The network of :func:`network_facts`, or of :func:`singles_facts`, with arbitrary weights."""
+    if "singles" in facts:
+        specs = {key: ArchSpec.model_validate(a) for key, a in facts["singles"].items()}
+        return Singles({key: resolve(spec) for key, spec in specs.items()})
     limits = dict(facts["limits"])
     roles = tuple(
         Role(**{**role, "axes": tuple(role["axes"])}) for role in limits.pop("roles")

@@ -1,0 +1,69 @@
+"""What is written in the file of an evaluation. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from windtunnel.config import Config
+
+Split = Literal["in_distribution", "wide", "deep", "left_out", "large"]
+
+CANDIDATES = ("default", "gpt2", "gpt2_wide", "torch", "orthogonal", "unigram")
+"""Initialisations of which the best is the strong one; see ``inits``."""
+
+
+class TextConfig(Config):
+    """Which documents of the corpus are for what. None may be the hypernetwork's."""
+
+    train: str = Field(pattern=r"^\d*:\d*$")
+    """Those that architectures are trained on, such as `24:34`."""
+    test: str = Field(pattern=r"^\d*:\d*$")
+    """Those that all losses are measured on."""
+    tune: str = Field(pattern=r"^\d*:\d*$")
+    """Those that learning rates and initialisations are chosen on."""
+
+
+class EvaluationConfig(Config):
+    """An evaluation: which architectures, from which parameters, for how long."""
+
+    name: str = Field("evaluation", min_length=1, max_length=100)
+    """What it is called."""
+    ghn: str
+    """The folder of the hypernetwork's run, relative to this file."""
+    others: dict[str, str] = Field(default_factory=dict)
+    """Folders of further hypernetworks or rivals by name, with the same tokenizer: `table` (the
+    token table alone), `crop` (single trained models), `tiled`, `low_rank`."""
+    text: TextConfig
+    """The documents."""
+    splits: dict[Split, int] = Field(min_length=1)
+    """How many architectures of each split are measured."""
+    tune_members: int = Field(2, ge=1)
+    """Architectures of each split and kind that rates are tuned on; they are measured nowhere."""
+    steps: tuple[int, ...] = (0, 10, 50, 100, 300)
+    """Where losses are measured; the last one is the length of training."""
+    batch_size: int = Field(16, ge=1)
+    """Sequences of an update."""
+    first_lr: float = Field(1e-3, gt=0)
+    """The first rate that is tried."""
+    lr_factor: float = Field(3.0, gt=1)
+    """From one rate of the grid to the next."""
+    candidates: tuple[str, ...] = CANDIDATES
+    """Initialisations of which the strong one is chosen, for each kind."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Of initial weights and of the order of the text."""
+    eval_tokens: int = Field(32_768, ge=1)
+    """Targets that a loss is measured on."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)) or self.steps[0] != 0 or len(self.steps) < 2:
+            raise ValueError("steps must rise from 0")
+        unknown = [name for name in self.candidates if name not in CANDIDATES]
+        if unknown or not self.candidates:
+            raise ValueError(f"candidates: {', '.join(CANDIDATES)}, not {', '.join(unknown)}")
+        taken = {"strong", "ghn"} & self.others.keys()
+        if taken:
+            raise ValueError(f"others: {', '.join(taken)} is taken")
+        return self

@@ -1,0 +1,114 @@
+"""Initialisations that a prediction has to beat.
+
+``default``: this project's own. ``gpt2``: N(0, 0.02²), outputs of branches over √(2L), embeddings
+as well (Radford et al. 2019). ``gpt2_wide``: the same with embeddings of 0.1, which suits tied
+heads. ``torch``: what ``nn.Linear``, ``nn.Embedding`` and ``nn.RNN`` do. ``orthogonal``: orthogonal
+maps, forget gates open. ``unigram``: the default, and logits that begin at the tokens' frequencies,
+through the last norm's bias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from windtunnel.arch import Architecture, build
+from windtunnel.hyper.anatomy import Slot, anatomy_of
+from windtunnel.nn.initialize import keyed_generator
+
+Weights = dict[str, Tensor]
+_GPT2, _WIDE = 0.02, 0.1
+
+
+def initial(
+    name: str, architecture: Architecture, seed: int, counts: NDArray[np.int64]
+) -> Weights:
+    """The weights of an initialisation, by name of the parameter.
+
+    Args:
+        counts: (V,), how often each token occurs in the training text.
+    """
+    model = build(architecture, seed)
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    if name == "default":
+        return weights
+    if name == "unigram":
+        return _unigram(weights, architecture, counts)
+    rule = {"gpt2": _gpt2, "gpt2_wide": _gpt2_wide, "torch": _torch, "orthogonal": _orthogonal}[name]
+    layers = len(architecture.layers)
+    found = dict(weights)
+    for slot in anatomy_of(architecture).slots:
+        found[slot.name] = rule(slot, layers, keyed_generator(seed, name, slot.name))
+    return found
+
+
+Rule = Callable[[Slot, int, torch.Generator], Tensor]
+
+
+def _vectors(slot: Slot) -> Tensor:
+    return torch.ones(slot.shape) if slot.role.endswith("norm_weight") else torch.zeros(slot.shape)
+
+
+def _gpt2(slot: Slot, layers: int, generator: torch.Generator, table: float = _GPT2) -> Tensor:
+    if len(slot.shape) < 2:
+        return _vectors(slot)
+    std = table if slot.role in ("embedding", "head") else _GPT2
+    if slot.role in ("out_weight", "down_weight"):
+        std /= math.sqrt(2 * layers)
+    return torch.randn(slot.shape, generator=generator) * std
+
+
+def _gpt2_wide(slot: Slot, layers: int, generator: torch.Generator) -> Tensor:
+    return _gpt2(slot, layers, generator, _WIDE)
+
+
+def _torch(slot: Slot, layers: int, generator: torch.Generator) -> Tensor:
+    if slot.role.startswith(("norm", "head_norm")):
+        return _vectors(slot)
+    if slot.role in ("embedding", "position"):
+        return torch.randn(slot.shape, generator=generator)
+    inputs = slot.shape[-1] if len(slot.shape) > 1 else slot.shape[0]
+    if slot.role.startswith(("rnn", "lstm", "gru")) and len(slot.shape) < 2:
+        inputs = slot.shape[0] // {"rnn": 1, "gru": 3, "lstm": 4}[slot.role.split("_")[0]]
+    bound = inputs**-0.5
+    return torch.empty(slot.shape).uniform_(-bound, bound, generator=generator)
+
+
+def _orthogonal(slot: Slot, layers: int, generator: torch.Generator) -> Tensor:
+    if slot.role in ("embedding", "head", "position"):
+        return torch.randn(slot.shape, generator=generator) * _WIDE
+    if len(slot.shape) < 2:
+        value = _vectors(slot)
+        if slot.role == "lstm_bias_ih":
+            value[slot.shape[0] // 4 : slot.shape[0] // 2] = 1.0
+        return value
+    kind = slot.role.split("_")[0]
+    blocks = {"lstm": 4, "gru": 3}.get(kind, 1)
+    value = torch.empty(slot.shape)
+    for block in value.chunk(blocks):
+        torch.nn.init.orthogonal_(block, generator=generator)
+    return value / math.sqrt(2 * layers) if kind in ("out", "down") else value
+
+
+def _unigram(
+    weights: Weights, architecture: Architecture, counts: NDArray[np.int64]
+) -> Weights:
+    """The last norm's bias b so that the head's W·b is nearest to the tokens' log frequencies.
+
+    Where there is no such bias (recurrent families) nothing changes.
+    """
+    found = dict(weights)
+    if "head.norm.bias" not in found:
+        return found
+    head = found.get("head.weight", found["embedding.weight"]).double()
+    logs = torch.log(torch.from_numpy(counts + 0.5).double() / counts.sum())
+    wanted = (logs - logs.mean())[:, None]
+    ridge = 1e-3 * torch.eye(head.shape[1]).double() * head.square().sum() / head.shape[1]
+    solved = torch.linalg.solve(head.T @ head + ridge, head.T @ wanted)
+    found["head.norm.bias"] = solved.flatten().float()
+    return found

@@ -1,0 +1,172 @@
+"""The course of an evaluation: choose the strong initialisation, tune every rate, then measure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from windtunnel.errors import UsageError
+from windtunnel.hyper.evaluation.config import EvaluationConfig
+from windtunnel.hyper.evaluation.units import Results, Unit, best_rate, next_rates, unique_units
+from windtunnel.spaces import Space
+from windtunnel.spaces.families import twins_of
+
+Run = Callable[[Sequence[Unit]], None]
+"""Runs units and adds them to the results."""
+
+STRONG = "strong"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Architectures of one split and kind: rates are tuned for each group."""
+
+    split: str
+    kind: str
+    tune: tuple[int, ...]
+    measure: tuple[int, ...]
+
+
+@dataclass
+class Course:
+    """What was chosen so far, and what is left to do."""
+
+    config: EvaluationConfig
+    groups: Sequence[Group]
+    results: Results
+    strong: dict[str, str] = field(default_factory=dict)
+    """The chosen initialisation of each kind."""
+    rates: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    """(split, kind, init) -> the tuned rate."""
+
+    @property
+    def inits(self) -> tuple[str, ...]:
+        """What is compared."""
+        return (STRONG, "ghn", *self.config.others)
+
+    def go(self, run: Run) -> None:
+        """Runs all that is left, in three parts."""
+        self._choose_strong(run)
+        self._tune(run)
+        run([unit for unit in self.measured() if unit not in self.results])
+
+    def measured(self) -> list[Unit]:
+        """All units that are measured, once rates are tuned."""
+        found = []
+        for group in self.groups:
+            for init in self.inits:
+                lr = self.rates[group.split, group.kind, init]
+                name = self.strong[group.kind] if init == STRONG else init
+                found += [
+                    Unit(index, name, lr, seed, "test")
+                    for index in group.measure
+                    for seed in self.config.seeds
+                ]
+        return unique_units(found)
+
+    def _choose_strong(self, run: Run) -> None:
+        """The candidate with the lowest tuned loss, of each kind, on in-distribution sizes (or the
+        first split that there is)."""
+        first = {}
+        for group in self.groups:
+            first.setdefault(group.kind, group)
+        wanted = [(group, name) for group in first.values() for name in self.config.candidates]
+        tuned = self._searched(wanted, run)
+        for kind, group in first.items():
+            losses = {name: min(tuned[group, name].values()) for name in self.config.candidates}
+            self.strong[kind] = min(losses, key=lambda name: losses[name])
+
+    def _tune(self, run: Run) -> None:
+        wanted = []
+        for group in self.groups:
+            for init in self.inits:
+                wanted.append((group, self.strong[group.kind] if init == STRONG else init))
+        tuned = self._searched(wanted, run)
+        for group in self.groups:
+            for init in self.inits:
+                name = self.strong[group.kind] if init == STRONG else init
+                self.rates[group.split, group.kind, init] = best_rate(tuned[group, name])
+
+    def _searched(
+        self, wanted: Sequence[tuple[Group, str]], run: Run
+    ) -> dict[tuple[Group, str], dict[float, float]]:
+        """The mean loss at each tried rate, of every group and initialisation."""
+        found: dict[tuple[Group, str], dict[float, float]] = {pair: {} for pair in wanted}
+        while True:
+            asked = {pair: self._next(pair, done) for pair, done in found.items()}
+            if not any(asked.values()):
+                return found
+            units = [u for (g, init), rates in asked.items() for u in self._units(g, init, rates)]
+            run([unit for unit in unique_units(units) if unit not in self.results])
+            for (group, init), rates in asked.items():
+                for rate in rates:
+                    found[group, init][rate] = self._mean(group, init, rate)
+
+    def _next(self, pair: tuple[Group, str], done: Mapping[float, float]) -> list[float]:
+        given = pair[1] in self.config.candidates
+        first = self.config.first_lr * (1.0 if given else 1 / self.config.lr_factor)
+        return next_rates(done, first, self.config.lr_factor)
+
+    def _units(self, group: Group, init: str, rates: Sequence[float]) -> Iterator[Unit]:
+        for rate in rates:
+            for index in group.tune:
+                yield Unit(index, init, rate, self.config.seeds[0], "tune")
+
+    def _mean(self, group: Group, init: str, rate: float) -> float:
+        last = self.config.steps[-1]
+        losses = [self.results[unit][last] for unit in self._units(group, init, [rate])]
+        return fmean(losses) if all(map(math.isfinite, losses)) else math.inf
+
+
+def kind_of(family: str) -> str:
+    """One name for a family and its twins."""
+    return min(twins_of(family))
+
+
+def groups_of(parts: Mapping[str, Space], config: EvaluationConfig) -> list[Group]:
+    """The architectures of each split, alike many of each kind, all structures different.
+
+    Raises:
+        UsageError: a split has too few.
+    """
+    groups = []
+    for split, count in config.splits.items():
+        if split not in parts:
+            raise UsageError(f"splits.{split}: the hypernetwork's file makes no such split")
+        part = parts[split]
+        kinds = list(dict.fromkeys(kind_of(family) for family in part.families()))
+        for place, kind in enumerate(kinds):
+            share = count // len(kinds) + (place < count % len(kinds))
+            names = ", ".join(name for name in part.families() if kind_of(name) == kind)
+            own = part.where(f"family in [{names}]")
+            chosen = _distinct(own, share + config.tune_members)
+            if len(chosen) < share + config.tune_members:
+                raise UsageError(
+                    f"splits.{split}: {kind} has {len(chosen)} structures, and {share} to measure "
+                    f"and {config.tune_members} to tune on are asked for"
+                )
+            tune = tuple(chosen[:: max(1, len(chosen) // config.tune_members)][: config.tune_members])
+            measure = tuple(index for index in chosen if index not in tune)
+            groups.append(Group(split, kind, tune, measure))
+    return groups
+
+
+def _distinct(space: Space, count: int) -> list[int]:
+    """Indices of so many architectures of different structures, spread over log parameters."""
+    found: dict[int, int] = {}
+    size = min(len(space), count)
+    while size <= len(space):
+        sample = space.sample(size, seed=1)
+        found = {}
+        for member in sample:
+            found.setdefault(member.structure, member.index)
+        if len(found) >= count or size == len(space):
+            break
+        size = min(len(space), size + count)
+    ordered = list(found.values())
+    if len(ordered) <= count:
+        return ordered
+    step = len(ordered) / count
+    return [ordered[int(i * step)] for i in range(count)]

@@ -1,0 +1,160 @@
+"""Running an evaluation: worker processes, a file of results, a summary."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from windtunnel.config import decode, load_document
+from windtunnel.errors import UsageError
+from windtunnel.hyper.config import GhnConfig
+from windtunnel.hyper.evaluation.config import EvaluationConfig
+from windtunnel.hyper.evaluation.inits import initial
+from windtunnel.hyper.evaluation.plan import Course, groups_of
+from windtunnel.hyper.evaluation.text import Text, read_text
+from windtunnel.hyper.evaluation.unit import train_unit
+from windtunnel.hyper.evaluation.units import Results, Unit
+from windtunnel.hyper.launch import load_ghn
+from windtunnel.hyper.members import Members
+from windtunnel.hyper.predict import predict
+from windtunnel.hyper.stored import Stored, open_stored
+from windtunnel.spaces.declared import load_space
+
+UNITS = "units.jsonl"
+SUMMARY = "summary.json"
+
+Tell = Callable[[int, int], None]
+
+
+def load_evaluation(path: Path, edits: Sequence[str] = ()) -> EvaluationConfig:
+    """Reads the file of an evaluation; paths in it become absolute.
+
+    Raises:
+        ConfigError: every mistake at once, with its place.
+    """
+    document = load_document(path)
+    for edit in edits:
+        document = document.edit(edit)
+    config = decode(document, EvaluationConfig)
+    base = path.parent.absolute()
+    others = {name: str(base / folder) for name, folder in config.others.items()}
+    return config.replace(ghn=str(base / config.ghn), others=others)
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that units need, made once in each process."""
+
+    config: EvaluationConfig
+
+    @cached_property
+    def ghn(self) -> GhnConfig:
+        """The config of the hypernetwork's run."""
+        path = Path(self.config.ghn) / "config.yaml"
+        if not path.is_file():
+            raise UsageError(f"ghn: {self.config.ghn} is no hypernetwork's run")
+        return load_ghn(path)
+
+    @cached_property
+    def stored(self) -> dict[str, Stored]:
+        """The hypernetwork and the others."""
+        named = {"ghn": self.config.ghn, **self.config.others}
+        return {name: open_stored(Path(folder)) for name, folder in named.items()}
+
+    @cached_property
+    def members(self) -> Members:
+        """The architectures, split as the hypernetwork's file says."""
+        tokenizer = self.stored["ghn"].tokenizer
+        space = load_space(
+            self.ghn.space, vocab_size=tokenizer.vocab_size, max_seq_len=self.ghn.train.seq_len
+        )
+        return Members.of(self.ghn, space)
+
+    @cached_property
+    def text(self) -> Text:
+        """The documents."""
+        source: Any = self.ghn.data.source
+        return read_text(self.config.text, source, self.stored["ghn"].tokenizer)
+
+    def run(self, unit: Unit) -> dict[int, float]:
+        """Trains one unit."""
+        config, text = self.config, self.text
+        architecture = self.members.space.whole[unit.index].architecture
+        if unit.init in self.stored:
+            weights = predict(self.stored[unit.init], architecture, seed=unit.seed).weights
+        else:
+            weights = initial(unit.init, architecture, unit.seed, text.counts)
+        return train_unit(
+            architecture, weights, lr=unit.lr, seed=unit.seed, steps=config.steps,
+            batch_size=config.batch_size, train=text.train,
+            held=text.tune if unit.side == "tune" else text.test, eval_tokens=config.eval_tokens,
+        )  # fmt: skip
+
+
+_CONTEXT: list[Context] = []
+
+
+def _begin(config: EvaluationConfig) -> None:
+    torch.set_num_threads(1)
+    _CONTEXT[:] = [Context(config)]
+
+
+def _work(unit: Unit) -> dict[int, float]:
+    return _CONTEXT[0].run(unit)
+
+
+def evaluate_ghn(
+    config: EvaluationConfig, out: Path, *, workers: int = 1, tell: Tell = lambda done, total: None
+) -> dict[str, Any]:
+    """Runs what is not yet in ``out``, and writes the summary there; the summary.
+
+    Raises:
+        UsageError: the folder is of another evaluation, or the files do not fit.
+    """
+    from windtunnel.hyper.evaluation.summary import summarized
+
+    context = Context(config)
+    groups = groups_of(context.members.parts, config)
+    assert context.text.counts.sum()
+    out.mkdir(parents=True, exist_ok=True)
+    _check_same(config, out)
+    course = Course(config, groups, Results(out / UNITS))
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(config,)
+    ) as pool:
+
+        def run(units: Sequence[Unit]) -> None:
+            waiting = {pool.submit(_work, unit): unit for unit in units}
+            for done, future in enumerate(as_completed(waiting), 1):
+                course.results.add(waiting[future], future.result())
+                tell(done, len(waiting))
+
+        course.go(run)
+    found = summarized(course, context)
+    (out / SUMMARY).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def _check_same(config: EvaluationConfig, out: Path) -> None:
+    """The folder's own config, written at the first start."""
+    path = out / "evaluation.json"
+    now = config.model_dump(mode="json")
+    if not path.exists():
+        path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    grown = {"splits", "others", "seeds", "name"}
+    changed = [key for key in now if key not in grown and now[key] != before.get(key)]
+    if changed:
+        raise UsageError(
+            f"{out}: holds an evaluation with another {', '.join(changed)}; choose another folder"
+        )
+    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,72 @@
+"""One training: an architecture, the parameters it begins with, a rate, a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from windtunnel.arch import Architecture, build
+from windtunnel.data.loader import Batches
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.evaluation import evaluation_mode
+from windtunnel.train.loop import create_train_state, train_steps
+from windtunnel.train.schedule_config import ScheduleConfig
+
+_ROWS = 32
+
+
+def train_unit(
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    *,
+    lr: float,
+    seed: int,
+    steps: Sequence[int],
+    batch_size: int,
+    train: NDArray[np.int64],
+    held: NDArray[np.int64],
+    eval_tokens: int,
+) -> dict[int, float]:
+    """Trains from given weights; the loss on ``held`` at each of ``steps``, in nats a token.
+
+    AdamW, a short warm-up, a flat rate, and a fall over the last fifth. What ``weights`` lacks is
+    drawn as usual from the seed. A run that diverges has an infinite loss from then on.
+    """
+    torch.set_num_threads(1)
+    t = architecture.max_seq_len
+    config = TrainConfig(
+        steps=steps[-1], batch_size=batch_size, seq_len=t, lr=lr, seed=seed, device="cpu",
+        schedule=ScheduleConfig(type="wsd", warmup=min(20, steps[-1] // 4)),
+    )  # fmt: skip
+    model = build(architecture, seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name in weights:
+                value.copy_(weights[name])
+    batches = Batches(train, seq_len=t, batch_size=batch_size, seed=seed)
+    state = create_train_state(model, batches, config)
+    found = {0: mean_loss(model, held, t, eval_tokens)}
+    for info in train_steps(state):
+        if info.step in steps:
+            found[info.step] = mean_loss(model, held, t, eval_tokens)
+    return {step: found.get(step, float("inf")) for step in steps}
+
+
+@torch.no_grad()
+def mean_loss(model: torch.nn.Module, tokens: NDArray[np.int64], t: int, most: int) -> float:
+    """The mean loss of a model on evenly spaced rows of a text."""
+    rows = max(1, min(most // t, (len(tokens) - 1) // t))
+    starts = np.linspace(0, len(tokens) - 1 - t, rows).astype(np.int64)
+    total = 0.0
+    with evaluation_mode(model):
+        for some in np.array_split(starts, -(-rows // _ROWS)):
+            window = torch.from_numpy(tokens[some[:, None] + np.arange(t + 1)])
+            logits = model(window[:, :-1]).float()
+            nats = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), reduction="sum")
+            total += float(nats)
+    return total / (rows * t)

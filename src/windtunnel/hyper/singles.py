@@ -1,0 +1,103 @@
+"""The honest rival: parameters cut out of single trained models, without any hypernetwork."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from windtunnel.arch import Architecture, build
+from windtunnel.hyper.anatomy import GATES, Anatomy, Slot, anatomy_of
+from windtunnel.hyper.graph import Graph
+from windtunnel.hyper.limits import Limits, corner, fan_in
+from windtunnel.train.batch import BatchSource
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.loop import create_train_state, train_steps
+
+
+def source_key(anatomy: Anatomy) -> str:
+    """Which trained model an architecture is cut from: by its kind of layers, tied or not."""
+    kinds = [op.kind for op in anatomy.ops if op.kind in GATES]
+    return f"{kinds[0] if kinds else 'attention'}-{'tied' if anatomy.tied else 'untied'}"
+
+
+class Singles(nn.Module):
+    """A trained model of each kind, and parameters of other sizes cut out of it.
+
+    A tensor is the corner of the one at the same place along the depth, times √(N / n) for maps of n
+    inputs cut out of N: exactly what nested banks do to theirs, so only the training differs.
+    """
+
+    def __init__(self, sources: Mapping[str, Architecture]) -> None:
+        super().__init__()
+        self.sources = dict(sources)
+        anatomies = {key: anatomy_of(architecture) for key, architecture in sources.items()}
+        self.limits = Limits.of(anatomies.values())
+        self._slots = {
+            key: {(slot.role, anatomy.ops[slot.op].layer): slot for slot in anatomy.slots}
+            for key, anatomy in anatomies.items()
+        }
+        self._layers = {key: anatomy.n_layer for key, anatomy in anatomies.items()}
+        self.models = nn.ModuleDict({key: build(a) for key, a in sources.items()})
+
+    def weights(self, anatomy: Anatomy, graph: Graph | None = None) -> dict[str, Tensor]:
+        """The tensors of an architecture at most as large, by name; none of an unknown kind."""
+        key = source_key(anatomy)
+        if key not in self.sources:
+            return {}
+        tensors = dict(self.models[key].named_parameters())
+        found = {}
+        for slot in anatomy.slots:
+            source = self._source(key, slot, anatomy)
+            if source is not None:
+                found[slot.name] = self._cut(tensors[source.name], slot)
+        return found
+
+    def _source(self, key: str, slot: Slot, anatomy: Anatomy) -> Slot | None:
+        layer = anatomy.ops[slot.op].layer
+        if layer is not None:
+            layer = int((layer + 0.5) / anatomy.n_layer * self._layers[key])
+        return self._slots[key].get((slot.role, layer))
+
+    def _cut(self, value: Tensor, slot: Slot) -> Tensor:
+        inputs, usual = fan_in(slot, self.limits)
+        if "gates" in slot.axes:
+            kind = slot.role.partition("_")[0]
+            value = value.unflatten(0, (GATES[kind], -1))
+        return corner(value[None], slot, self.limits)[0] * math.sqrt(usual / inputs)
+
+
+def train_single(
+    model: nn.Module,
+    batches: BatchSource,
+    config: TrainConfig,
+    *,
+    seconds: float,
+    tell: Callable[[int, float], None] = lambda step, loss: None,
+) -> dict[str, Any]:
+    """Trains a model for about ``seconds`` of computing time; what it took.
+
+    The number of steps follows from the time of the first ones, whose updates are thrown away.
+    """
+    kept = {name: value.detach().clone() for name, value in model.named_parameters()}
+    probe = create_train_state(model, batches, config.replace(steps=12))
+    times = []
+    for _ in train_steps(probe):
+        times.append(probe.progress.seconds)
+    step = (times[-1] - times[1]) / (len(times) - 2)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(kept[name])
+    steps = max(20, int(seconds / step))
+    began = time.process_time()
+    state = create_train_state(model, batches, config.replace(steps=steps))
+    loss = math.nan
+    for info in train_steps(state):
+        loss = info.loss if math.isnan(loss) else 0.98 * loss + 0.02 * info.loss
+        if info.step % 200 == 0:
+            tell(info.step, loss)
+    return {"steps": steps, "seconds": time.process_time() - began, "loss": loss}
