@@ -308,5 +308,5 @@ def test_a_comparison_tells_that_seeds_share_their_first_weights(
         "compare", "slow.yaml", "fast.yaml", "--seeds", "2", "--out", "s", "--dry-run", "--json"
     )
     assert answer.code == 0, answer.err
-    told = "slow, fast begin with the weights of another run"
+    told = "slow, fast begin with given weights"
     assert any(text.startswith(told) for text in json.loads(answer.out)["notes"])

@@ -37,7 +37,7 @@ def train(
     init: Annotated[
         str | None,
         typer.Option("--init", metavar="RUN", help="Begin with the weights of another run, and "
-                     "nothing else of it."),
+                     "nothing else of it; ghn:PATH: with those that a hypernetwork predicts."),
     ] = None,
     lenient: Lenient = False,
     runs: RunsFolder = None,

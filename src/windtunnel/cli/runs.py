@@ -110,6 +110,10 @@ def _show_origin(origin: dict[str, Any] | None) -> None:
     if origin is None:
         return
     for ancestor in origin["ancestors"]:
+        if "file" in ancestor:
+            key = ancestor["key"][:10]
+            typer.echo(f"{'origin':<14} {ancestor['name']} {key}, weights of {ancestor['file']}")
+            continue
         what = "" if ancestor["carry"] == "all" else ", its weights alone"
         typer.echo(
             f"{'origin':<14} {ancestor['name']} {ancestor['key'][:10]} at step "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.one_run import Job, Place, train_job
@@ -23,6 +24,11 @@ from windtunnel.train.launch import (
 )
 from windtunnel.train.run_config import LoadedRun, load_run
 
+if TYPE_CHECKING:
+    from windtunnel.hyper.initial import FirstWeights
+
+GHN = "ghn:"
+
 
 def train_verb(
     file: Path,
@@ -38,16 +44,21 @@ def train_verb(
     """Trains (or continues) the run of a file, with progress on standard error; its record.
 
     Args:
-        init: a run whose weights it begins with.
-        lenient: of them, those that fit.
+        init: a run whose weights it begins with, or ``ghn:`` and a hypernetwork.
+        lenient: of a run's weights, those that fit.
     """
     check_names(track)
     loaded = load_run(file, edits)
+    place = Place(out, runs, resume, track)
+    if init is not None and init.startswith(GHN):
+        if lenient:
+            raise UsageError("--lenient has no effect with ghn: what is not predicted stays")
+        return _train_predicted(loaded, init.removeprefix(GHN), place)
     if init is not None:
         loaded = with_weights(loaded, RunStore(runs).select(init), lenient=lenient)
     elif lenient:
         raise UsageError("--lenient has no effect without --init")
-    return _train(loaded, Place(out, runs, resume, track))
+    return _train(loaded, place)
 
 
 def branch_verb(
@@ -81,6 +92,39 @@ def _train(loaded: LoadedRun, place: Place) -> dict[str, Any]:
         return _job(ready_run(loaded))
 
     return train_job(loaded.config.train, prepare, follow, place)
+
+
+def _train_predicted(loaded: LoadedRun, reference: str, place: Place) -> dict[str, Any]:
+    """The run of a file, with the first weights that a hypernetwork predicts."""
+    from windtunnel.hyper.initial import begun_with, find_stored, first_weights
+
+    def prepare() -> Job:
+        stored = find_stored(reference, place.runs)
+        dataset = prepare_with_progress(loaded.config.data)
+        first = first_weights(stored, loaded, dataset)
+        for line in prediction_lines(first):
+            note(line)
+        return _job(ready_run(begun_with(loaded, first, place.runs), dataset=dataset))
+
+    def follow(folder: RunFolder) -> Job:
+        origin = load_run(folder.config_path).config.origin  # what the first process predicted
+        return _job(ready_run(replace(loaded, config=loaded.config.replace(origin=origin))))
+
+    return train_job(loaded.config.train, prepare, follow, place)
+
+
+def prediction_lines(first: FirstWeights) -> list[str]:
+    """What a hypernetwork predicts for a run, and what not."""
+    found = first.prediction
+    lines = [
+        f"{first.stored.name} predicts {found.values:,} of the {found.params:,} parameters of "
+        f"{first.architecture.name} ({first.share:.1%}) in {first.seconds * 1e3:.0f} ms",
+        *(f"  {text}" for text in found.notes),
+    ]
+    if first.left:
+        more = f" and {len(first.left) - 4} more" if len(first.left) > 4 else ""
+        lines.append(f"  keep their own first values: {', '.join(first.left[:4])}{more}")
+    return lines
 
 
 def _job(ready: ReadyRun) -> Job:

@@ -300,7 +300,7 @@ def _recipe_notes(arms: Sequence[Candidate]) -> list[str]:
     begun = [arm.name for arm in arms if arm.config.origin is not None]
     if begun:
         notes.append(
-            f"{', '.join(begun)} begin with the weights of another run: between seeds only the "
+            f"{', '.join(begun)} begin with given weights: between seeds only the "
             "order of the data and dropout differ, so intervals say nothing of other first weights."
         )
     return notes

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from windtunnel.arch import Architecture, diff, resolve
 from windtunnel.config import Document, load_document
@@ -20,7 +20,13 @@ from windtunnel.train.checkpoint import whole_checkpoint
 from windtunnel.train.feed import feed_of
 from windtunnel.train.loop import DIVERGED_AFTER, Progress, TrainState
 from windtunnel.train.origin_config import OriginConfig
-from windtunnel.train.restore import STATE, Beginning, restore, restore_weights
+from windtunnel.train.origin_file import (
+    FileOrigin,
+    check_file_origin,
+    file_beginning,
+    open_file_origin,
+)
+from windtunnel.train.restore import MODEL, STATE, Beginning, restore, restore_weights
 from windtunnel.train.run_config import (
     LoadedRun,
     RunConfig,
@@ -28,6 +34,7 @@ from windtunnel.train.run_config import (
     load_run,
     load_run_document,
 )
+from windtunnel.train.shards import parts_in
 
 TOKENIZER = "tokenizer"
 
@@ -61,6 +68,9 @@ class LostOrigin:
     def step(self) -> int:
         """The step at which the new run begins."""
         return (self.config.step or 0) if self.config.carry == "all" else 0
+
+
+AnyOrigin: TypeAlias = Origin | FileOrigin | LostOrigin
 
 
 def branch_of(
@@ -127,12 +137,14 @@ def with_weights(loaded: LoadedRun, folder: RunFolder, *, lenient: bool = False)
     return replace(loaded, config=loaded.config.replace(origin=origin))
 
 
-def origin_of(config: OriginConfig) -> Origin | LostOrigin:
+def origin_of(config: OriginConfig) -> AnyOrigin:
     """The origin of a run's file; lost, where the file says all of it and it cannot be opened."""
     try:
-        return open_origin(config)
+        return open_origin(config) if config.weights is None else open_file_origin(config)
     except RunError as error:
-        if config.step is None or config.key is None:
+        if config.weights is not None and config.key is None:
+            raise UsageError(str(error)) from error
+        if config.key is None or (config.weights is None and config.step is None):
             raise
         return LostOrigin(config, error)
 
@@ -144,6 +156,7 @@ def open_origin(config: OriginConfig) -> Origin:
         RunError: there is no run, or it is another one than is asked for.
         CheckpointError: it has no such checkpoint.
     """
+    assert config.run is not None
     folder = RunFolder.open(Path(config.run))
     if config.key is not None and config.key != folder.key:
         raise RunError(
@@ -155,7 +168,7 @@ def open_origin(config: OriginConfig) -> Origin:
 
 
 def check_origin(
-    origin: Origin | LostOrigin, config: RunConfig, architecture: Architecture, dataset: Dataset
+    origin: AnyOrigin, config: RunConfig, architecture: Architecture, dataset: Dataset
 ) -> None:
     """Says before anything is written what cannot be carried.
 
@@ -163,6 +176,9 @@ def check_origin(
         UsageError: another architecture or tokenizer (allowed where ``origin.lenient``), or no step
             is left to take.
     """
+    if isinstance(origin, FileOrigin):
+        check_file_origin(origin, config, architecture)
+        return
     if isinstance(origin, LostOrigin):
         return
     if origin.config.carry == "all" and not (origin.checkpoint / STATE).is_file():
@@ -198,9 +214,11 @@ def _matters(path: str) -> bool:
 
 
 def beginning_of(
-    origin: Origin | LostOrigin, config: RunConfig, dataset: Dataset, batches: PlannedBatches
+    origin: AnyOrigin, config: RunConfig, dataset: Dataset, batches: PlannedBatches
 ) -> Beginning:
     """How the run begins with its origin."""
+    if isinstance(origin, FileOrigin):
+        return file_beginning(origin)
     if isinstance(origin, LostOrigin):
         reason = origin.reason
 
@@ -212,7 +230,7 @@ def beginning_of(
     def begin(state: TrainState, tell: Callable[[str], None]) -> None:
         lenient = origin.config.lenient
         if origin.config.carry == "weights":
-            restore_weights(origin.checkpoint, state, tell, lenient=lenient)
+            restore_weights(parts_in(origin.checkpoint, MODEL), state, tell, lenient=lenient)
             return
         restore(origin.checkpoint, state, tell, lenient=lenient)
         _go_on_with_data(origin, config, dataset, batches, state.progress, tell)

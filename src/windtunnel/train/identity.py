@@ -51,7 +51,7 @@ def run_identity(
         code: ``code_digest()``.
         torch_version: as installed.
         device_type: cpu, cuda or mps, resolved.
-        origin: the run it begins with, with key and step; where it lies does not count.
+        origin: what it begins with, with key and step; where it lies does not count.
     """
     recipe = train.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     return {
@@ -61,8 +61,12 @@ def run_identity(
         "code": code,
         "torch": torch_version,
         "device": device_type,
-        **({} if origin is None else {"origin": origin.model_dump(mode="json", exclude={"run"})}),
+        **({} if origin is None else {"origin": _origin_identity(origin)}),
     }
+
+
+def _origin_identity(origin: OriginConfig) -> dict[str, Any]:
+    return origin.model_dump(mode="json", exclude={"run", "weights"})
 
 
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

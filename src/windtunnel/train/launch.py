@@ -21,7 +21,7 @@ from windtunnel.data.progress import Progress
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import RunFolder, code_digest, run_key
-from windtunnel.train.branch import LostOrigin, Origin, beginning_of, check_origin, origin_of
+from windtunnel.train.branch import AnyOrigin, LostOrigin, beginning_of, check_origin, origin_of
 from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.distributed.world import ALONE, World
 from windtunnel.train.evaluation import evaluate
@@ -60,8 +60,8 @@ class ReadyRun:
     """All that decides the result."""
     key: str
     """The digest of ``identity``."""
-    origin: Origin | LostOrigin | None = None
-    """The run it begins with."""
+    origin: AnyOrigin | None = None
+    """What it begins with, a run or a file."""
 
     @property
     def name(self) -> str:
@@ -138,7 +138,10 @@ def create_run_folder(ready: ReadyRun, path: Path) -> RunFolder:
 
     Raises:
         UsageError: the folder exists already, or cannot be made.
+        RunError: the file that it is to begin with is gone, or another one.
     """
+    if isinstance(ready.origin, LostOrigin) and ready.origin.config.weights is not None:
+        raise ready.origin.reason
     folder = RunFolder.create(path, key=ready.key, name=ready.name, config=ready.as_yaml())
     try:
         (path / TOKENIZER).mkdir()

@@ -41,8 +41,11 @@ def kept_tensors(model: nn.Module) -> dict[str, Tensor]:
     return model_tensors(model, dict(model.named_parameters()))
 
 
-def restore_weights(folder: Path, state: TrainState, warn: Warn, *, lenient: bool = False) -> None:
-    """Put the weights of a checkpoint's folder into a state, and nothing else.
+def restore_weights(
+    files: Sequence[Path], state: TrainState, warn: Warn, *, lenient: bool = False
+) -> None:
+    """Put the weights of files, such as the parts of a checkpoint's, into a state, and nothing
+    else.
 
     Args:
         lenient: take what fits by name and shape, and tell ``warn`` what does not.
@@ -51,7 +54,7 @@ def restore_weights(folder: Path, state: TrainState, warn: Warn, *, lenient: boo
         CheckpointError: they do not fit the model.
     """
     model = model_tensors(state.model, state.weights.parameters)
-    copy_into(model, parts_in(folder, MODEL), warn if lenient else None)
+    copy_into(model, files, warn if lenient else None)
     if state.ema is not None:
         state.ema = Ema(state.ema.config, state.weights.parameters)
     state.weights.publish()
@@ -69,7 +72,7 @@ def restore(folder: Path, state: TrainState, warn: Warn, *, lenient: bool = Fals
     if not (folder / STATE).is_file():
         raise CheckpointError(f"{folder}: holds weights alone, without an optimizer")
     document = json.loads((folder / STATE).read_bytes())
-    restore_weights(folder, state, warn, lenient=lenient)
+    restore_weights(parts_in(folder, MODEL), state, warn, lenient=lenient)
     saved = document["optimizer"]
     tensors = tensors_in(parts_in(folder, OPTIMIZER))
     if lenient:

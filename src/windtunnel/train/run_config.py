@@ -49,7 +49,7 @@ class RunConfig(Config):
     train: TrainConfig = TrainConfig()
     """How it is trained."""
     origin: OriginConfig | None = None
-    """Another run whose checkpoint it begins with. None: with weights drawn anew."""
+    """Another run, or a file of weights, that it begins with. None: with weights drawn anew."""
     plugins: tuple[str, ...] = Field(())
     """Python files with components of your own, relative to this file."""
 

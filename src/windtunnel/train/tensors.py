@@ -33,8 +33,13 @@ DTYPES = {
 }
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> str:
     """Write the tensors and flush them; the SHA-256 of the file, as hex digits.
+
+    Args:
+        metadata: what else the file says, in this order.
 
     Raises:
         OSError: the disk is full, say; the file is then incomplete.
@@ -42,7 +47,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     assert sys.byteorder == "little", "the format is little-endian"
     # Wide numbers first, as the library does: each tensor then starts at a multiple of its size.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name in names:
         tensor = tensors[name]

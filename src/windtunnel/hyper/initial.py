@@ -1,0 +1,166 @@
+"""A run that begins with what a hypernetwork predicts for its architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from windtunnel.arch import Architecture, resolve
+from windtunnel.data.dataset import Dataset
+from windtunnel.errors import UsageError
+from windtunnel.hyper.predict import Prediction, predict
+from windtunnel.hyper.stored import NETWORK, Stored, open_stored
+from windtunnel.runs import RunStore
+from windtunnel.runs.durable import sync_folder
+from windtunnel.train.feed import settled
+from windtunnel.train.origin_file import FACTS, model_shapes, with_file
+from windtunnel.train.restore import kept_tensors
+from windtunnel.train.run_config import LoadedRun, RunConfig, extra_ids
+from windtunnel.train.tensors import write_tensors
+
+INITS = "inits"
+"""The folder of a store where predicted weights lie, each file named by its content."""
+
+
+@dataclass(frozen=True)
+class FirstWeights:
+    """What a hypernetwork predicts for a run."""
+
+    stored: Stored
+    config: RunConfig
+    """The run's, with settled stages."""
+    architecture: Architecture
+    prediction: Prediction
+    left: tuple[str, ...]
+    """Tensors that are not predicted: they keep the run's own first values."""
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Predicted numbers over all of the architecture."""
+        return self.prediction.values / self.prediction.params
+
+    def facts(self) -> dict[str, Any]:
+        """What a file of them says of itself: the same wherever the hypernetwork lies."""
+        return {
+            "name": self.stored.name,
+            "hypernetwork": network_digest(self.stored),
+            "architecture": self.architecture.digest(),
+            "seed": self.config.train.seed,
+            "predicted": self.prediction.values,
+            "params": self.prediction.params,
+            "notes": list(self.prediction.notes),
+        }
+
+
+def find_stored(reference: str, runs: Path) -> Stored:
+    """The hypernetwork of a folder (a run's or a release), or of a run of the store.
+
+    Raises:
+        UsageError: there is none.
+        RunError: it is damaged.
+    """
+    path = Path(reference)
+    if (path / NETWORK).is_file():
+        return open_stored(path)
+    store = RunStore(runs)
+    if path.exists() and "/" in reference:
+        raise UsageError(f"{path}: holds no hypernetwork ({NETWORK} is not there)")
+    return open_stored(store.select(reference).path)
+
+
+def network_digest(stored: Stored) -> str:
+    """The SHA-256 of a hypernetwork's weights."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(kept_tensors(stored.network).items()):
+        total.update(f"{name} {list(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def first_weights(stored: Stored, loaded: LoadedRun, dataset: Dataset) -> FirstWeights:
+    """Predicts for a run's architecture, with the run's tokenizer and seed.
+
+    Raises:
+        UsageError: nothing of it can be predicted, or the run begins otherwise.
+    """
+    config = settled(loaded.config, dataset)
+    if config.train.mup is not None:
+        raise UsageError(
+            "train.mup: weights of a hypernetwork are as large as they are to be; leave mup out"
+        )
+    architecture = resolve(config.arch, dataset.tokenizer.vocab_size + extra_ids(config))
+    started = time.perf_counter()
+    seed = config.train.seed
+    found = predict(stored, architecture, tokenizer=dataset.tokenizer, seed=seed)
+    seconds = time.perf_counter() - started
+    shapes = model_shapes(config, architecture)
+    misfits = [n for n, value in found.weights.items() if shapes.get(n) != tuple(value.shape)]
+    if misfits:
+        raise UsageError(
+            f"{architecture.name}: what {stored.name} predicts is not what the run trains "
+            f"({', '.join(misfits[:3])}); its objective names parameters otherwise"
+        )
+    left = tuple(name for name in shapes if name not in found.weights)
+    return FirstWeights(stored, config, architecture, found, left, seconds)
+
+
+def begun_with(loaded: LoadedRun, first: FirstWeights, runs: Path) -> LoadedRun:
+    """The run, begun with predicted weights, which are kept in the store.
+
+    Raises:
+        UsageError: the store cannot be written.
+    """
+    RunStore(runs).ensure_writable()
+    path = keep_weights(runs / INITS, first.prediction.weights, first.facts())
+    config = with_file(loaded.config, path, lenient=bool(first.left))
+    return replace(loaded, config=config)
+
+
+def keep_weights(folder: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Writes a file that is named by its content: whole, or not at all. The same content is the
+    same file.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".init.", suffix=".tmp", dir=folder)
+        os.close(handle)
+        draft = Path(name)
+        try:
+            digest = write_tensors(draft, weights, {FACTS: json.dumps(facts)})
+            path = folder / f"{digest[:20]}.safetensors"
+            draft.chmod(0o644)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_folder(folder)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror}") from error
+    return path
+
+
+def write_weights(path: Path, first: FirstWeights) -> None:
+    """Writes predicted weights to a new file, as ``origin.weights`` reads it.
+
+    Raises:
+        UsageError: it is there already, or cannot be written.
+    """
+    if path.exists():
+        raise UsageError(f"{path}: exists already; nothing was written")
+    try:
+        kept = keep_weights(path.absolute().parent, first.prediction.weights, first.facts())
+        os.replace(kept, path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
