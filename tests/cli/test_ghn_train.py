@@ -129,7 +129,7 @@ MISTAKES = [
     (("--set", "split.d_model=4"), "the split leaves no architecture for train"),
     (("--set", "train.distributed=fsdp"), "use ddp"),
     (("--set", "train.compile=on"), "train.compile"),
-    (("--set", "train.groups=[{match: '*', lr: 2}]"), "leave it out: train.groups"),
+    (("--set", "train.scores=[bleu]"), "leave it out: train.scores"),
     (("--set", "train.objective=masked_token"), "train.objective"),
     (("--track", "tensorbord"), "did you mean 'tensorboard'?"),
 ]

@@ -71,3 +71,8 @@ def config(**changes: Any) -> GhnConfig:
         "train": {"batch_size": 4, "steps": 10, "seq_len": 6},
     }  # fmt: skip
     return GhnConfig.model_validate({**usual, **changes})
+
+
+def grown_space() -> Space:
+    """Small members of all five families, in widths and depths that grow into each other."""
+    return space(d_model=(8, 16, 24), n_layer=(1, 2, 6), ff_ratio=(2, 4))

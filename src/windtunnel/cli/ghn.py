@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from windtunnel.cli import ghn_evaluation
 from windtunnel.cli.options import AsJson, Edits, RunsFolder, print_json, runs_folder
 
 app = typer.Typer(
@@ -47,3 +48,6 @@ def train(
         print_json(record)
     if record["status"] != "finished":
         raise typer.Exit(1)
+
+
+ghn_evaluation.add_to(app)

@@ -11,7 +11,6 @@ from windtunnel.hyper.anatomy import Anatomy, Slot, slots_by_role
 from windtunnel.hyper.config import BanksConfig
 from windtunnel.hyper.limits import TABLES, Limits, Role, corner, fan_in
 
-
 _SPREAD = 4.0
 """Of mixtures at the start, over torch's initialisation: then they are of about unit size."""
 

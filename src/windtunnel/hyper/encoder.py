@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from windtunnel.hyper.config import EncoderConfig
 from windtunnel.hyper.anatomy import KINDS
+from windtunnel.hyper.config import EncoderConfig
 from windtunnel.hyper.graph import BUCKETS, FEATURES, Graph
 
 
@@ -41,7 +41,7 @@ class GraphEncoder(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): n w -> n w, with a bias h n n of the logits."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): n w -> n w; a bias h n n of the logits."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -74,9 +74,8 @@ def growth_of(architecture: Architecture, limits: Limits, n_layer: int) -> Growt
         return None
     changes = {"d_model": large.d_model // copies, "vocab_size": limits.vocab_size or 1}
     changes["max_seq_len"] = min(large.max_seq_len, limits.max_seq_len)
-    small = architecture.replace(
-        **changes, layers=tuple(_narrow(one, copies, ff_copies) for one in architecture.layers)[:layers]
-    )  # fmt: skip
+    narrow = tuple(_narrow(one, copies, ff_copies) for one in architecture.layers[:layers])
+    small = architecture.replace(**changes, layers=narrow)
     known = (head_dim // copies) ** -0.5
     scale = getattr(first.mixer, "scale", None) or known
     q_scale = math.sqrt(known / (copies * scale)) if copies > 1 else 1.0
@@ -155,10 +154,12 @@ def _shared(value: Tensor, dimension: int, copies: int, key: tuple[object, ...])
     if copies == 1:
         return value
     noise = torch.randn(value.shape, generator=keyed_generator(0, "grow", *key)).to(value)
-    apart = noise.unflatten(dimension, (-1, copies))
+    shape = noise.shape
+    apart = noise.view(*shape[:dimension], -1, copies, *shape[dimension + 1 :])
     apart = apart - apart.mean(dimension + 1, keepdim=True)
     size = _NOISE * float(value.std()) / math.sqrt(copies)
-    return value / copies + size * apart.flatten(dimension, dimension + 1)
+    spread: Tensor = value / copies + size * apart.reshape(shape)
+    return spread
 
 
 def _factor(slot: Slot, growth: Growth, *, normed: bool) -> float:

@@ -202,7 +202,7 @@ def ghn_parts(ready: ReadyGhn) -> RunParts:
     flops = _mean_flops(members)
     return RunParts(
         model=new_network(ready).to(resolve_device(config.train.device)),
-        batches=HyperBatches(feed.batches, members.draws),  # type: ignore[arg-type]
+        batches=HyperBatches(feed.batches, members.draws),
         valid=Again(valid),
         tokenizer=ready.dataset.tokenizer,
         train=config.train,
@@ -223,7 +223,7 @@ def text_feed(config: GhnConfig, dataset: Dataset, architecture: Architecture) -
 
 
 def _mean_flops(members: Members) -> float:
-    """Of training, for each token, over the first steps' architectures; without the network's own."""
+    """Of training, for each token of the first steps' architectures; without the network's own."""
     counted: dict[int, float] = {}
     total = 0.0
     count = 0

@@ -64,9 +64,8 @@ class Members:
             for tie in np.unique(ties[blocks == block]):
                 rows = np.flatnonzero((blocks == block) & (ties == tie))
                 found.append(int(rows[np.argmax(params[rows])]))
-        for name in ("d_model", "d_ff"):
-            if name in train.names():
-                found.append(int(np.nanargmax(train.column(name))))
+        sizes = [name for name in ("d_model", "d_ff") if name in train.names()]
+        found += [int(np.nanargmax(train.column(name))) for name in sizes]
         anatomies = [anatomy_of(train[row].architecture) for row in dict.fromkeys(found)]
         return Limits.of(anatomies, TABLES if self.config.predicts == "table" else None)
 
@@ -112,6 +111,10 @@ class Draws:
         """The indices of a step's architectures."""
         count = self._config.meta_batch
         return [self._one(position, place, position * count + place) for place in range(count)]
+
+    def examples(self) -> list[int]:
+        """The indices of the largest architectures, of every kind, tied and untied."""
+        return [int(index) for pool in self._largest for index in pool]
 
     def _one(self, position: int, place: int, number: int) -> int:
         kind = number % len(self._bins)

@@ -12,7 +12,7 @@ from windtunnel.arch import Architecture
 from windtunnel.data.tokenizers import Tokenizer
 from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import Slot, anatomy_of
-from windtunnel.hyper.grow import growth_of, grown
+from windtunnel.hyper.grow import grown, growth_of
 from windtunnel.hyper.stored import Stored
 
 
@@ -21,7 +21,7 @@ class Prediction:
     """The parameters of one architecture."""
 
     weights: dict[str, Tensor]
-    """By the names of ``named_parameters()``; those that are not there keep their initial values."""
+    """By the names of ``named_parameters()``; those that are missing keep their initial values."""
     values: int
     """How many numbers are predicted."""
     params: int
@@ -98,7 +98,9 @@ def _fit_rows(
                     notes.append("tokens of another vocabulary are means of their pieces")
             rows = slot.shape[0]
             if len(value) < rows:  # padded vocabularies: rows that stand for no text
-                value = torch.cat([value, value.mean(0, keepdim=True).expand(rows - len(value), -1)])
+                value = torch.cat(
+                    [value, value.mean(0, keepdim=True).expand(rows - len(value), -1)]
+                )
             weights[slot.name] = value[:rows].clone()
     return notes
 

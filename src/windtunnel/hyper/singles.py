@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from windtunnel.arch import Architecture, build
 from windtunnel.hyper.anatomy import GATES, Anatomy, Slot, anatomy_of
 from windtunnel.hyper.graph import Graph
-from windtunnel.hyper.limits import Limits, corner, fan_in
+from windtunnel.hyper.limits import TABLES, Limits, corner
 from windtunnel.train.batch import BatchSource
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.loop import create_train_state, train_steps
@@ -28,8 +28,8 @@ def source_key(anatomy: Anatomy) -> str:
 class Singles(nn.Module):
     """A trained model of each kind, and parameters of other sizes cut out of it.
 
-    A tensor is the corner of the one at the same place along the depth, times √(N / n) for maps of n
-    inputs cut out of N: exactly what nested banks do to theirs, so only the training differs.
+    A tensor is the corner of the one at the same place along the depth, times √(N / n) for maps of
+    n inputs cut out of N: exactly what nested banks do to theirs, so only the training differs.
     """
 
     def __init__(self, sources: Mapping[str, Architecture]) -> None:
@@ -54,7 +54,7 @@ class Singles(nn.Module):
         for slot in anatomy.slots:
             source = self._source(key, slot, anatomy)
             if source is not None:
-                found[slot.name] = self._cut(tensors[source.name], slot)
+                found[slot.name] = self._cut(tensors[source.name], slot, source)
         return found
 
     def _source(self, key: str, slot: Slot, anatomy: Anatomy) -> Slot | None:
@@ -63,12 +63,13 @@ class Singles(nn.Module):
             layer = int((layer + 0.5) / anatomy.n_layer * self._layers[key])
         return self._slots[key].get((slot.role, layer))
 
-    def _cut(self, value: Tensor, slot: Slot) -> Tensor:
-        inputs, usual = fan_in(slot, self.limits)
+    def _cut(self, value: Tensor, slot: Slot, source: Slot) -> Tensor:
+        is_map = len(slot.shape) > 1 and slot.role not in TABLES
+        scale = math.sqrt(source.shape[-1] / slot.shape[-1]) if is_map else 1.0
         if "gates" in slot.axes:
             kind = slot.role.partition("_")[0]
-            value = value.unflatten(0, (GATES[kind], -1))
-        return corner(value[None], slot, self.limits)[0] * math.sqrt(usual / inputs)
+            value = value.view(GATES[kind], -1, *value.shape[1:])
+        return corner(value[None], slot, self.limits)[0] * scale
 
 
 def train_single(
@@ -85,9 +86,7 @@ def train_single(
     """
     kept = {name: value.detach().clone() for name, value in model.named_parameters()}
     probe = create_train_state(model, batches, config.replace(steps=12))
-    times = []
-    for _ in train_steps(probe):
-        times.append(probe.progress.seconds)
+    times = [probe.progress.seconds for _ in train_steps(probe)]
     step = (times[-1] - times[1]) / (len(times) - 2)
     with torch.no_grad():
         for name, value in model.named_parameters():

@@ -62,9 +62,7 @@ def network_from(facts: Mapping[str, Any]) -> HyperNetwork | Singles:
         specs = {key: ArchSpec.model_validate(a) for key, a in facts["singles"].items()}
         return Singles({key: resolve(spec) for key, spec in specs.items()})
     limits = dict(facts["limits"])
-    roles = tuple(
-        Role(**{**role, "axes": tuple(role["axes"])}) for role in limits.pop("roles")
-    )
+    roles = tuple(Role(**{**role, "axes": tuple(role["axes"])}) for role in limits.pop("roles"))
     decoder: Any = TypeAdapter(DecoderConfig).validate_python(facts["decoder"])
     encoder = EncoderConfig.model_validate(facts["encoder"])
     return HyperNetwork(encoder, decoder, Limits(**limits, roles=roles))

@@ -25,9 +25,7 @@ Weights = dict[str, Tensor]
 _GPT2, _WIDE = 0.02, 0.1
 
 
-def initial(
-    name: str, architecture: Architecture, seed: int, counts: NDArray[np.int64]
-) -> Weights:
+def initial(name: str, architecture: Architecture, seed: int, counts: NDArray[np.int64]) -> Weights:
     """The weights of an initialisation, by name of the parameter.
 
     Args:
@@ -39,7 +37,9 @@ def initial(
         return weights
     if name == "unigram":
         return _unigram(weights, architecture, counts)
-    rule = {"gpt2": _gpt2, "gpt2_wide": _gpt2_wide, "torch": _torch, "orthogonal": _orthogonal}[name]
+    rule = {"gpt2": _gpt2, "gpt2_wide": _gpt2_wide, "torch": _torch, "orthogonal": _orthogonal}[
+        name
+    ]
     layers = len(architecture.layers)
     found = dict(weights)
     for slot in anatomy_of(architecture).slots:
@@ -95,9 +95,7 @@ def _orthogonal(slot: Slot, layers: int, generator: torch.Generator) -> Tensor:
     return value / math.sqrt(2 * layers) if kind in ("out", "down") else value
 
 
-def _unigram(
-    weights: Weights, architecture: Architecture, counts: NDArray[np.int64]
-) -> Weights:
+def _unigram(weights: Weights, architecture: Architecture, counts: NDArray[np.int64]) -> Weights:
     """The last norm's bias b so that the head's W·b is nearest to the tokens' log frequencies.
 
     Where there is no such bias (recurrent families) nothing changes.

@@ -69,7 +69,7 @@ class Course:
     def _choose_strong(self, run: Run) -> None:
         """The candidate with the lowest tuned loss, of each kind, on in-distribution sizes (or the
         first split that there is)."""
-        first = {}
+        first: dict[str, Group] = {}
         for group in self.groups:
             first.setdefault(group.kind, group)
         wanted = [(group, name) for group in first.values() for name in self.config.candidates]
@@ -79,10 +79,11 @@ class Course:
             self.strong[kind] = min(losses, key=lambda name: losses[name])
 
     def _tune(self, run: Run) -> None:
-        wanted = []
-        for group in self.groups:
-            for init in self.inits:
-                wanted.append((group, self.strong[group.kind] if init == STRONG else init))
+        wanted = [
+            (group, self.strong[group.kind] if init == STRONG else init)
+            for group in self.groups
+            for init in self.inits
+        ]
         tuned = self._searched(wanted, run)
         for group in self.groups:
             for init in self.inits:
@@ -147,7 +148,9 @@ def groups_of(parts: Mapping[str, Space], config: EvaluationConfig) -> list[Grou
                     f"splits.{split}: {kind} has {len(chosen)} structures, and {share} to measure "
                     f"and {config.tune_members} to tune on are asked for"
                 )
-            tune = tuple(chosen[:: max(1, len(chosen) // config.tune_members)][: config.tune_members])
+            tune = tuple(
+                chosen[:: max(1, len(chosen) // config.tune_members)][: config.tune_members]
+            )
             measure = tuple(index for index in chosen if index not in tune)
             groups.append(Group(split, kind, tune, measure))
     return groups

@@ -83,7 +83,9 @@ def _losses(init: str, groups: Sequence[Group], course: Course) -> Floats:
 
 def _by_step(course: Course, values: Floats) -> dict[str, float | None]:
     steps = course.config.steps
-    return {str(s): float(v) if math.isfinite(v) else None for s, v in zip(steps, values, strict=True)}
+    return {
+        str(s): float(v) if math.isfinite(v) else None for s, v in zip(steps, values, strict=True)
+    }
 
 
 def _gains(gaps: Floats, course: Course) -> dict[str, Any]:

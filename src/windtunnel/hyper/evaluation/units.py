@@ -45,7 +45,9 @@ class Results:
             losses = {int(k): math.inf if v is None else float(v) for k, v in value["loss"].items()}
             self._found[Unit(**value["unit"]).key] = losses
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.path}:{number}: is damaged ({error}); delete the line") from error
+            raise RunError(
+                f"{self.path}:{number}: is damaged ({error}); delete the line"
+            ) from error
 
     def __contains__(self, unit: Unit) -> bool:
         return unit.key in self._found

@@ -1,0 +1,74 @@
+"""An evaluation of a hypernetwork in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from windtunnel.report.terminal import open_table
+
+_SPLITS = {"in_distribution": "in distribution", "left_out": "left-out family"}
+
+
+def evaluation_view(summary: Mapping[str, Any]) -> RenderableType:
+    """Of each split the losses by step, the gain over the strong initialisation, and the ranks."""
+    parts: list[RenderableType] = []
+    for split, found in summary["splits"].items():
+        parts += [_losses(split, found), _gains(found)]
+    strong = ", ".join(f"{kind}: {name}" for kind, name in summary["strong"].items())
+    notes = [
+        f"unigram entropy {summary['unigram_entropy']:.3f} nats; strong is the best tuned of the "
+        f"candidates ({strong}).",
+        "gain: loss of strong minus loss, in nats, mean over architectures with a 95% bootstrap "
+        "interval over them; wins: architectures with a lower loss.",
+        "The hypernetwork has read more text than the trained models: this is amortised "
+        "pretraining, and parameters cut from single trained models are its honest rival.",
+    ]
+    return Group(*parts, Text("\n".join(notes), style="dim"))
+
+
+def _losses(split: str, found: Mapping[str, Any]) -> RenderableType:
+    inits = found["inits"]
+    steps = list(next(iter(inits.values()))["loss"])
+    heading = f"{_SPLITS.get(split, split)}: {found['architectures']} architectures, loss by step"
+    table = open_table(
+        heading, {"from": False, **dict.fromkeys(steps, True), "below unigram": True}
+    )
+    for init, values in inits.items():
+        row = [_number(values["loss"][step]) for step in steps]
+        table.add_row(init, *row, f"{100 * values['below_unigram']:.0f}%")
+    return table
+
+
+def _gains(found: Mapping[str, Any]) -> RenderableType:
+    last = list(next(iter(found["inits"].values()))["loss"])[-1]
+    table = open_table(
+        f"after {last} steps", {"": False, "gain": True, "95% interval": True, "wins": True}
+    )
+    for init, values in found["inits"].items():
+        if "gain" in values:
+            table.add_row(f"{init} over strong", *_gain(values["gain"][last]))
+        if "ghn_gain_over_it" in values:
+            table.add_row(f"ghn over {init}", *_gain(values["ghn_gain_over_it"][last]))
+    ranks = found["ranking"]
+    texts = [
+        f"{name} {value['tau']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+        for name, value in ranks.items()
+        if name in ("ghn", "log_params")
+    ]
+    return Group(table, Text(f"Kendall's tau with strong's last loss: {'; '.join(texts)}\n"))
+
+
+def _gain(gain: Mapping[str, Any]) -> tuple[str, str, str]:
+    return (
+        f"{gain['mean']:+.3f}",
+        f"[{gain['low']:+.3f}, {gain['high']:+.3f}]",
+        f"{gain['wins']}/{gain['of']}",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "inf" if value is None else f"{value:.3f}"

@@ -1,0 +1,213 @@
+"""The course of an evaluation, its statistics, and what it refuses."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.hyper.tiny import grown_space
+
+from windtunnel.arch import build
+from windtunnel.errors import RunError, UsageError
+from windtunnel.hyper.anatomy import anatomy_of
+from windtunnel.hyper.evaluation.config import CANDIDATES, EvaluationConfig
+from windtunnel.hyper.evaluation.inits import initial
+from windtunnel.hyper.evaluation.plan import Course, Group, groups_of
+from windtunnel.hyper.evaluation.run import Context
+from windtunnel.hyper.evaluation.summary import summarized
+from windtunnel.hyper.evaluation.text import _check_disjoint
+from windtunnel.hyper.evaluation.unit import mean_loss, train_unit
+from windtunnel.hyper.evaluation.units import MOST_RATES, Results, Unit, best_rate, next_rates
+
+TEXT = {"train": "0:1", "tune": "1:2", "test": "2:3"}
+
+
+def config(**more: Any) -> EvaluationConfig:
+    values = {"ghn": "x", "text": TEXT, "splits": {"in_distribution": 6}, "steps": (0, 5)}
+    return EvaluationConfig.model_validate({**values, **more})
+
+
+@given(st.floats(-6, 6), st.floats(0.1, 10))
+def test_the_search_of_rates_ends_with_the_best_between_two_worse(
+    best: float, first: float
+) -> None:
+    def loss(rate: float) -> float:
+        return (math.log2(rate / first) - best) ** 2
+
+    done: dict[float, float] = {}
+    while rates := next_rates(done, first, 2.0):
+        assert not set(rates) & done.keys()
+        done |= {rate: loss(rate) for rate in rates}
+    found = best_rate(done)
+    assert len(done) <= MOST_RATES
+    if abs(best) < 4:
+        assert abs(math.log2(found / first) - best) <= 0.5 + 1e-6
+        assert min(done) < found < max(done)
+
+
+class FakeRuns:
+    """Losses that follow a rule, so that the right choices are known."""
+
+    def __init__(self, course: Course, noise: float = 0.0) -> None:
+        self.course = course
+        self.done: list[Unit] = []
+        self.base = {"default": 3.0, "gpt2": 2.5, "ghn": 2.0, "table": 2.8}
+        self.rates = {"default": 1e-3, "gpt2": 3e-3, "ghn": 1e-3 / 9, "table": 1e-3}
+
+    def __call__(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            assert unit not in self.course.results, "a finished unit is not run again"
+            self.done.append(unit)
+            off = math.log(unit.lr / self.rates[unit.init]) ** 2
+            last = self.base[unit.init] + off + 0.01 * (unit.index % 7)
+            self.course.results.add(unit, {0: last + 2, 5: last})
+
+
+def course(folder: Path, **more: Any) -> Course:
+    made = config(candidates=("default", "gpt2"), others={"table": "t"}, **more)
+    groups = [Group("in_distribution", "rnn", (1, 2), (3, 4, 5)),
+              Group("in_distribution", "lstm", (11,), (13, 14, 15)),
+              Group("wide", "rnn", (21,), (23, 24, 25))]  # fmt: skip
+    return Course(made, groups, Results(folder / "units.jsonl"))
+
+
+def test_the_strong_one_and_its_rate_are_chosen_on_other_architectures(tmp_path: Path) -> None:
+    made = course(tmp_path)
+    runs = FakeRuns(made)
+    made.go(runs)
+    assert made.strong == {"rnn": "gpt2", "lstm": "gpt2"}
+    assert made.rates["wide", "rnn", "strong"] == pytest.approx(3e-3)
+    assert made.rates["in_distribution", "lstm", "ghn"] == pytest.approx(1e-3 / 9)
+    measured = {unit.index for unit in runs.done if unit.side == "test"}
+    tuned = {unit.index for unit in runs.done if unit.side == "tune"}
+    assert measured == {3, 4, 5, 13, 14, 15, 23, 24, 25}
+    assert not measured & tuned
+
+
+def test_an_interrupted_evaluation_goes_on_without_repeating(tmp_path: Path) -> None:
+    first = course(tmp_path)
+    runs = FakeRuns(first)
+
+    class Stopped(Exception):
+        pass
+
+    def stopping(units: Sequence[Unit]) -> None:
+        for unit in units:
+            if len(runs.done) == 7:
+                raise Stopped
+            runs([unit])
+
+    with pytest.raises(Stopped):
+        first.go(stopping)
+    second = course(tmp_path)
+    again = FakeRuns(second)
+    second.go(again)
+    keys = [unit.key for unit in runs.done + again.done]
+    assert len(keys) == len(set(keys))
+    third = course(tmp_path)
+    never = FakeRuns(third)
+    third.go(never)
+    assert not never.done
+
+
+def test_a_damaged_line_of_results_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "units.jsonl"
+    Results(path).add(Unit(1, "ghn", 0.1, 0, "test"), {0: 1.0, 5: math.inf})
+    assert Results(path)[Unit(1, "ghn", 0.1, 0, "test")] == {0: 1.0, 5: math.inf}
+    path.write_text(path.read_text() + '{"unit": {}\n')
+    with pytest.raises(RunError, match=r"units\.jsonl:2: is damaged"):
+        Results(path)
+
+
+def test_the_summary_counts_gains_and_intervals_over_architectures(tmp_path: Path) -> None:
+    made = course(tmp_path)
+    made.go(FakeRuns(made))
+    space = [SimpleNamespace(params=100 + 10 * i, name=f"m{i}") for i in range(30)]
+    context = SimpleNamespace(
+        members=SimpleNamespace(space=SimpleNamespace(whole=space)),
+        text=SimpleNamespace(unigram_entropy=4.045),
+    )
+    found = summarized(made, cast(Context, context))["splits"]["in_distribution"]
+    gain = found["inits"]["ghn"]["gain"]["5"]
+    assert gain["mean"] == pytest.approx(0.5, abs=1e-6)
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert (gain["wins"], gain["of"]) == (6, 6)
+    assert found["inits"]["table"]["ghn_gain_over_it"]["5"]["mean"] == pytest.approx(0.8, abs=1e-6)
+    assert found["inits"]["ghn"]["below_unigram"] == pytest.approx(4 / 6)
+    assert set(found["kinds"]) == {"rnn", "lstm"}
+
+
+def test_groups_hold_different_structures_of_every_kind() -> None:
+    space = grown_space()
+    groups = groups_of({"in_distribution": space}, config(splits={"in_distribution": 10}))
+    assert {group.kind for group in groups} == {"rnn", "lstm", "gru", "gpt_encoder"}
+    assert sum(len(group.measure) for group in groups) == 10
+    indices = [i for group in groups for i in (*group.tune, *group.measure)]
+    assert len({space.whole[i].structure for i in indices}) == len(indices)
+    with pytest.raises(UsageError, match="structures"):
+        groups_of({"in_distribution": space[:9]}, config(splits={"in_distribution": 40}))
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+@pytest.mark.parametrize("index", [0, -1])
+def test_every_initialisation_fills_every_parameter(name: str, index: int) -> None:
+    architecture = grown_space()[index].architecture
+    counts = np.arange(1, 12)
+    weights = initial(name, architecture, 0, counts)
+    shapes = {n: tuple(p.shape) for n, p in build(architecture).named_parameters()}
+    assert {n: tuple(w.shape) for n, w in weights.items()} == shapes
+    again = initial(name, architecture, 0, counts)
+    assert all(torch.equal(weights[n], again[n]) for n in shapes)
+
+
+def test_the_unigram_initialisation_begins_near_the_frequencies() -> None:
+    member = next(m for m in grown_space() if m.family == "mini_gpt" and m.values["d_model"] == 24)
+    counts = np.array([1000] + [1] * 10)
+    tokens = np.zeros(400, dtype=np.int64)
+    losses = {}
+    for name in ("default", "unigram"):
+        model = build(member.architecture)
+        model.load_state_dict(initial(name, member.architecture, 0, counts), strict=False)
+        losses[name] = mean_loss(model, tokens, 6, 200)
+    assert losses["unigram"] < 0.2 < losses["default"]
+
+
+def test_a_unit_is_a_function_of_its_arguments() -> None:
+    architecture = grown_space()[0].architecture
+    tokens = np.random.default_rng(0).integers(0, 11, 2000)
+    given_ = {
+        "lr": 1e-2, "seed": 1, "steps": (0, 2, 6), "batch_size": 2, "train": tokens, "held": tokens,
+        "eval_tokens": 160,
+    }  # fmt: skip
+    weights = initial("gpt2", architecture, 0, np.ones(11))
+    first = train_unit(architecture, weights, **cast(Any, given_))
+    assert first == train_unit(architecture, weights, **cast(Any, given_))
+    assert set(first) == {0, 2, 6}
+    model = build(architecture, 1)
+    model.load_state_dict(weights, strict=False)
+    assert first[0] == pytest.approx(mean_loss(model, tokens, 6, 160))
+
+
+def test_sides_that_share_documents_are_refused() -> None:
+    _check_disjoint({"the hypernetwork": ":3", "train": "3:5", "test": "5:"})
+    with pytest.raises(UsageError, match=r"text\.test: documents 4: are also those of train"):
+        _check_disjoint({"the hypernetwork": ":3", "train": "3:5", "test": "4:"})
+
+
+def test_config_refuses_what_has_no_meaning() -> None:
+    with pytest.raises(ValueError, match="rise from 0"):
+        config(steps=(10, 5))
+    with pytest.raises(ValueError, match="candidates"):
+        config(candidates=("kaiming",))
+    with pytest.raises(ValueError, match="taken"):
+        config(others={"strong": "x"})
+
+
+def test_anatomy_of_a_grown_space_is_wholly_known() -> None:
+    assert not any(anatomy_of(member.architecture).unknown for member in grown_space()[::7])
