@@ -18,7 +18,7 @@ from windtunnel.errors import RunError, UsageError
 from windtunnel.hyper.anatomy import anatomy_of
 from windtunnel.hyper.evaluation.config import CANDIDATES, EvaluationConfig
 from windtunnel.hyper.evaluation.inits import initial
-from windtunnel.hyper.evaluation.plan import Course, Group, groups_of
+from windtunnel.hyper.evaluation.plan import Course, Group, groups_of, ranks_of
 from windtunnel.hyper.evaluation.run import Context
 from windtunnel.hyper.evaluation.summary import summarized
 from windtunnel.hyper.evaluation.text import _check_disjoint
@@ -64,7 +64,7 @@ class FakeRuns:
         for unit in units:
             assert unit not in self.course.results, "a finished unit is not run again"
             self.done.append(unit)
-            off = math.log(unit.lr / self.rates[unit.init]) ** 2
+            off = math.log(unit.lr / self.rates[unit.init]) ** 2 if unit.lr else 0.0
             last = self.base[unit.init] + off + 0.01 * (unit.index % 7)
             self.course.results.add(unit, {0: last + 2, 5: last})
 
@@ -125,6 +125,26 @@ def test_a_damaged_line_of_results_is_told(tmp_path: Path) -> None:
         Results(path)
 
 
+def test_ranked_architectures_are_trained_once_and_predicted_at_step_0(tmp_path: Path) -> None:
+    made = course(tmp_path)
+    made.ranks = [(26, "rnn"), (27, "lstm"), (28, "rnn")]
+    runs = FakeRuns(made)
+    made.go(runs)
+    ranked = [unit for unit in runs.done if unit.index in (26, 27, 28)]
+    trained = [unit for unit in ranked if unit.lr]
+    assert {unit.init for unit in trained} == {"gpt2"}
+    assert len(trained) == 3
+    assert sorted(unit.init for unit in ranked if not unit.lr) == ["ghn"] * 3 + ["table"] * 3
+    space = [SimpleNamespace(params=100 + 10 * i, name=f"m{i}") for i in range(30)]
+    context = SimpleNamespace(
+        members=SimpleNamespace(space=SimpleNamespace(whole=space)),
+        text=SimpleNamespace(unigram_entropy=4.1),
+    )
+    found = summarized(made, cast(Context, context))["splits"]
+    assert found["in_distribution"]["ranking"]["ghn"]["of"] == 9
+    assert found["wide"]["ranking"]["ghn"]["of"] == 3
+
+
 def test_the_summary_counts_gains_and_intervals_over_architectures(tmp_path: Path) -> None:
     made = course(tmp_path)
     made.go(FakeRuns(made))
@@ -141,6 +161,17 @@ def test_the_summary_counts_gains_and_intervals_over_architectures(tmp_path: Pat
     assert found["inits"]["table"]["ghn_gain_over_it"]["5"]["mean"] == pytest.approx(0.8, abs=1e-6)
     assert found["inits"]["ghn"]["below_unigram"] == pytest.approx(4 / 6)
     assert set(found["kinds"]) == {"rnn", "lstm"}
+
+
+def test_ranked_ones_share_no_structure_with_the_measured() -> None:
+    space = grown_space()
+    given_ = config(splits={"in_distribution": 8}, ranking=30)
+    groups = groups_of({"in_distribution": space}, given_)
+    ranks = ranks_of({"in_distribution": space}, given_, groups)
+    indices = [i for group in groups for i in (*group.tune, *group.measure)]
+    indices += [index for index, _ in ranks]
+    assert len(ranks) == 30
+    assert len({space.whole[i].structure for i in indices}) == len(indices)
 
 
 def test_groups_hold_different_structures_of_every_kind() -> None:

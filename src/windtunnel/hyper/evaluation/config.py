@@ -39,6 +39,9 @@ class EvaluationConfig(Config):
     """The documents."""
     splits: dict[Split, int] = Field(min_length=1)
     """How many architectures of each split are measured."""
+    ranking: int = Field(0, ge=0)
+    """Further architectures of in_distribution that are trained from the strong initialisation
+    alone, and ranked by what is known before: predictions at step 0, log parameters."""
     tune_members: int = Field(2, ge=1)
     """Architectures of each split and kind that rates are tuned on; they are measured nowhere."""
     steps: tuple[int, ...] = (0, 10, 50, 100, 300)

@@ -17,6 +17,8 @@ Run = Callable[[Sequence[Unit]], None]
 """Runs units and adds them to the results."""
 
 STRONG = "strong"
+AS_IS = 0.0
+"""The rate of a unit that is measured at step 0 alone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Course:
     """The chosen initialisation of each kind."""
     rates: dict[tuple[str, str, str], float] = field(default_factory=dict)
     """(split, kind, init) -> the tuned rate."""
+    ranks: Sequence[tuple[int, str]] = ()
+    """Architectures that are only ranked, with their kinds."""
 
     @property
     def inits(self) -> tuple[str, ...]:
@@ -64,7 +68,18 @@ class Course:
                     for index in group.measure
                     for seed in self.config.seeds
                 ]
-        return unique_units(found)
+        return unique_units(found + self.ranked())
+
+    def ranked(self) -> list[Unit]:
+        """Those that are only ranked: trained from the strong one, predicted at step 0."""
+        found = []
+        for index, kind in self.ranks:
+            lr = self.rates["in_distribution", kind, STRONG]
+            seed = self.config.seeds[0]
+            found.append(Unit(index, self.strong[kind], lr, seed, "test"))
+            predicted = (name for name in self.inits if name != STRONG)
+            found += [Unit(index, name, AS_IS, seed, "test") for name in predicted]
+        return found
 
     def _choose_strong(self, run: Run) -> None:
         """The candidate with the lowest tuned loss, of each kind, on in-distribution sizes (or the
@@ -154,6 +169,32 @@ def groups_of(parts: Mapping[str, Space], config: EvaluationConfig) -> list[Grou
             measure = tuple(index for index in chosen if index not in tune)
             groups.append(Group(split, kind, tune, measure))
     return groups
+
+
+def ranks_of(
+    parts: Mapping[str, Space], config: EvaluationConfig, groups: Sequence[Group]
+) -> list[tuple[int, str]]:
+    """Further architectures of in_distribution with their kinds, all structures different.
+
+    Raises:
+        UsageError: there are too few, or that split is not measured.
+    """
+    if not config.ranking:
+        return []
+    own = [group for group in groups if group.split == "in_distribution"]
+    if not own:
+        raise UsageError("ranking: needs the split in_distribution, whose rates it uses")
+    part = parts["in_distribution"]
+    taken = {i for group in own for i in (*group.tune, *group.measure)}
+    known = {part.whole[index].structure for index in taken}
+    found: list[tuple[int, str]] = []
+    for index in _distinct(part, config.ranking + len(taken)):
+        member = part.whole[index]
+        if member.structure not in known and len(found) < config.ranking:
+            found.append((index, kind_of(member.family)))
+    if len(found) < config.ranking:
+        raise UsageError(f"ranking: {config.ranking} asked for, {len(found)} structures are left")
+    return found
 
 
 def _distinct(space: Space, count: int) -> list[int]:

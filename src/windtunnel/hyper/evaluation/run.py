@@ -18,7 +18,7 @@ from windtunnel.errors import UsageError
 from windtunnel.hyper.config import GhnConfig
 from windtunnel.hyper.evaluation.config import EvaluationConfig
 from windtunnel.hyper.evaluation.inits import initial
-from windtunnel.hyper.evaluation.plan import Course, groups_of
+from windtunnel.hyper.evaluation.plan import AS_IS, Course, groups_of, ranks_of
 from windtunnel.hyper.evaluation.text import Text, read_text
 from windtunnel.hyper.evaluation.unit import train_unit
 from windtunnel.hyper.evaluation.units import Results, Unit
@@ -88,12 +88,13 @@ class Context:
         """Trains one unit."""
         config, text = self.config, self.text
         architecture = self.members.space.whole[unit.index].architecture
+        steps = (0,) if unit.lr == AS_IS else config.steps
         if unit.init in self.stored:
             weights = predict(self.stored[unit.init], architecture, seed=unit.seed).weights
         else:
             weights = initial(unit.init, architecture, unit.seed, text.counts)
         return train_unit(
-            architecture, weights, lr=unit.lr, seed=unit.seed, steps=config.steps,
+            architecture, weights, lr=unit.lr, seed=unit.seed, steps=steps,
             batch_size=config.batch_size, train=text.train,
             held=text.tune if unit.side == "tune" else text.test, eval_tokens=config.eval_tokens,
         )  # fmt: skip
@@ -126,7 +127,8 @@ def evaluate_ghn(
     assert context.text.counts.sum()
     out.mkdir(parents=True, exist_ok=True)
     _check_same(config, out)
-    course = Course(config, groups, Results(out / UNITS))
+    ranks = ranks_of(context.members.parts, config, groups)
+    course = Course(config, groups, Results(out / UNITS), ranks=ranks)
     with ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(config,)
     ) as pool:
@@ -151,7 +153,7 @@ def _check_same(config: EvaluationConfig, out: Path) -> None:
         path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    grown = {"splits", "others", "seeds", "name"}
+    grown = {"splits", "others", "seeds", "name", "ranking"}
     changed = [key for key in now if key not in grown and now[key] != before.get(key)]
     if changed:
         raise UsageError(

@@ -59,13 +59,39 @@ def _split(split: str, course: Course, context: Context, entropy: float) -> dict
     }
     space = context.members.space.whole
     params = np.log([space[index].params for index in indices])
-    found["ranking"] = _ranking(losses, params, kinds)
+    ranked = (losses, params, kinds)
+    if split == "in_distribution":
+        ranked = _with_ranked(*ranked, course, context)
+    found["ranking"] = _ranking(*ranked)
     found["rows"] = [
         {"index": index, "name": space[index].name, "kind": kind,
          **{init: _by_step(course, values[row]) for init, values in losses.items()}}
         for row, (index, kind) in enumerate(zip(indices, kinds, strict=True))
     ]  # fmt: skip
     return found
+
+
+def _with_ranked(
+    losses: dict[str, Floats],
+    params: Floats,
+    kinds: list[str],
+    course: Course,
+    context: Context,
+) -> tuple[dict[str, Floats], Floats, list[str]]:
+    """The first and last losses, with those of architectures that are only ranked."""
+    ends = {init: [values[:, [0, -1]]] for init, values in losses.items()}
+    first, last = course.config.steps[0], course.config.steps[-1]
+    for unit in course.ranked():
+        found = course.results[unit]
+        init = unit.init if unit.init in ends else STRONG
+        ends[init].append(np.array([[found[first], found.get(last, math.nan)]]))
+    space = context.members.space.whole
+    more = np.log([float(space[index].params) for index, _ in course.ranks])
+    return (
+        {init: np.concatenate(values) for init, values in ends.items()},
+        np.concatenate([params, more]),
+        kinds + [kind for _, kind in course.ranks],
+    )
 
 
 def _losses(init: str, groups: Sequence[Group], course: Course) -> Floats:
@@ -126,7 +152,16 @@ def _ranking(losses: dict[str, Floats], params: Floats, kinds: Sequence[str]) ->
             if rows.sum() >= 4:
                 inside.append(float(kendall(guess[rows], outcome[rows])))
         found[name] = {
-            "tau": tau, "low": float(low), "high": float(high),
+            "tau": tau, "low": float(low), "high": float(high), "of": len(outcome),
             "within_kinds": float(np.nanmean(inside)) if inside else None,
+            "within_sizes": _within_sizes(guess, outcome, params),
         }  # fmt: skip
     return found
+
+
+def _within_sizes(guess: Floats, outcome: Floats, params: Floats) -> float | None:
+    """The mean τ within quarters of log parameters; None where a quarter has too few."""
+    quarters = np.array_split(np.argsort(params, kind="stable"), 4)
+    if min(len(rows) for rows in quarters) < 4:
+        return None
+    return float(np.nanmean([kendall(guess[rows], outcome[rows]) for rows in quarters]))

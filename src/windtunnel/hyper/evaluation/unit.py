@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from windtunnel.arch import Architecture, build
+from windtunnel.arch import Architecture, Model, build
 from windtunnel.data.loader import Batches
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.evaluation import evaluation_mode
@@ -39,22 +39,30 @@ def train_unit(
     """
     torch.set_num_threads(1)
     t = architecture.max_seq_len
+    model = _begun(architecture, weights, seed)
+    found = {0: mean_loss(model, held, t, eval_tokens)}
+    if steps[-1] == 0:
+        return found
     config = TrainConfig(
         steps=steps[-1], batch_size=batch_size, seq_len=t, lr=lr, seed=seed, device="cpu",
         schedule=ScheduleConfig(type="wsd", warmup=min(20, steps[-1] // 4)),
     )  # fmt: skip
-    model = build(architecture, seed)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name in weights:
-                value.copy_(weights[name])
     batches = Batches(train, seq_len=t, batch_size=batch_size, seed=seed)
     state = create_train_state(model, batches, config)
-    found = {0: mean_loss(model, held, t, eval_tokens)}
     for info in train_steps(state):
         if info.step in steps:
             found[info.step] = mean_loss(model, held, t, eval_tokens)
     return {step: found.get(step, float("inf")) for step in steps}
+
+
+@torch.no_grad()
+def _begun(architecture: Architecture, weights: Mapping[str, Tensor], seed: int) -> Model:
+    """The model with given weights; what they lack is drawn as usual."""
+    model = build(architecture, seed)
+    for name, value in model.named_parameters():
+        if name in weights:
+            value.copy_(weights[name])
+    return model
 
 
 @torch.no_grad()
