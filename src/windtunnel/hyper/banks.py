@@ -65,8 +65,8 @@ class NestedBanks(nn.Module):
             first.normal_(0.0, 0.05)
         elif len(role.axes) > 1:
             inputs = 4 * limits.d_model if role.axes[-1] == "ff" else limits.d_model
-            first.normal_(0.0, (0.5 if role.name in ("out_weight", "down_weight") else 0.8)
-                          / math.sqrt(inputs))  # fmt: skip
+            gain = 0.5 if role.name.endswith(("out_weight", "down_weight")) else 0.8
+            first.normal_(0.0, gain / math.sqrt(inputs))
         return torch.cat([first, torch.zeros(config.components, *shape)])
 
     def forward(self, anatomy: Anatomy, nodes: Tensor) -> dict[str, Tensor]:

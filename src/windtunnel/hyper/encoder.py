@@ -32,8 +32,10 @@ class GraphEncoder(nn.Module):
             nn.init.zeros_(embedding.weight)
 
     def forward(self, graph: Graph) -> Tensor:
-        x: Tensor = self.kind(graph.kinds) + self.features(graph.features)
-        bias = (self.ahead(graph.ahead) + self.back(graph.ahead.T)).permute(2, 0, 1)
+        own = self.features.weight  # says where to compute, and in which precision
+        ahead = graph.ahead.to(own.device)
+        x: Tensor = self.kind(graph.kinds.to(own.device)) + self.features(graph.features.to(own))
+        bias = (self.ahead(ahead) + self.back(ahead.T)).permute(2, 0, 1)
         for block in self.blocks:
             x = block(x, bias)
         normed: Tensor = self.norm(x)

@@ -88,7 +88,8 @@ def corner(bank: Tensor, slot: Slot, limits: Limits) -> Tensor:
             each = size // bank.shape[dimension]
             bank = bank.narrow(dimension + 1, 0, each).flatten(dimension, dimension + 1)
         elif axis == "heads" and size < limits.d_model:
-            bank = bank.index_select(dimension, head_rows(slot.heads, size, limits.d_model))
+            rows = head_rows(slot.heads, size, limits.d_model)
+            bank = bank.index_select(dimension, rows.to(bank.device))
         else:
             bank = bank.narrow(dimension, 0, size)
         dimension += 1

@@ -14,14 +14,12 @@ from torch.func import functional_call
 from windtunnel.arch import Architecture, Model, build, cost
 from windtunnel.hyper.anatomy import Anatomy, anatomy_of
 from windtunnel.hyper.banks import NestedBanks
-from windtunnel.hyper.config import (
-    BanksConfig,
-    DecoderConfig,
-    EncoderConfig,
-)
+from windtunnel.hyper.config import DecoderConfig, EncoderConfig, LowRankConfig, TiledConfig
 from windtunnel.hyper.encoder import GraphEncoder
 from windtunnel.hyper.graph import Graph, graph_of
 from windtunnel.hyper.limits import Limits
+from windtunnel.hyper.low_rank import LowRankDecoder
+from windtunnel.hyper.tiled import TiledDecoder
 from windtunnel.train.objectives.config import NextTokenConfig
 from windtunnel.train.objectives.objective import Objective
 
@@ -118,14 +116,19 @@ def target_of(architecture: Architecture, network: HyperNetwork) -> Target:
     anatomy = anatomy_of(architecture)
     known = {role.name for role in network.limits.roles}
     whole = not anatomy.unknown and all(slot.role in known for slot in anatomy.slots)
-    model = build(architecture, seed=0, initialized=not whole).eval().requires_grad_(False)
+    device = next(network.parameters()).device
+    model = build(architecture, seed=0, device=device, initialized=not whole)
+    model.eval().requires_grad_(False)
     flops = cost(architecture, architecture.max_seq_len).train_flops_per_token
     return Target(model, anatomy, graph_of(anatomy), float(flops))
 
 
 def decoder_of(config: DecoderConfig, limits: Limits, width: int) -> nn.Module:
     """The decoder of a config."""
-    assert isinstance(config, BanksConfig)
+    if isinstance(config, TiledConfig):
+        return TiledDecoder(config, limits, width)
+    if isinstance(config, LowRankConfig):
+        return LowRankDecoder(config, limits, width)
     return NestedBanks(config, limits, width)
 
 
