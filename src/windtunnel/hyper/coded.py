@@ -90,7 +90,8 @@ class CodedDecoder(nn.Module, ABC):
 
     def _table(self, slot: Slot, node: Tensor) -> Tensor:
         """The rows of a table at this width; of positions as many as there are."""
-        table, (rows, d) = self.tables[slot.role], slot.shape
+        table: Tensor = self.tables[slot.role]
+        rows, d = slot.shape
         assert d <= self.limits.d_model, f"{slot.name}: wider than the limits"
         if slot.role == "position":
             assert rows <= len(table), f"{slot.name}: longer than the limits"
