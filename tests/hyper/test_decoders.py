@@ -337,10 +337,9 @@ def test_a_table_is_cropped_alike_at_every_width() -> None:
 
 
 def test_decoders_of_a_trials_size_are_comparable() -> None:
-    """At d 128, f 512 and 512 tokens, the banks at their usual config: within a tenth."""
+    """At d 128, f 512 and 512 tokens, the usual config of each: within a tenth."""
     trial = limits(d_model=128, ff_ratio=4, n_head=4, vocab_size=512, max_seq_len=64)
-    tiled, low_rank = TiledConfig(block=128, hidden=352), LowRankConfig(rank=88, hidden=64)
-    usual = (BanksConfig(), tiled, low_rank)
+    usual = (BanksConfig(), TiledConfig(), LowRankConfig())
     counts = [
         sum(p.numel() for p in decoder_of(config, trial, 64).parameters()) for config in usual
     ]

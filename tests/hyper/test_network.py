@@ -11,6 +11,7 @@ from torch.func import functional_call
 from windtunnel.arch import build
 from windtunnel.hyper.members import Members, with_members
 from windtunnel.hyper.network import HyperBatch, HyperNetwork, target_of
+from windtunnel.spaces import Space
 
 DECODERS: dict[str, dict[str, Any]] = {
     "banks": {"type": "banks", "components": 2, "knots": 2, "hidden": 8},
@@ -19,9 +20,11 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def network(decoder: str = "banks", **changes: Any) -> tuple[HyperNetwork, Members]:
+def network(
+    decoder: str = "banks", of: Space | None = None, **changes: Any
+) -> tuple[HyperNetwork, Members]:
     chosen = config(decoder=DECODERS[decoder], **changes)
-    members = Members.of(chosen, space())
+    members = Members.of(chosen, of or space())
     torch.manual_seed(0)
     made = HyperNetwork(chosen.encoder, chosen.decoder, members.limits, members.space.whole)
     return made, members
@@ -140,7 +143,14 @@ def test_gradients_reach_the_whole_network_over_all_families(decoder: str) -> No
             parameter += 0.1 * torch.randn_like(parameter)
     objective = made.own_objective()
     whole = members.space.whole
-    largest = [i for i in range(len(whole)) if whole[i].values["d_model"] == 8]
+    largest = [
+        i
+        for i in range(len(whole))
+        if whole[i].values["d_model"] == 8
+        and whole[i].values.get("n_head", 2) == 2
+        and whole[i].values.get("ff_ratio", 2) == 2
+        and whole[i].family != "gpt_encoder"
+    ]
     rows = torch.tensor(largest)
     batch = HyperBatch(tokens(len(rows)), tokens(len(rows)).flip(0), rows)
     in_double(made, largest)
@@ -160,7 +170,8 @@ def in_double(made: HyperNetwork, indices: list[int]) -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_few_steps_lower_the_loss_of_members_seen_and_unseen(decoder: str) -> None:
     """On text in which every token follows from the one before."""
-    made, members = network(decoder)
+    few = space(d_model=(6, 8), n_layer=(1, 2), n_head=(2,), ff_ratio=(2,))
+    made, members = network(decoder, few)
     objective = made.own_objective()
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-2)
     start = torch.arange(4)[:, None]
@@ -185,4 +196,4 @@ def test_a_few_steps_lower_the_loss_of_members_seen_and_unseen(decoder: str) -> 
         after = float(loss_of(held_out))
     guessing = float(torch.tensor(11.0).log())
     assert sum(losses[-5:]) / 5 < 0.85 * guessing < sum(losses[:3]) / 3
-    assert after < before - 0.05
+    assert after < before - 0.1

@@ -52,10 +52,11 @@ class TiledConfig(Config):
 
     type: Literal["tiled"] = "tiled"
     """The kind of decoder."""
-    block: int = Field(64, ge=1)
+    block: int = Field(128, ge=1)
     """Rows and columns of the block."""
-    hidden: int = Field(64, ge=1)
-    """Channels of the network from an operation to its block."""
+    hidden: int = Field(352, ge=1)
+    """Channels of the network from an operation to its block. With the defaults there are as many
+    parameters as in the banks for widths up to 128."""
 
 
 class LowRankConfig(Config):
@@ -63,10 +64,11 @@ class LowRankConfig(Config):
 
     type: Literal["low_rank"] = "low_rank"
     """The kind of decoder."""
-    rank: int = Field(32, ge=1)
+    rank: int = Field(88, ge=1)
     """Columns of A and rows of B."""
     hidden: int = Field(64, ge=1)
-    """Channels of the network from an operation to its factors."""
+    """Channels of the network from an operation to its factors. With the defaults there are as many
+    parameters as in the banks for widths up to 128."""
 
 
 DecoderConfig: TypeAlias = Annotated[
