@@ -197,3 +197,16 @@ def test_a_few_steps_lower_the_loss_of_members_seen_and_unseen(decoder: str) -> 
     guessing = float(torch.tensor(11.0).log())
     assert sum(losses[-5:]) / 5 < 0.85 * guessing < sum(losses[:3]) / 3
     assert after < before - 0.1
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_all_is_made_where_the_network_is(decoder: str) -> None:
+    """On a device without memory: graphs are kept on the CPU, and moved."""
+    made, members = network(decoder)
+    made = made.to("meta")
+    for index in one_of_each(members):
+        target = made.target(index)
+        weights = made.weights(target.anatomy, target.graph)
+        assert {value.device.type for value in weights.values()} == {"meta"}
+        assert {p.device.type for p in target.model.parameters()} == {"meta"}
+        assert target.graph.ahead.device.type == "cpu"
