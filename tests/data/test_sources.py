@@ -138,3 +138,24 @@ def test_a_reader_can_be_read_twice(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": str(i)}) + "\n" for i in "ab"))
     reader = open_source(FilesSource(paths=(str(tmp_path),)))
     assert list(reader.documents()) == list(reader.documents())
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [("0:2", "ab"), ("1:", "bcd"), (":1", "a"), ("2:9", "cd"), (":", "abcd"), ("3:3", "")],
+)
+def test_some_documents_alone(tmp_path: Path, part: str, expected: str) -> None:
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in "abcd")
+    (tmp_path / "a.jsonl").write_text(lines)
+    source = FilesSource(paths=(str(tmp_path),), documents=part)
+    reader = open_source(source)
+    for _ in range(2):
+        assert "".join(document.text for document in reader.documents()) == expected
+
+
+def test_parts_of_a_corpus_are_other_data_and_a_whole_one_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    whole = FilesSource(paths=(str(tmp_path),))
+    assert "documents" not in whole.model_dump(mode="json")
+    with pytest.raises(ValueError, match="documents"):
+        FilesSource(paths=(str(tmp_path),), documents="1")

@@ -88,5 +88,5 @@ def _recipe(ready: ReadyGhn, lr: float, batch_size: int) -> TrainConfig:
     given = ready.config.train
     return TrainConfig(
         batch_size=batch_size, seq_len=given.seq_len, lr=lr, seed=given.seed, device=given.device,
-        threads=given.threads, schedule=ScheduleConfig(type="cosine", warmup=50), steps=100,
+        threads=given.threads, schedule=ScheduleConfig(type="cosine", warmup=0.05), steps=100,
     )  # fmt: skip
