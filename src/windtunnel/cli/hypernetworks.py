@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.one_run import Job, Place, train_job
 from windtunnel.cli.options import note
 from windtunnel.cli.tracking import check_names
+from windtunnel.config import suggestion
+from windtunnel.errors import UsageError
+from windtunnel.hyper.initial import (
+    find_stored,
+    first_weights,
+    losses_at_start,
+    write_weights,
+)
 from windtunnel.hyper.launch import (
     ReadyGhn,
     create_ghn_folder,
@@ -19,7 +27,13 @@ from windtunnel.hyper.launch import (
     remake_ghn_folder,
     train_ghn,
 )
+from windtunnel.hyper.releasing import DTYPES, Precision, release
+from windtunnel.report.hypernetwork_card import card_text
 from windtunnel.runs import RunFolder
+from windtunnel.train.run_config import load_run
+
+ROUNDING = 1e-3
+"""Nats a token that storing the weights with fewer bits may change."""
 
 
 def train_verb(
@@ -59,3 +73,83 @@ def _job(ready: ReadyGhn) -> Job:
         run=partial(train_ghn, ready=ready),
         next_command=lambda path: f"windtunnel train FILE --init ghn:{path}",
     )
+
+
+def predict_verb(
+    reference: str,
+    file: Path,
+    edits: list[str],
+    *,
+    out: Path | None,
+    runs: Path,
+    evaluate: bool,
+) -> dict[str, Any]:
+    """What a hypernetwork predicts for a run's file, as plain JSON; written to ``out``."""
+    loaded = load_run(file, edits)
+    stored = find_stored(reference, runs)
+    if out is not None and out.exists():
+        raise UsageError(f"{out}: exists already; nothing was written")
+    dataset = prepare_with_progress(loaded.config.data)
+    first = first_weights(stored, loaded, dataset)
+    found = first.prediction
+    told: dict[str, Any] = {
+        "hypernetwork": stored.name,
+        "architecture": first.architecture.name,
+        "params": found.params,
+        "predicted": found.values,
+        "share": first.share,
+        "notes": list(found.notes),
+        "kept": list(first.left),
+        "seconds": first.seconds,
+        "loss": losses_at_start(first, dataset) if evaluate else None,
+        "weights": None,
+    }
+    if out is not None:
+        write_weights(out, first)
+        told["weights"] = str(out)
+    return told
+
+
+def print_prediction(told: dict[str, Any]) -> None:
+    """The same for the terminal."""
+    print(
+        f"{told['hypernetwork']} predicts {told['predicted']:,} of the {told['params']:,} "
+        f"parameters of {told['architecture']} ({told['share']:.1%}) in "
+        f"{told['seconds'] * 1e3:.0f} ms"
+    )
+    for text in told["notes"]:
+        print(f"  {text}")
+    for name in told["kept"]:
+        print(f"  keeps its own first values: {name}")
+    if told["loss"] is not None:
+        loss = told["loss"]
+        print(
+            f"validation loss before training: {loss['predicted']:.4f} nats/token, with the run's "
+            f"own first weights {loss['own']:.4f}"
+        )
+    if told["weights"] is not None:
+        note(f"wrote {told['weights']}; a run begins with it by origin: {{weights: …}}")
+
+
+def release_verb(reference: str, out: Path, *, runs: Path, precision: str) -> dict[str, Any]:
+    """Writes a release of a hypernetwork's finished run; its facts."""
+    if precision not in DTYPES:
+        raise UsageError(
+            f"--precision: {precision!r}{suggestion(precision, DTYPES)} (allowed: "
+            f"{', '.join(DTYPES)})"
+        )
+    if out.exists():
+        raise UsageError(f"{out}: exists already; nothing was written")
+    path = find_stored(reference, runs).path
+    folder = RunFolder.open(path)
+    dataset = prepare_with_progress(load_ghn(folder.config_path).data)
+    facts = release(folder, out, card_text, precision=cast("Precision", precision), dataset=dataset)
+    if facts["loss"] is not None:
+        change = facts["loss_as_stored"] - facts["loss"]
+        note(
+            f"{precision} changes the loss of held-out architectures from {facts['loss']:.4f} to "
+            f"{facts['loss_as_stored']:.4f} nats/token ({change:+.1e})"
+        )
+        if abs(change) > ROUNDING:
+            note(f"warning: more than {ROUNDING}; --precision float32 keeps all digits")
+    return facts

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from windtunnel.arch import Architecture, resolve
@@ -21,10 +22,12 @@ from windtunnel.hyper.predict import Prediction, predict
 from windtunnel.hyper.stored import NETWORK, Stored, open_stored
 from windtunnel.runs import RunStore
 from windtunnel.runs.durable import sync_folder
-from windtunnel.train.feed import settled
+from windtunnel.train.evaluation import evaluate
+from windtunnel.train.feed import feed_of, settled
+from windtunnel.train.objectives.make import build_model, objective_of
 from windtunnel.train.origin_file import FACTS, model_shapes, with_file
 from windtunnel.train.restore import kept_tensors
-from windtunnel.train.run_config import LoadedRun, RunConfig, extra_ids
+from windtunnel.train.run_config import LoadedRun, RunConfig, extra_ids, objective_config
 from windtunnel.train.tensors import write_tensors
 
 INITS = "inits"
@@ -112,6 +115,23 @@ def first_weights(stored: Stored, loaded: LoadedRun, dataset: Dataset) -> FirstW
         )
     left = tuple(name for name in shapes if name not in found.weights)
     return FirstWeights(stored, config, architecture, found, left, seconds)
+
+
+@torch.no_grad()
+def losses_at_start(first: FirstWeights, dataset: Dataset) -> dict[str, float]:
+    """The run's validation loss in nats a token before its first step: with the predicted weights,
+    and with its own first ones."""
+    config = first.config
+    objective = objective_config(config)
+    model = build_model(objective, first.architecture, config.train.seed)
+    judge = objective_of(objective, model)
+    valid = feed_of(dataset, config).valid
+    own = evaluate(model, valid, dataset.tokenizer, judge).loss
+    tensors = kept_tensors(model)
+    for name, value in first.prediction.weights.items():
+        tensors[name].copy_(value)
+    predicted = evaluate(model, valid, dataset.tokenizer, judge).loss
+    return {"predicted": predicted, "own": own}
 
 
 def begun_with(loaded: LoadedRun, first: FirstWeights, runs: Path) -> LoadedRun:

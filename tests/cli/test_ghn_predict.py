@@ -1,0 +1,139 @@
+"""``windtunnel ghn predict`` and ``ghn release``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.cli.test_ghn_init import MINI, trained
+from tests.conftest import Command
+
+from windtunnel.hyper.initial import network_digest
+from windtunnel.hyper.stored import open_stored
+from windtunnel.runs import RunFolder
+from windtunnel.train.restore import kept_tensors
+
+__all__ = ["trained"]  # the fixture
+
+
+def test_it_says_what_is_predicted_and_how_good_it_is(windtunnel: Command, trained: Path) -> None:
+    answer = windtunnel("ghn", "predict", "tiny", "mini.yaml", "--evaluate", "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert told["share"] == 1.0
+    assert told["kept"] == []
+    assert 0 < told["seconds"] < 60
+    assert told["weights"] is None
+    begun = windtunnel("train", "mini.yaml", "--init", "ghn:tiny", "--out", "begun")
+    assert begun.code == 0, begun.err
+    assert windtunnel("train", "mini.yaml", "--out", "plain").code == 0
+    for folder, name in (("begun", "predicted"), ("plain", "own")):
+        events = RunFolder.open(Path(folder)).read_events()
+        first = next(event.values for event in events if event.kind == "eval")
+        assert first["step"] == 0
+        assert told["loss"][name] == pytest.approx(first["loss"], abs=1e-6)
+    text = windtunnel("ghn", "predict", "tiny", "run.yaml").out
+    assert "(67.1%)" in text
+    assert "keeps its own first values: layers.1.mlp.down.weight" in text
+
+
+def test_the_weights_are_a_file_that_a_run_begins_with(windtunnel: Command, trained: Path) -> None:
+    command = ("ghn", "predict", "tiny", "mini.yaml", "--out", "first.safetensors")
+    assert windtunnel(*command).code == 0
+    Path("begun.yaml").write_text(MINI + "origin: {weights: first.safetensors}\n", encoding="utf-8")
+    one = json.loads(windtunnel("train", "begun.yaml", "--out", "one", "--json").out)
+    other = windtunnel("train", "mini.yaml", "--init", "ghn:tiny", "--out", "other", "--json")
+    assert json.loads(other.out)["key"] == one["key"]  # the very same run
+    again = windtunnel(*command)
+    assert again.code == 2
+    assert "exists already" in again.err
+
+
+def test_another_vocabulary_is_told(windtunnel: Command, trained: Path) -> None:
+    """The tokens of a run are the means of the pieces that the hypernetwork knows."""
+    bpe = "data.tokenizer={type: bpe, vocab_size: 300}"
+    answer = windtunnel("ghn", "predict", "tiny", "mini.yaml", "--set", bpe, "--json")
+    assert answer.code == 0, answer.err
+    assert (
+        "tokens of another vocabulary are means of their pieces" in json.loads(answer.out)["notes"]
+    )
+    small = windtunnel("ghn", "predict", "tiny", "mini.yaml", "--set", "arch.vocab_size=100")
+    assert small.code == 2
+    assert "arch.vocab_size: 100 is less than the tokenizer's" in small.err
+
+
+def test_a_release_is_opened_like_a_run(windtunnel: Command, trained: Path) -> None:
+    answer = windtunnel("ghn", "release", "tiny", "--out", "made/tiny", "--json")
+    assert answer.code == 0, answer.err
+    assert "changes the loss of held-out architectures" in answer.err
+    facts = json.loads(answer.out)
+    weights = Path("made/tiny/weights.safetensors")
+    assert facts["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    record = (trained / "record.json").read_bytes()
+    assert facts["record_sha256"] == hashlib.sha256(record).hexdigest()
+    assert {value.dtype for value in load_file(weights).values()} == {torch.float16}
+    run, made = open_stored(trained), open_stored(Path("made/tiny"))
+    mine, its = kept_tensors(made.network), kept_tensors(run.network)
+    assert mine.keys() == its.keys()
+    for name, value in its.items():
+        assert torch.equal(mine[name], value.half().float())
+    assert made.tokenizer.digest == run.tokenizer.digest
+    # The loss of the whole weights is the run's own, of the average that it keeps.
+    assert facts["loss"] == pytest.approx(json.loads(record)["final"]["ema_loss"], abs=1e-6)
+    assert abs(facts["loss_as_stored"] - facts["loss"]) < 1e-3
+    told = windtunnel("ghn", "predict", "made/tiny", "mini.yaml", "--json")
+    assert json.loads(told.out)["share"] == 1.0
+    init = windtunnel("train", "mini.yaml", "--init", "ghn:made/tiny", "--out", "run")
+    assert init.code == 0, init.err
+
+
+def test_the_card_tells_cost_and_limits(windtunnel: Command, trained: Path) -> None:
+    assert windtunnel("ghn", "release", "tiny", "--out", "made").code == 0
+    card = Path("made/README.md").read_text(encoding="utf-8")
+    record = json.loads((trained / "record.json").read_bytes())
+    for text in (
+        "pretrained", "6 steps, 192 tokens", f"{record['flops']:.3g} FLOPs", "rnn", "mini_gpt",
+        "d_model to 16, 2 layers", "Sequences to 8 tokens", "bytes tokenizer of 259 ids",
+        "that text's own terms", hashlib.sha256((trained / "record.json").read_bytes()).hexdigest(),
+    ):  # fmt: skip
+        assert text in card
+
+
+def test_a_release_in_float32_keeps_every_bit(windtunnel: Command, trained: Path) -> None:
+    options = ("--precision", "float32", "--out", "made")
+    assert windtunnel("ghn", "release", "./runs/tiny", *options).code == 0
+    assert network_digest(open_stored(Path("made"))) == network_digest(open_stored(trained))
+
+
+def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: Path) -> None:
+    Path("there").mkdir()
+    for command, told in (
+        (("ghn", "release", "tiny", "--out", "new", "--precision", "float61"), "float16"),
+        (("ghn", "release", "tiny", "--out", "there"), "exists already"),
+        (("ghn", "release", "tinny", "--out", "new"), "no run 'tinny'"),
+        (("ghn", "release", "./there", "--out", "new"), "holds no hypernetwork"),
+        (("ghn", "predict", "tiny", "ghn.yaml"), "is of a hypernetwork"),
+        (("ghn", "predict", "tiny", "mini.yaml", "--set", "arch.d_modle=8"), "did you mean"),
+        (("ghn", "predict", "tiny", "nowhere.yaml"), "nowhere.yaml"),
+    ):
+        answer = windtunnel(*command)
+        assert answer.code == 2, (command, answer.err)
+        assert told in answer.err
+        assert not Path("new").exists()
+    network = trained / "network.json"
+    network.write_text(network.read_text(encoding="utf-8")[:-40], encoding="utf-8")
+    answer = windtunnel("ghn", "predict", "tiny", "mini.yaml")
+    assert answer.code == 1
+    assert "network.json: is damaged" in answer.err
+
+
+def test_a_run_that_has_not_ended_is_not_released(windtunnel: Command, trained: Path) -> None:
+    (trained / "record.json").unlink()
+    answer = windtunnel("ghn", "release", "./runs/tiny", "--out", "made")
+    assert answer.code == 2
+    assert "whose training has ended" in answer.err
+    assert not Path("made").exists()
