@@ -56,7 +56,7 @@ class EvaluationConfig(Config):
     """Initialisations of which the strong one is chosen, for each kind."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Of initial weights and of the order of the text."""
-    eval_tokens: int = Field(32_768, ge=1)
+    eval_tokens: int = Field(16_384, ge=1)
     """Targets that a loss is measured on."""
 
     @model_validator(mode="after")

@@ -89,6 +89,8 @@ class Context:
         config, text = self.config, self.text
         architecture = self.members.space.whole[unit.index].architecture
         steps = (0,) if unit.lr == AS_IS else config.steps
+        if unit.side == "tune":
+            steps = steps[-1:]  # nothing else is looked at
         if unit.init in self.stored:
             weights = predict(self.stored[unit.init], architecture, seed=unit.seed).weights
         else:

@@ -40,7 +40,7 @@ def train_unit(
     torch.set_num_threads(1)
     t = architecture.max_seq_len
     model = _begun(architecture, weights, seed)
-    found = {0: mean_loss(model, held, t, eval_tokens)}
+    found = {0: mean_loss(model, held, t, eval_tokens)} if 0 in steps else {}
     if steps[-1] == 0:
         return found
     config = TrainConfig(
