@@ -1,0 +1,139 @@
+"""What a hypernetwork's parameters are worth, on small models of five families.
+
+    python benchmarks/hypernetwork.py --work runs/hypernetwork --workers 2
+
+Trains the hypernetwork of examples/ghn/small.yaml, the same for the token table alone, with the
+decoders of GHN-3 and LoGAH, and without the GRU; single models with the computing time of the
+first; then evaluates them on architectures and text that none has seen: examples/ghn/evaluation.yaml.
+About four core-hours. What has finished in the folder is kept, so the command may be interrupted and
+started again. Writes benchmarks/results/hypernetwork.json and prints the tables of docs/results.md;
+``--table`` prints them from that file alone, ``--only main`` does one evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from windtunnel.hyper.evaluation.config import EvaluationConfig
+from windtunnel.hyper.evaluation.run import evaluate_ghn, load_evaluation
+from windtunnel.hyper.launch import create_ghn_folder, load_ghn, ready_ghn, train_ghn
+from windtunnel.hyper.rival import train_rival
+from windtunnel.report.hypernetwork import evaluation_view
+from windtunnel.runs import RunFolder
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "hypernetwork.json"
+EXAMPLES = ROOT / "examples" / "ghn"
+VARIANTS: dict[str, list[str]] = {
+    "full": [],
+    "table": ["predicts=table"],
+    "left": ["split.left_out=[gru]"],
+    "low_rank": ["decoder=low_rank"],
+    "tiled": ["decoder=tiled"],
+}
+EVALUATIONS: dict[str, dict[str, Any]] = {
+    "main": {"ghn": "full", "others": ("singles",)},
+    "decoders": {
+        "ghn": "full", "others": ("table", "low_rank", "tiled"), "splits": {"in_distribution": 16},
+        "ranking": 0,
+    },
+    "left_out": {"ghn": "left", "others": (), "splits": {"left_out": 8}, "ranking": 0},
+}  # fmt: skip
+
+
+def trained(name: str, work: Path) -> dict[str, Any]:
+    """The record of a variant's run, which is trained, resumed or there already."""
+    path = work / name
+    config = load_ghn(EXAMPLES / "small.yaml", [*VARIANTS[name], f"name={name}"])
+    if not path.exists():
+        create_ghn_folder(ready_ghn(config), path)
+    folder = RunFolder.open(path)
+    record = folder.read_record()
+    if record is None:
+        print(f"training {name} in {path}", flush=True)
+        record = train_ghn(folder, resume=folder.has_begun())
+    return record
+
+
+def evaluated(name: str, work: Path, workers: int) -> dict[str, Any]:
+    """The summary of one evaluation, and its config."""
+    given = dict(EVALUATIONS[name])
+    config = load_evaluation(EXAMPLES / "evaluation.yaml")
+    values = {
+        **config.model_dump(),
+        **given,
+        "name": name,
+        "ghn": str(work / given["ghn"]),
+        "others": {other: str(work / other) for other in given["others"]},
+    }
+    made = EvaluationConfig.model_validate(values)
+    summary = evaluate_ghn(
+        made, work / "evaluations" / name, workers=workers,
+        tell=lambda done, total: print(f"{name}: {done} of {total}", flush=True),
+    )  # fmt: skip
+    return {"steps": list(made.steps), "summary": summary}
+
+
+def costs(work: Path) -> dict[str, Any]:
+    """What each training took, as its record tells."""
+    found: dict[str, Any] = {}
+    for name in VARIANTS:
+        path = work / name
+        record = RunFolder.open(path).read_record() if path.exists() else None
+        if record is not None:
+            keys = ("steps", "train_seconds", "tokens", "flops", "params")
+            found[name] = {key: record[key] for key in keys}
+            found[name]["loss"] = record["final"]["loss"]
+    if (work / "singles" / "network.json").exists():
+        facts = json.loads((work / "singles" / "network.json").read_text(encoding="utf-8"))
+        found["singles"] = facts["training"]
+    return found
+
+
+def show(results: dict[str, Any]) -> None:
+    """The tables."""
+    console = Console(width=100)
+    for name, found in results["evaluations"].items():
+        console.print(f"\n{name}\n", style="bold")
+        console.print(evaluation_view(found["summary"]))
+
+
+def main() -> None:
+    """The whole course."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--work", type=Path, default=Path("runs/hypernetwork"))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--only", choices=sorted(EVALUATIONS), action="append")
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    known: dict[str, Any] = {"evaluations": {}}
+    if RESULTS.exists():
+        known = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if arguments.table:
+        show(known)
+        return
+    torch.set_num_threads(1)
+    work = arguments.work.absolute()
+    for name in arguments.only or EVALUATIONS:
+        given = EVALUATIONS[name]
+        for variant in (given["ghn"], *(one for one in given["others"] if one in VARIANTS)):
+            trained(variant, work)
+        if "singles" in given["others"] and not (work / "singles").exists():
+            train_rival(work / "full", work / "singles")
+        known["evaluations"][name] = evaluated(name, work, arguments.workers)
+        known |= {"costs": costs(work), "machine": platform.processor() or platform.machine(),
+                  "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}  # fmt: skip
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    show(known)
+
+
+if __name__ == "__main__":
+    main()
