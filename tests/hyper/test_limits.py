@@ -153,3 +153,26 @@ def test_the_inputs_of_maps_are_counted_against_the_widest() -> None:
     assert found["out_weight"] == (4, 12)
     assert found["down_weight"] == (12, 48)
     assert found["q_bias"] == found["embedding"] == found["norm_weight"] == (1, 1)
+
+
+def test_what_was_never_seen_is_told() -> None:
+    known = limits()
+    assert known.strange(anatomy_of(member("mini_gpt", n_layer=9))) == ()
+    llama = anatomy_of(written({"preset": "llama", "d_model": 16}))
+    assert known.strange(llama) == (
+        "attention with position rope",
+        "rmsnorm before the head",
+        "rmsnorm pre",
+        "silu in glu",
+    )
+    edits = {"embedding.scale": True, "head.softcap": 5.0, "layers[0].mixer.window": 4,
+             "layers[0].parallel": True, "layers[0].residual": "scaled"}  # fmt: skip
+    edited = anatomy_of(written({"preset": "mini_gpt", "d_model": 16, "set": edits}))
+    assert known.strange(edited) == (
+        "capped logits",
+        "parallel branches",
+        "residual scaled",
+        "scaled embeddings",
+        "window of attention",
+    )
+    assert Limits(8, 8, 8, 8, ()).strange(llama) == (), "of a network that did not keep them"

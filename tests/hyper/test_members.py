@@ -1,6 +1,7 @@
 """Draws: the architectures of a step hang on its position alone, and every kind comes as often."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from tests.hyper.tiny import config, space
 
 from windtunnel.errors import UsageError
+from windtunnel.hyper.anatomy import anatomy_of
 from windtunnel.hyper.members import HyperBatches, Members, with_members
 from windtunnel.hyper.network import HyperBatch
+from windtunnel.spaces.declared import load_space
 
 TINY = space()
 
@@ -113,8 +116,6 @@ def test_the_held_out_are_not_trained_on() -> None:
 
 
 def test_limits_hold_all_that_is_trained_on() -> None:
-    from windtunnel.hyper.anatomy import anatomy_of
-
     roles = {role.name for role in MEMBERS.limits.roles}
     for index in sorted(TRAIN):
         anatomy = anatomy_of(TINY[index].architecture)
@@ -130,3 +131,38 @@ def test_a_table_alone_has_limits_of_tables() -> None:
 def test_a_split_without_members_is_told() -> None:
     with pytest.raises(UsageError, match="no architecture for"):
         members(split={"d_model": 2, "n_layer": 1})
+
+
+DECLARED = """\
+name: mixed
+vocab_size: 11
+max_seq_len: 6
+union:
+  - family: rnn
+    axes: {d_model: [4, 8], n_layer: [1, 2], p_drop: [0.0], tie_weights: [true, false]}
+  - preset: mini_gpt
+    name: edited
+    axes:
+      d_model: {path: arch.d_model, values: [8, 16]}
+      n_layer: {path: 'arch.layers[0].repeat', values: [1, 2]}
+      mlp: {path: 'arch.layers[0].mlp', values: [dense, glu]}
+      norm: {path: 'arch.layers[0].norm', values: [layernorm, rmsnorm]}
+"""
+
+
+def test_axes_of_run_files_bring_their_roles(tmp_path: Path) -> None:
+    """Beside a family with axes that these members lack."""
+    (tmp_path / "space.yaml").write_text(DECLARED, encoding="utf-8")
+    mixed = load_space(tmp_path / "space.yaml")
+    given = config(split={"d_model": 16, "n_layer": 2, "held_out": 0.1})
+    found = Members.of(given, mixed)
+    known = {role.name for role in found.limits.roles}
+    assert {"glu_gate_weight", "down_weight", "rnn_weight_hh"} <= known
+    for index in found.parts["train"].indices():
+        anatomy = anatomy_of(mixed[int(index)].architecture)
+        assert {slot.role for slot in anatomy.slots} <= known
+        assert found.limits.fits(anatomy)
+        assert found.limits.strange(anatomy) == ()
+    assert {index for p in range(100) for index in found.draws.at(p)} <= {
+        int(i) for i in found.parts["train"].indices()
+    }

@@ -87,6 +87,8 @@ class Anatomy:
     d_ff: int
     """Hidden width of the feed-forward; the widest of any layer."""
     causal: bool = True
+    traits: tuple[str, ...] = ()
+    """How it computes with its parameters, sorted: kinds of norms, of activations, of positions."""
 
 
 def anatomy_of(architecture: Architecture) -> Anatomy:
@@ -137,6 +139,7 @@ class _Reading:
             d_model=arch.d_model, n_layer=len(arch.layers), tied=arch.embedding.tie,
             vocab_size=arch.vocab_size, max_seq_len=arch.max_seq_len,
             n_head=max(heads), d_ff=max(widths), causal=arch.type != "encoder",
+            traits=_traits(arch),
         )  # fmt: skip
 
     # Words of the walk
@@ -306,6 +309,30 @@ class _Reading:
             shape = (arch.vocab_size, arch.d_model)
             self._slot("head.weight", "head", ("vocab", "model"), shape)
         self._close()
+
+
+def _traits(arch: Architecture) -> tuple[str, ...]:
+    """What makes tensors of equal roles mean something else, and is no size."""
+    head, embedding = arch.head, arch.embedding
+    found = {f"{head.norm.type} before the head", f"{embedding.position.type} positions"}
+    told = {
+        "scaled embeddings": embedding.scale, "scaled logits": head.scale is not None,
+        "capped logits": head.softcap is not None, "vectors as input": arch.input != "tokens",
+        "both directions": arch.type == "encoder",
+    }  # fmt: skip
+    for layer in {id(layer): layer for layer in arch.layers}.values():
+        mixer, mlp = layer.mixer, layer.mlp
+        placed = "no norms" if layer.norm.type == "none" else f"{layer.norm.type} {layer.placement}"
+        found |= {placed, f"residual {layer.residual.type}"}
+        if hasattr(mixer, "position"):
+            found.add(f"attention with position {mixer.position.type}")
+        if hasattr(mlp, "activation"):
+            found.add(f"{mlp.activation} in {mlp.type}")
+        for name in ("window", "softcap"):
+            told[f"{name} of attention"] = getattr(mixer, name, None) is not None
+        told["parallel branches"] = layer.parallel
+        found |= {name for name, true in told.items() if true}
+    return tuple(sorted(found))
 
 
 def slots_by_role(anatomy: Anatomy) -> Iterator[tuple[str, list[Slot]]]:

@@ -35,6 +35,8 @@ class Limits:
     vocab_size: int
     max_seq_len: int
     roles: tuple[Role, ...]
+    traits: tuple[str, ...] | None = None
+    """How any of them computes; None where it was not kept."""
 
     @classmethod
     def of(cls, anatomies: Iterable[Anatomy], keep: Iterable[str] | None = None) -> Limits:
@@ -42,13 +44,20 @@ class Limits:
         kept = None if keep is None else set(keep)
         d = f = vocab = longest = 0
         roles: dict[str, Role] = {}
+        traits: set[str] = set()
         for anatomy in anatomies:
             d, f = max(d, anatomy.d_model), max(f, anatomy.d_ff)
             vocab, longest = max(vocab, anatomy.vocab_size), max(longest, anatomy.max_seq_len)
+            traits |= set(anatomy.traits)
             for slot in anatomy.slots:
                 if kept is None or slot.role in kept:
                     roles.setdefault(slot.role, _role(slot, anatomy))
-        return cls(d, f, vocab, longest, tuple(roles[name] for name in sorted(roles)))
+        known = tuple(roles[name] for name in sorted(roles))
+        return cls(d, f, vocab, longest, known, tuple(sorted(traits)))
+
+    def strange(self, anatomy: Anatomy) -> tuple[str, ...]:
+        """What an architecture does that none of these do."""
+        return tuple(t for t in anatomy.traits if self.traits is not None and t not in self.traits)
 
     def size(self, axis: Axis) -> int:
         """The largest size of an axis; of ``gates`` that of one gate."""

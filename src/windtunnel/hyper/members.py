@@ -54,20 +54,29 @@ class Members:
     @cached_property
     def limits(self) -> Limits:
         """The largest sizes and all roles of what is trained on: of each family the widest and
-        deepest, tied and untied."""
+        deepest, tied and untied; and of axes that edit run files one member with each value."""
         train = self.parts["train"]
-        params = train.params
         blocks = train.block_numbers()
-        ties = train.column("tie_weights") if "tie_weights" in train.names() else params * 0
-        found = []
-        for block in np.unique(blocks):
-            for tie in np.unique(ties[blocks == block]):
-                rows = np.flatnonzero((blocks == block) & (ties == tie))
-                found.append(int(rows[np.argmax(params[rows])]))
+        found = [row for block in np.unique(blocks) for row in self._examples(int(block), blocks)]
         sizes = [name for name in ("d_model", "d_ff") if name in train.names()]
         found += [int(np.nanargmax(train.column(name))) for name in sizes]
         anatomies = [anatomy_of(train[row].architecture) for row in dict.fromkeys(found)]
         return Limits.of(anatomies, TABLES if self.config.predicts == "table" else None)
+
+    def _examples(self, number: int, blocks: NDArray[np.int64]) -> list[int]:
+        """Positions of a block's largest member, and of the largest with each value of each axis
+        that may change which tensors there are."""
+        train = self.parts["train"]
+        rows = np.flatnonzero(blocks == number)
+        found = [int(rows[np.argmax(train.params[rows])])]
+        for axis in train.blocks[number].axes:
+            if not axis.paths and axis.name != "tie_weights":
+                continue
+            values = train.column(axis.name)[rows]
+            for value in np.unique(values):
+                own = rows[values == value]
+                found.append(int(own[np.argmax(train.params[own])]))
+        return found
 
     @cached_property
     def draws(self) -> Draws:
@@ -133,6 +142,7 @@ def _examples(space: Space, among: NDArray[np.bool_]) -> NDArray[np.int64]:
     params, indices = space.params, space.indices()
     ties = space.column("tie_weights") if "tie_weights" in space.names() else params * 0
     found = []
+    ties = np.nan_to_num(ties.astype(np.float64), nan=-1.0)  # a block may lack the axis
     for tie in np.unique(ties[among]):
         rows = np.flatnonzero(among & (ties == tie))
         rows = rows[params[rows] == params[rows].max()]

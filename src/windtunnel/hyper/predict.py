@@ -60,7 +60,10 @@ def predict(
     params = _params(architecture)
     values = sum(value.numel() for value in weights.values())
     if large.unknown:
-        notes.append(f"not predicted: {', '.join(large.unknown)}")
+        notes.append(f"predicted in part at most: {', '.join(large.unknown)}")
+    strange = stored.network.limits.strange(large)
+    if strange:
+        notes.append(f"never seen by {stored.name}: {', '.join(strange)}")
     missing = sorted({slot.role for slot in large.slots} - {s.role for s in growth.small.slots
                      if s.name in small})  # fmt: skip
     if missing:

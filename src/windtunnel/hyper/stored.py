@@ -63,6 +63,8 @@ def network_from(facts: Mapping[str, Any]) -> HyperNetwork | Singles:
         return Singles({key: resolve(spec) for key, spec in specs.items()})
     limits = dict(facts["limits"])
     roles = tuple(Role(**{**role, "axes": tuple(role["axes"])}) for role in limits.pop("roles"))
+    if limits.get("traits") is not None:
+        limits["traits"] = tuple(limits["traits"])
     decoder: Any = TypeAdapter(DecoderConfig).validate_python(facts["decoder"])
     encoder = EncoderConfig.model_validate(facts["encoder"])
     return HyperNetwork(encoder, decoder, Limits(**limits, roles=roles))
