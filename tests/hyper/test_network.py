@@ -31,10 +31,11 @@ def network(
 
 
 def one_of_each(members: Members) -> list[int]:
-    """An architecture of each family, of different sizes."""
-    found: dict[str, int] = {}
+    """An architecture of each family, tied and untied, of different sizes."""
+    found: dict[tuple[str, bool], int] = {}
     for one in members.parts["train"].shuffled(3):
-        found.setdefault(one.family, one.index)
+        found.setdefault((one.family, one.values["tie_weights"]), one.index)
+    assert len(found) == 10
     return list(found.values())
 
 
@@ -47,11 +48,10 @@ def test_rows_are_those_of_each_member_alone(decoder: str) -> None:
     """Built anew, with the predicted tensors as its parameters."""
     made, members = network(decoder)
     indices = one_of_each(members)
-    assert len(indices) == 5
     rows = torch.tensor([*indices, *reversed(indices), indices[0]])
     inputs = tokens(len(rows))
     logits = made(inputs, rows)
-    assert logits.shape == (11, 5, 11)
+    assert logits.shape == (21, 5, 11)
     for index in indices:
         target = made.target(index)
         weights = made.weights(target.anatomy)
@@ -80,7 +80,7 @@ def test_targets_are_not_changed(predicts: str) -> None:
     indices = one_of_each(members)
     before = {i: contents(made.target(i).model) for i in indices}
     rows = torch.tensor(indices)
-    made(tokens(5), rows).square().sum().backward()
+    made(tokens(10), rows).square().sum().backward()
     for index in indices:
         target = made.target(index)
         assert contents(target.model) == before[index]
