@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 from tests.conftest import Command
 
+from windtunnel.hyper.launch import load_ghn
+from windtunnel.hyper.members import Members
+from windtunnel.spaces.declared import load_space
 from windtunnel.study.search.space import check_paths, load_search
 from windtunnel.train.run_config import load_run
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = sorted((ROOT / "examples" / "samples").glob("*.yaml"))
 SPACES = sorted((ROOT / "examples" / "search").glob("*space.yaml"))
-RUN_FILES = [path for path in sorted((ROOT / "examples").rglob("*.yaml")) if path not in SPACES]
+GHN = ROOT / "examples" / "ghn"
+OTHERS = [*SPACES, *(path for path in GHN.glob("*.yaml") if path.name != "run.yaml")]
+RUN_FILES = [path for path in sorted((ROOT / "examples").rglob("*.yaml")) if path not in OTHERS]
 
 
 @pytest.mark.parametrize("file", RUN_FILES, ids=lambda file: file.stem)
@@ -38,6 +43,14 @@ def test_an_example_on_samples_trains_and_answers(
 @pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
 def test_an_example_of_a_space_fits_its_run(file: Path) -> None:
     check_paths(load_search(file), load_run(file.with_name("run.yaml")))
+
+
+def test_the_example_of_a_hypernetwork_knows_its_space() -> None:
+    config = load_ghn(GHN / "small.yaml")
+    space = load_space(config.space, vocab_size=512, max_seq_len=config.train.seq_len)
+    parts = {name: len(part) for name, part in Members.of(config, space).parts.items()}
+    assert parts["train"] > 100
+    assert min(parts[name] for name in ("in_distribution", "wide", "deep")) > 30
 
 
 def test_there_are_examples() -> None:

@@ -61,9 +61,29 @@ def test_another_vocabulary_is_told(windtunnel: Command, trained: Path) -> None:
     assert (
         "tokens of another vocabulary are means of their pieces" in json.loads(answer.out)["notes"]
     )
+    begun = windtunnel("train", "mini.yaml", "--set", bpe, "--init", "ghn:tiny", "--out", "run")
+    assert begun.code == 0, begun.err
+    assert f"path: {Path('runs/tiny/tokenizer')}}}" in begun.err
     small = windtunnel("ghn", "predict", "tiny", "mini.yaml", "--set", "arch.vocab_size=100")
     assert small.code == 2
     assert "arch.vocab_size: 100 is less than the tokenizer's" in small.err
+
+
+def test_a_learnt_vocabulary_goes_on_in_other_text(windtunnel: Command, trained: Path) -> None:
+    """A run on other text takes the tokenizer that lies beside the hypernetwork."""
+    bpe = "data.tokenizer={type: bpe, vocab_size: 300}"
+    options = ("--set", bpe, "--out", "runs/pieces")
+    assert windtunnel("ghn", "train", "ghn.yaml", *options).code == 0
+    text = Path("corpus.txt").read_text(encoding="utf-8")
+    Path("other.txt").write_text(text.replace("king", "knight of old"), encoding="utf-8")
+    other = ("--set", "data.source=./other.txt")
+    command = ("ghn", "predict", "runs/pieces", "mini.yaml", *other, "--json")
+    learnt = json.loads(windtunnel(*command, "--set", bpe).out)
+    assert not learnt["same_vocabulary"]
+    same = "data.tokenizer={type: hf, path: runs/pieces/tokenizer}"
+    told = json.loads(windtunnel(*command, "--set", same).out)
+    assert told["same_vocabulary"]
+    assert not any("vocabulary" in note for note in told["notes"])
 
 
 def test_a_release_is_opened_like_a_run(windtunnel: Command, trained: Path) -> None:

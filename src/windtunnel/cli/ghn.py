@@ -106,4 +106,12 @@ def release(
         typer.echo(f"{out}: {facts['params']:,} parameters, {facts['weights_bytes']:,} bytes")
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a hypernetwork's file, for completion and checks in an editor."""
+    from windtunnel.hyper.config import ghn_schema
+
+    print_json(ghn_schema())
+
+
 ghn_evaluation.add_to(app)

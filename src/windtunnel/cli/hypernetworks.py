@@ -99,6 +99,7 @@ def predict_verb(
         "predicted": found.values,
         "share": first.share,
         "notes": list(found.notes),
+        "same_vocabulary": first.same_vocabulary,
         "kept": list(first.left),
         "seconds": first.seconds,
         "loss": losses_at_start(first, dataset) if evaluate else None,
@@ -119,6 +120,8 @@ def print_prediction(told: dict[str, Any]) -> None:
     )
     for text in told["notes"]:
         print(f"  {text}")
+    if not told["same_vocabulary"]:
+        print("  the run has another tokenizer than the hypernetwork")
     for name in told["kept"]:
         print(f"  keeps its own first values: {name}")
     if told["loss"] is not None:

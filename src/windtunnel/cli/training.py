@@ -16,6 +16,7 @@ from windtunnel.errors import UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.train.branch import branch_of, with_weights
 from windtunnel.train.launch import (
+    TOKENIZER,
     ReadyRun,
     create_run_folder,
     ready_run,
@@ -121,6 +122,9 @@ def prediction_lines(first: FirstWeights) -> list[str]:
         f"{first.architecture.name} ({first.share:.1%}) in {first.seconds * 1e3:.0f} ms",
         *(f"  {text}" for text in found.notes),
     ]
+    if not first.same_vocabulary:
+        known = first.stored.path / TOKENIZER
+        lines.append(f"  its own vocabulary: data.tokenizer: {{type: hf, path: {known}}}")
     if first.left:
         more = f" and {len(first.left) - 4} more" if len(first.left) > 4 else ""
         lines.append(f"  keep their own first values: {', '.join(first.left[:4])}{more}")

@@ -154,3 +154,9 @@ class GhnConfig(Config):
         if self.data.packing is not None:
             raise ValueError("data.packing: hypernetworks read rows of text; leave it out")
         return self
+
+
+def ghn_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a hypernetwork's file. It refuses no right file."""
+    schema = GhnConfig.model_json_schema()
+    return schema | {"$schema": "https://json-schema.org/draft/2020-12/schema"}

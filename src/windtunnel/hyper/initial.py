@@ -46,6 +46,8 @@ class FirstWeights:
     left: tuple[str, ...]
     """Tensors that are not predicted: they keep the run's own first values."""
     seconds: float
+    same_vocabulary: bool
+    """Whether the run's ids are the hypernetwork's."""
 
     @property
     def share(self) -> float:
@@ -114,7 +116,8 @@ def first_weights(stored: Stored, loaded: LoadedRun, dataset: Dataset) -> FirstW
             f"({', '.join(misfits[:3])}); its objective names parameters otherwise"
         )
     left = tuple(name for name in shapes if name not in found.weights)
-    return FirstWeights(stored, config, architecture, found, left, seconds)
+    same = dataset.tokenizer.digest == stored.tokenizer.digest
+    return FirstWeights(stored, config, architecture, found, left, seconds, same)
 
 
 @torch.no_grad()

@@ -108,7 +108,10 @@ class TrainConfig(Config):
     """AdamW: added to the root of the averaged square."""
     clip: Positive | None = 1.0
     """The gradient's norm is cut to this. None: never."""
-    ema: Annotated[EmaConfig, BeforeValidator(_decay)] | None = None
+    ema: (
+        Annotated[EmaConfig, BeforeValidator(_decay, json_schema_input_type=float | EmaConfig)]
+        | None
+    ) = None
     """An average of the weights, evaluated and saved beside them. None: there is none."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the initial weights, the order of the data and dropout."""
