@@ -36,8 +36,8 @@ VARIANTS: dict[str, list[str]] = {
     "full": [],
     "table": ["predicts=table"],
     "left": ["split.left_out=[gru]"],
-    "low_rank": ["decoder=low_rank"],
-    "tiled": ["decoder=tiled"],
+    "low_rank": ["decoder=low_rank", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
+    "tiled": ["decoder=tiled", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
 }
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "main": {"ghn": "full", "others": ("singles",)},

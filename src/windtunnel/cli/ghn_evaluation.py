@@ -15,7 +15,6 @@ def singles(
         Path, typer.Argument(metavar="RUN", help="The folder of a hypernetwork's finished run.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
-    lr: Annotated[float, typer.Option("--lr", help="The highest learning rate.")] = 2e-3,
     seconds: Annotated[
         float | None,
         typer.Option("--seconds", min=0, help="Computing time in all [the hypernetwork's own]."),
@@ -26,7 +25,7 @@ def singles(
     from windtunnel.hyper.rival import train_rival
 
     took = train_rival(
-        run, out, lr=lr, seconds=seconds,
+        run, out, seconds=seconds,
         tell=lambda key, step, loss: note(f"{key}: step {step}, loss {loss:.3f}"),
     )  # fmt: skip
     if as_json:

@@ -101,29 +101,19 @@ class Draws:
         self._seed = config.train.seed
         self._first = config.largest_first
         self._config = config
-        names = [block.family.name for block in space.blocks]
-        kinds: dict[frozenset[str], list[int]] = {}
-        for number, name in enumerate(names):
-            kinds.setdefault(twins_of(name), []).append(number)
-        blocks, indices = space.block_numbers(), space.indices()
+        indices = space.indices()
         params = np.log(space.params.astype(np.float64))
         self._bins: list[list[NDArray[np.int64]]] = []
         self._largest: list[NDArray[np.int64]] = []
-        size = space.column("d_model") * 1e3 + space.column("n_layer")
-        for numbers in kinds.values():
-            own = np.isin(blocks, numbers)
-            if own.any():
-                self._bins.append(_binned(indices[own], params[own], config.bins))
-                self._largest.append(_examples(space, own & (size == size[own].max())))
+        size = widest_first(space)
+        for own in kinds_of(space):
+            self._bins.append(_binned(indices[own], params[own], config.bins))
+            self._largest.append(_examples(space, own & (size == size[own].max())))
 
     def at(self, position: int) -> list[int]:
         """The indices of a step's architectures."""
         count = self._config.meta_batch
         return [self._one(position, place, position * count + place) for place in range(count)]
-
-    def examples(self) -> list[int]:
-        """The indices of the largest architectures, of every kind, tied and untied."""
-        return [int(index) for pool in self._largest for index in pool]
 
     def _one(self, position: int, place: int, number: int) -> int:
         kind = number % len(self._bins)
@@ -134,6 +124,34 @@ class Draws:
             bins = self._bins[kind]
             pool = bins[key % len(bins)]
         return int(pool[(key // 1009) % len(pool)])
+
+
+def widest_first(space: Space) -> NDArray[np.float64]:
+    """A number of each member that grows with width, and within a width with depth."""
+    return np.asarray(space.column("d_model") * 1e4 + space.column("n_layer"), dtype=np.float64)
+
+
+def kinds_of(space: Space) -> list[NDArray[np.bool_]]:
+    """Which members are of each kind: a family with its twins."""
+    names = [block.family.name for block in space.blocks]
+    kinds: dict[frozenset[str], list[int]] = {}
+    for number, name in enumerate(names):
+        kinds.setdefault(twins_of(name), []).append(number)
+    blocks = space.block_numbers()
+    found = [np.isin(blocks, numbers) for numbers in kinds.values()]
+    return [own for own in found if own.any()]
+
+
+def largest_of_each_kind(space: Space) -> list[int]:
+    """The indices of the widest, and of those the deepest, of each kind, tied and untied."""
+    ties = space.column("tie_weights") if "tie_weights" in space.names() else space.params * 0
+    size, found = widest_first(space), list[int]()
+    for own in kinds_of(space):
+        for tie in np.unique(ties[own]):
+            among = own & (ties == tie)
+            among &= size == size[among].max()
+            found += [int(index) for index in _examples(space, among)]
+    return found
 
 
 def _examples(space: Space, among: NDArray[np.bool_]) -> NDArray[np.int64]:

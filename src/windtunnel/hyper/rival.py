@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from windtunnel.arch import Architecture, build
 from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import anatomy_of
 from windtunnel.hyper.launch import ReadyGhn, load_ghn, ready_ghn, text_feed
+from windtunnel.hyper.members import largest_of_each_kind
 from windtunnel.hyper.release import WEIGHTS
 from windtunnel.hyper.singles import Singles, source_key, train_single
 from windtunnel.hyper.stored import NETWORK, singles_facts
 from windtunnel.runs import RunFolder
+from windtunnel.train.batch import BatchSource
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.launch import TOKENIZER
 from windtunnel.train.schedule_config import ScheduleConfig
+
+RATES = (2e-3, 6e-3, 2e-2)
+_SEARCH = 0.1
 
 Tell = Callable[[str, int, float], None]
 
@@ -28,7 +34,7 @@ def train_rival(
     ghn: Path,
     out: Path,
     *,
-    lr: float = 2e-3,
+    rates: Sequence[float] = RATES,
     batch_size: int = 16,
     seconds: float | None = None,
     tell: Tell = lambda key, step, loss: None,
@@ -40,6 +46,8 @@ def train_rival(
 
     Args:
         ghn: the folder of the hypernetwork's finished run.
+        rates: of which the best is taken, for each kind: a tenth of a model's time is spent on
+            each, on top of all else.
         seconds: of computing in all; None: as many as the hypernetwork's record tells.
 
     Raises:
@@ -53,16 +61,21 @@ def train_rival(
     ready = ready_ghn(load_ghn(ghn / "config.yaml"))
     total = float(record["train_seconds"]) if seconds is None else seconds
     singles = _untrained(ready)
-    train = _recipe(ready, lr, batch_size)
+    each = total / len(singles.sources)
+    train = _recipe(ready, batch_size)
     took: dict[str, Any] = {}
+    best: dict[str, float] = {}
     for key, architecture in singles.sources.items():
-        feed = text_feed(
-            ready.config.replace(train=train, meta_batch=1), ready.dataset, architecture
-        )
+        config = ready.config.replace(train=train, meta_batch=1)
+        batches = text_feed(config, ready.dataset, architecture).batches
+        kind = key.partition("-")[0]
+        if kind not in best:
+            best[kind] = _best_rate(architecture, batches, train, rates, _SEARCH * each)
         took[key] = train_single(
-            singles.models[key], feed.batches, train, seconds=total / len(singles.sources),
+            singles.models[key], batches, train.replace(lr=best[kind]), seconds=each,
             tell=lambda step, loss, key=key: tell(key, step, loss),  # type: ignore[misc]
         )  # fmt: skip
+        took[key]["lr"] = best[kind]
     split = ready.config.split
     facts = singles_facts("singles", singles, {"d_model": split.d_model, "n_layer": split.n_layer})
     out.mkdir(parents=True)
@@ -75,18 +88,37 @@ def train_rival(
 
 
 def _untrained(ready: ReadyGhn) -> Singles:
-    """The largest architectures, which the hypernetwork's first steps see alone."""
+    """The largest architectures that the hypernetwork is trained on."""
     space = ready.members.space.whole
     found = {}
-    for index in ready.members.draws.examples():
+    for index in largest_of_each_kind(ready.members.parts["train"]):
         architecture = space[index].architecture
         found[source_key(anatomy_of(architecture))] = architecture
     return Singles(found)
 
 
-def _recipe(ready: ReadyGhn, lr: float, batch_size: int) -> TrainConfig:
+def _best_rate(
+    architecture: Architecture,
+    batches: BatchSource,
+    train: TrainConfig,
+    rates: Sequence[float],
+    seconds: float,
+) -> float:
+    """The rate of the lowest loss after so many seconds each."""
+    if len(rates) == 1:
+        return rates[0]
+    losses = {
+        lr: train_single(build(architecture), batches, train.replace(lr=lr), seconds=seconds)[
+            "loss"
+        ]
+        for lr in rates
+    }
+    return min(losses, key=lambda lr: losses[lr])
+
+
+def _recipe(ready: ReadyGhn, batch_size: int) -> TrainConfig:
     given = ready.config.train
     return TrainConfig(
-        batch_size=batch_size, seq_len=given.seq_len, lr=lr, seed=given.seed, device=given.device,
+        batch_size=batch_size, seq_len=given.seq_len, seed=given.seed, device=given.device,
         threads=given.threads, schedule=ScheduleConfig(type="cosine", warmup=0.05), steps=100,
     )  # fmt: skip
