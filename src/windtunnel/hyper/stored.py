@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from windtunnel.arch import ArchSpec, resolve
+from windtunnel.config import Document, decode
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import RunError, UsageError
 from windtunnel.hyper.config import DecoderConfig, EncoderConfig, GhnConfig
@@ -59,7 +60,8 @@ def singles_facts(name: str, singles: Singles, largest: Mapping[str, int]) -> di
 def network_from(facts: Mapping[str, Any]) -> HyperNetwork | Singles:
     """The network of :func:`network_facts`, or of :func:`singles_facts`, with arbitrary weights."""
     if "singles" in facts:
-        specs = {key: ArchSpec.model_validate(a) for key, a in facts["singles"].items()}
+        written = {key: Document(a, source=NETWORK) for key, a in facts["singles"].items()}
+        specs = {key: decode(document, ArchSpec) for key, document in written.items()}
         return Singles({key: resolve(spec) for key, spec in specs.items()})
     limits = dict(facts["limits"])
     roles = tuple(Role(**{**role, "axes": tuple(role["axes"])}) for role in limits.pop("roles"))

@@ -1,0 +1,66 @@
+"""The rival: trained with a given time, kept, opened again, cut and grown like a prediction."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.cli.ghn_files import write_ghn
+
+from windtunnel.arch import build
+from windtunnel.errors import UsageError
+from windtunnel.hyper.launch import create_ghn_folder, load_ghn, ready_ghn, train_ghn
+from windtunnel.hyper.members import largest_of_each_kind
+from windtunnel.hyper.predict import predict
+from windtunnel.hyper.rival import train_rival
+from windtunnel.hyper.singles import Singles
+from windtunnel.hyper.stored import open_stored
+from windtunnel.runs import RunFolder
+
+
+@pytest.fixture
+def ghn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WINDTUNNEL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "corpus.txt").write_text("the cat sat on the mat, the dog ran. " * 60)
+    write_ghn(tmp_path)
+    ready = ready_ghn(load_ghn(tmp_path / "ghn.yaml"))
+    create_ghn_folder(ready, tmp_path / "ghn")
+    return tmp_path / "ghn"
+
+
+def test_a_run_that_has_not_ended_has_no_cost(ghn: Path) -> None:
+    with pytest.raises(UsageError, match="has not ended"):
+        train_rival(ghn, ghn.parent / "rival")
+
+
+def test_singles_are_trained_for_each_kind_and_open_again(ghn: Path) -> None:
+    train_ghn(RunFolder.open(ghn))
+    told: list[str] = []
+    took = train_rival(
+        ghn, ghn.parent / "rival", rates=(1e-2, 1e-3), seconds=0.2, batch_size=4,
+        tell=lambda key, step, loss: told.append(key),
+    )  # fmt: skip
+    stored = open_stored(ghn.parent / "rival")
+    assert isinstance(stored.network, Singles)
+    assert set(took) == set(stored.network.sources)
+    assert all(one["steps"] >= 20 and one["lr"] in (1e-2, 1e-3) for one in took.values())
+    members = ready_ghn(load_ghn(ghn / "config.yaml")).members
+    space = members.space.whole
+    seen = {kind.partition("-")[0] for kind in took}
+    assert seen == {"rnn", "lstm", "attention"}
+    for index in largest_of_each_kind(members.parts["train"]):
+        architecture = space[index].architecture
+        found = predict(stored, architecture)
+        shapes = {n: tuple(p.shape) for n, p in build(architecture).named_parameters()}
+        assert {n: tuple(w.shape) for n, w in found.weights.items()} == shapes
+    wide = space.where("d_model == 32 and n_layer == 4 and family == lstm")[0].architecture
+    assert predict(stored, wide).notes
+    for key, architecture in stored.network.sources.items():
+        fresh = dict(build(architecture).named_parameters())
+        kept = dict(stored.network.models[key].named_parameters())
+        assert any(not torch.equal(fresh[name], kept[name]) for name in fresh), "it was trained"
+    with pytest.raises(UsageError, match="already exists"):
+        train_rival(ghn, ghn.parent / "rival")
+    facts = json.loads((ghn.parent / "rival" / "network.json").read_text())
+    assert facts["training"].keys() == took.keys()
