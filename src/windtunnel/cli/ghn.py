@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from windtunnel.cli import ghn_evaluation
+from windtunnel.cli import ghn_evaluation, ghn_predictor
 from windtunnel.cli.options import AsJson, ConfigFile, Edits, RunsFolder, print_json, runs_folder
 
 app = typer.Typer(
@@ -115,3 +115,4 @@ def schema() -> None:
 
 
 ghn_evaluation.add_to(app)
+ghn_predictor.add_to(app)

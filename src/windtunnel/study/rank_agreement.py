@@ -37,14 +37,14 @@ def spearman(x: Floats, y: Floats) -> Floats:
 
 def kendall(x: Floats, y: Floats) -> Floats:
     """Kendall's τ-b of the last axis; NaN where all values are equal."""
-    a, b = _order(x), _order(y)
+    a, b = order(x), order(y)
     scale = np.sqrt((a * a).sum((-1, -2)) * (b * b).sum((-1, -2)))
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = np.where(scale > 0, (a * b).sum((-1, -2)) / scale, np.nan)
     return found
 
 
-def _order(values: Floats) -> Floats:
+def order(values: Floats) -> Floats:
     """1, 0 or −1 for each two: is the first above the second? Infinities are values like others."""
     first, second = values[..., :, None], values[..., None, :]
     found: Floats = (first > second).astype(np.float64) - (first < second)
