@@ -45,7 +45,9 @@ def test_leaving_out_in_closed_form_is_fitting_without(kernel: Kernel) -> None:
             spreads.append(gram[i, i] - gram[i, rest] @ solve @ gram[rest, i] + noise / counts[i])
         expected = np.mean(np.array(errors) ** 2 / spreads)
         assert variance == pytest.approx(expected, rel=1e-6)
-        assert density == pytest.approx(-np.log(expected) - np.mean(np.log(spreads)), rel=1e-6)
+        assert density == pytest.approx(
+            -(np.log(expected) + np.mean(np.log(spreads))) / 2, rel=1e-6
+        )
 
 
 def test_a_line_is_found_and_the_interval_is_honest() -> None:
@@ -97,3 +99,15 @@ def test_numbers_that_never_vary_count_for_nothing() -> None:
     asked[:, -1] = -100
     other = regression.fit(still, embedding, y, np.ones(30)).predict(asked, embedding)
     np.testing.assert_allclose(one, other)
+
+
+def test_a_kernel_must_earn_its_complexity() -> None:
+    """Of a line ridge regression is chosen, of a wave over the embedding it is not."""
+    numbers, embedding = data(80)
+    noise = 0.1 * np.random.default_rng(0).normal(size=80)
+    line = regression.fit(numbers, embedding, numbers[:, 0] + noise, np.ones(80))
+    assert line.kernel == KERNELS[0]
+    wave = np.sin(3 * embedding[:, 0]) + noise
+    waved = regression.fit(numbers, embedding[:, :1], wave, np.ones(80))
+    assert waved.kernel.embedding > 0
+    assert waved.kernel.smooth > 0

@@ -48,6 +48,8 @@ KERNELS = tuple(
     )
 )
 """Those that are tried."""
+MARGIN = 3.0
+"""Nats by which a kernel further down the list must be likelier, over all points."""
 NOISES = tuple(float(noise) for noise in np.logspace(-4, 1, 11))
 """Variances of one result over the kernel's that are tried: the penalty."""
 
@@ -138,11 +140,10 @@ def fit(
     center = float(np.average(y, weights=counts))
     best: tuple[float, Kernel, float, float] | None = None
     for kernel in kernels:
-        for noise, (density, variance) in zip(
-            noises, _left_out(kernel.gram(points, points), y - center, counts, noises), strict=True
-        ):
-            if best is None or density > best[0] + 1e-9:
-                best = (density, kernel, noise, variance)
+        left_out = _left_out(kernel.gram(points, points), y - center, counts, noises)
+        density, variance, noise = max((*pair, n) for pair, n in zip(left_out, noises, strict=True))
+        if best is None or density > best[0] + MARGIN / len(y):
+            best = (density, kernel, noise, variance)
     assert best is not None
     _, kernel, noise, variance = best
     return solved(kernel, noise, variance, scale, points, y, counts)
@@ -164,7 +165,7 @@ def solved(
 def _left_out(
     gram: Floats, y: Floats, counts: Floats, noises: Sequence[float]
 ) -> list[tuple[float, float]]:
-    """For each noise the log density of left-out points, up to a constant, and the variance.
+    """For each noise the mean log density of left-out points, up to a constant, and the variance.
 
     Left out, y_i has mean y_i − [K⁻¹y]_i / [K⁻¹]_ii and variance 1 / [K⁻¹]_ii (ibid., eq. 5.12).
     One eigendecomposition serves all noises.
@@ -179,7 +180,7 @@ def _left_out(
         diagonal = (vectors**2 @ shrunk) * counts
         errors = (vectors @ (shrunk * turned)) * root / diagonal
         variance = max(float(np.mean(errors**2 * diagonal)), 1e-12)
-        found.append((-float(np.log(variance) - np.mean(np.log(diagonal))), variance))
+        found.append((float(np.mean(np.log(diagonal)) - np.log(variance)) / 2, variance))
     return found
 
 
