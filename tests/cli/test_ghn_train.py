@@ -130,6 +130,7 @@ MISTAKES = [
     (("--set", "train.distributed=fsdp"), "use ddp"),
     (("--set", "train.compile=on"), "train.compile"),
     (("--set", "train.scores=[bleu]"), "leave it out: train.scores"),
+    (("--set", "train.groups=[{match: 'decodr.*', lr: 2}]"), "decodr"),
     (("--set", "train.objective=masked_token"), "train.objective"),
     (("--track", "tensorbord"), "did you mean 'tensorboard'?"),
 ]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import Command
 
 from windtunnel.runs import RunFolder
+from windtunnel.study.arms import read_tree
 from windtunnel.train.launch import ready_run
 from windtunnel.train.origin_config import OriginConfig
 from windtunnel.train.run_config import load_run
@@ -131,15 +132,15 @@ def test_a_mistake_is_told(windtunnel: Command, origin: str, told: str) -> None:
     assert not Path("run").exists()
 
 
-def test_compare_takes_a_file_that_begins_with_weights(windtunnel: Command, weights: Path) -> None:
-    file = with_origin("{weights: given.safetensors}")
-    text = file.read_text(encoding="utf-8").replace("name: small", "name: begun")
-    file.write_text(text, encoding="utf-8")
-    answer = windtunnel(
-        "compare", "run.yaml", file, "--seeds", 1, "--dry-run", "--out", "study", "--json"
-    )
-    assert answer.code == 0, answer.err
-    assert "begun begin with given weights" in answer.err + answer.out
+def test_an_arm_of_a_study_begins_with_the_same_file(windtunnel: Command, weights: Path) -> None:
+    """Plans hold configs as trees: the run that is read from one is the very same."""
+    ready = ready_run(load_run(with_origin("{weights: given.safetensors}")))
+    tree = ready.config.model_dump(mode="json")
+    assert tree["origin"]["weights"] == str(weights.absolute())
+    arm = ready_run(read_tree(tree))
+    assert (arm.key, arm.config.origin) == (ready.key, ready.config.origin)
+    other = read_tree(tree, {"train.seed": 1})
+    assert other.config.origin == ready.config.origin
 
 
 def test_what_a_run_with_an_origin_writes_is_what_it_wrote() -> None:
