@@ -32,6 +32,7 @@ def _distinct(value: tuple[Special, ...]) -> tuple[Special, ...]:
     return tuple(name for name in SPECIALS if name in value)
 
 
+_SLICE = r"^\d*:\d*$"
 Paths = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
     BeforeValidator(_one_or_more, json_schema_input_type=str | list[str]),
@@ -68,9 +69,6 @@ class Source(Config):
             if (value := getattr(self, name, None)) is not None
         }
         return self.replace(**paths) if paths else self
-
-
-_SLICE = r"^\d*:\d*$"
 
 
 class ShakespeareSource(Source):
