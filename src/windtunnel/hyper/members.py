@@ -145,6 +145,7 @@ def kinds_of(space: Space) -> list[NDArray[np.bool_]]:
 def largest_of_each_kind(space: Space) -> list[int]:
     """The indices of the widest, and of those the deepest, of each kind, tied and untied."""
     ties = space.column("tie_weights") if "tie_weights" in space.names() else space.params * 0
+    ties = np.nan_to_num(ties.astype(np.float64), nan=-1.0)
     size, found = widest_first(space), list[int]()
     for own in kinds_of(space):
         for tie in np.unique(ties[own]):
@@ -155,16 +156,19 @@ def largest_of_each_kind(space: Space) -> list[int]:
 
 
 def _examples(space: Space, among: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The indices of one tied and one untied architecture: of the most parameters, and of those in
-    the middle (of numbers of heads)."""
+    """The indices of one tied and one untied architecture: of the most parameters, and of those the
+    first with the middle number of heads."""
     params, indices = space.params, space.indices()
     ties = space.column("tie_weights") if "tie_weights" in space.names() else params * 0
     found = []
+    heads = space.column("n_head") if "n_head" in space.names() else params * 0
+    heads = np.nan_to_num(heads.astype(np.float64), nan=-1.0)
     ties = np.nan_to_num(ties.astype(np.float64), nan=-1.0)  # a block may lack the axis
     for tie in np.unique(ties[among]):
         rows = np.flatnonzero(among & (ties == tie))
         rows = rows[params[rows] == params[rows].max()]
-        found.append(indices[rows[len(rows) // 2]])
+        counts = np.unique(heads[rows])
+        found.append(indices[rows[heads[rows] == counts[len(counts) // 2]][0]])
     return np.array(found)
 
 

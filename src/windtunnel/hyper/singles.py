@@ -37,6 +37,7 @@ class Singles(nn.Module):
         self.sources = dict(sources)
         anatomies = {key: anatomy_of(architecture) for key, architecture in sources.items()}
         self.limits = Limits.of(anatomies.values())
+        self._own = {key: Limits.of([anatomy]) for key, anatomy in anatomies.items()}
         self._slots = {
             key: {(slot.role, anatomy.ops[slot.op].layer): slot for slot in anatomy.slots}
             for key, anatomy in anatomies.items()
@@ -54,7 +55,7 @@ class Singles(nn.Module):
         for slot in anatomy.slots:
             source = self._source(key, slot, anatomy)
             if source is not None:
-                found[slot.name] = self._cut(tensors[source.name], slot, source)
+                found[slot.name] = self._cut(tensors[source.name], slot, source, key)
         return found
 
     def _source(self, key: str, slot: Slot, anatomy: Anatomy) -> Slot | None:
@@ -63,13 +64,13 @@ class Singles(nn.Module):
             layer = int((layer + 0.5) / anatomy.n_layer * self._layers[key])
         return self._slots[key].get((slot.role, layer))
 
-    def _cut(self, value: Tensor, slot: Slot, source: Slot) -> Tensor:
+    def _cut(self, value: Tensor, slot: Slot, source: Slot, key: str) -> Tensor:
         is_map = len(slot.shape) > 1 and slot.role not in TABLES
         scale = math.sqrt(source.shape[-1] / slot.shape[-1]) if is_map else 1.0
         if "gates" in slot.axes:
             kind = slot.role.partition("_")[0]
             value = value.view(GATES[kind], -1, *value.shape[1:])
-        return corner(value[None], slot, self.limits)[0] * scale
+        return corner(value[None], slot, self._own[key])[0] * scale
 
 
 def train_single(

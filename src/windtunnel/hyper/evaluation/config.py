@@ -66,7 +66,7 @@ class EvaluationConfig(Config):
         unknown = [name for name in self.candidates if name not in CANDIDATES]
         if unknown or not self.candidates:
             raise ValueError(f"candidates: {', '.join(CANDIDATES)}, not {', '.join(unknown)}")
-        taken = {"strong", "ghn"} & self.others.keys()
+        taken = {"strong", "ghn", *CANDIDATES} & self.others.keys()
         if taken:
             raise ValueError(f"others: {', '.join(taken)} is taken")
         return self

@@ -9,7 +9,14 @@ from statistics import fmean
 
 from windtunnel.errors import UsageError
 from windtunnel.hyper.evaluation.config import EvaluationConfig
-from windtunnel.hyper.evaluation.units import Results, Unit, best_rate, next_rates, unique_units
+from windtunnel.hyper.evaluation.units import (
+    Results,
+    Unit,
+    best_rate,
+    is_bracketed,
+    next_rates,
+    unique_units,
+)
 from windtunnel.spaces import Space
 from windtunnel.spaces.families import twins_of
 
@@ -42,6 +49,8 @@ class Course:
     """The chosen initialisation of each kind."""
     rates: dict[tuple[str, str, str], float] = field(default_factory=dict)
     """(split, kind, init) -> the tuned rate."""
+    at_edge: list[tuple[str, str, str]] = field(default_factory=list)
+    """Of those the ones whose best rate is the lowest or highest that was tried."""
     ranks: Sequence[tuple[int, str]] = ()
     """Architectures that are only ranked, with their kinds."""
 
@@ -85,7 +94,7 @@ class Course:
         """The candidate with the lowest tuned loss, of each kind, on in-distribution sizes (or the
         first split that there is)."""
         first: dict[str, Group] = {}
-        for group in self.groups:
+        for group in sorted(self.groups, key=lambda group: group.split != "in_distribution"):
             first.setdefault(group.kind, group)
         wanted = [(group, name) for group in first.values() for name in self.config.candidates]
         tuned = self._searched(wanted, run)
@@ -104,6 +113,8 @@ class Course:
             for init in self.inits:
                 name = self.strong[group.kind] if init == STRONG else init
                 self.rates[group.split, group.kind, init] = best_rate(tuned[group, name])
+                if not is_bracketed(tuned[group, name]):
+                    self.at_edge.append((group.split, group.kind, init))
 
     def _searched(
         self, wanted: Sequence[tuple[Group, str]], run: Run
@@ -163,9 +174,9 @@ def groups_of(parts: Mapping[str, Space], config: EvaluationConfig) -> list[Grou
                     f"splits.{split}: {kind} has {len(chosen)} structures, and {share} to measure "
                     f"and {config.tune_members} to tune on are asked for"
                 )
-            tune = tuple(
-                chosen[:: max(1, len(chosen) // config.tune_members)][: config.tune_members]
-            )
+            chosen.sort(key=lambda index: part.whole[index].params)
+            n = config.tune_members
+            tune = tuple(chosen[int((i + 0.5) * len(chosen) / n)] for i in range(n))
             measure = tuple(index for index in chosen if index not in tune)
             groups.append(Group(split, kind, tune, measure))
     return groups

@@ -30,6 +30,7 @@ def summarized(course: Course, context: Context) -> dict[str, Any]:
         "unigram_entropy": entropy,
         "strong": course.strong,
         "rates": {"/".join(key): rate for key, rate in course.rates.items()},
+        "at_edge": ["/".join(key) for key in course.at_edge],
         "splits": {split: _split(split, course, context, entropy) for split in splits},
     }
 

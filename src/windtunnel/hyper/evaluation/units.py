@@ -66,7 +66,7 @@ class Results:
             os.fsync(stream.fileno())
 
 
-MOST_RATES = 8
+MOST_RATES = 12
 """Rates that are tried at most for one group."""
 
 
@@ -93,6 +93,11 @@ def next_rates(done: Mapping[float, float], first: float, factor: float) -> list
 def best_rate(done: Mapping[float, float]) -> float:
     """The rate of the lowest loss."""
     return min(sorted(done), key=lambda rate: done[rate])
+
+
+def is_bracketed(done: Mapping[float, float]) -> bool:
+    """Whether the best rate lies between two others."""
+    return min(done) < best_rate(done) < max(done)
 
 
 def unique_units(units: Iterable[Unit]) -> list[Unit]:
