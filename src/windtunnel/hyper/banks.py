@@ -82,8 +82,10 @@ class NestedBanks(nn.Module):
             rows = chosen[[slot.op for slot in slots]]
             if name in self.mixes:
                 found |= self._table(slots, rows)
-            else:
-                found |= self._mixed(role, slots, rows, anatomy)
+                continue
+            for places in _alike(slots):
+                own = [slots[place] for place in places]
+                found |= self._mixed(role, own, rows[places], anatomy)
         return found
 
     def _table(self, slots: list[Slot], rows: Tensor) -> dict[str, Tensor]:
@@ -99,7 +101,7 @@ class NestedBanks(nn.Module):
     def _mixed(
         self, role: Role, slots: list[Slot], rows: Tensor, anatomy: Anatomy
     ) -> dict[str, Tensor]:
-        """The tensors of one role, of all layers at once."""
+        """The tensors of one role and shape, of all layers at once."""
         first = slots[0]
         cut = corner(self.banks[role.name], first, self.limits)
         knots = cut.shape[0] - self.config.components
@@ -121,3 +123,11 @@ class NestedBanks(nn.Module):
         place = (layer + 0.5) / anatomy.n_layer * knots - 0.5
         place = min(max(place, 0.0), knots - 1.0)
         return (1 - (torch.arange(knots) - place).abs()).clamp(min=0.0)
+
+
+def _alike(slots: list[Slot]) -> list[list[int]]:
+    """The places of slots of one shape and number of heads, for each of those."""
+    found: dict[object, list[int]] = {}
+    for place, slot in enumerate(slots):
+        found.setdefault((slot.shape, slot.heads), []).append(place)
+    return list(found.values())

@@ -64,22 +64,53 @@ def growth_of(architecture: Architecture, limits: Limits, n_layer: int) -> Growt
     first = architecture.layers[0]
     head_dim = getattr(first.mixer, "head_dim", None) or large.d_model
     copies = _divisor(head_dim, large.d_model / limits.d_model)
-    ff_copies = _divisor(large.d_ff, large.d_ff / limits.d_ff) if large.d_ff else 1
+    known_ff = limits.d_ff or large.d_ff  # a network without feed-forwards leaves them out
+    ff_copies = _divisor(large.d_ff, large.d_ff / known_ff) if large.d_ff else 1
     if copies is None or ff_copies is None:
         return None
     layers = min(n_layer, large.n_layer)
-    alike = all(layer == first for layer in architecture.layers)
-    rotated = getattr(getattr(first.mixer, "position", None), "type", "none") != "none"
-    if (not alike and layers < large.n_layer) or (copies > 1 and (rotated or large.unknown)):
+    if copies > 1 and not _can_widen(architecture, large):
+        return None
+    if layers < large.n_layer and not _can_deepen(architecture, large):
         return None
     changes = {"d_model": large.d_model // copies, "vocab_size": limits.vocab_size or 1}
     changes["max_seq_len"] = min(large.max_seq_len, limits.max_seq_len)
     narrow = tuple(_narrow(one, copies, ff_copies) for one in architecture.layers[:layers])
     small = architecture.replace(**changes, layers=narrow)
-    known = (head_dim // copies) ** -0.5
-    scale = getattr(first.mixer, "scale", None) or known
-    q_scale = math.sqrt(known / (copies * scale)) if copies > 1 else 1.0
+    q_scale = _q_scale(getattr(first.mixer, "scale", None), head_dim, copies)
     return Growth(anatomy_of(small), large, copies, ff_copies, q_scale)
+
+
+def _q_scale(scale: float | None, head_dim: int, copies: int) -> float:
+    """What queries and keys are multiplied by: a product of copies is so many times as large, and
+    the usual scale of logits, 1/√head_dim, is smaller."""
+    usual = scale is None or math.isclose(scale, head_dim**-0.5)
+    return math.pow(copies, -0.25 if usual else -0.5)
+
+
+def _can_widen(architecture: Architecture, large: Anatomy) -> bool:
+    """Whether copies of channels compute the same: all parts are known, nothing turns pairs of
+    channels or hangs on the width, and a tied head has something to take the sum of copies back."""
+    first = architecture.layers[0]
+    turned = getattr(getattr(first.mixer, "position", None), "type", "none") != "none"
+    embedding = architecture.embedding
+    if large.unknown or turned or embedding.scale or architecture.head.scale is not None:
+        return False
+    roles = {slot.role for slot in large.slots}
+    plain = embedding.norm.type == "none" and "position" not in roles
+    ends = "head_norm_weight" in roles or (_recurs(large, 0) and plain)
+    return not large.tied or ends
+
+
+def _can_deepen(architecture: Architecture, large: Anatomy) -> bool:
+    """Whether a layer can hand on what it gets: it adds to a stream that it reads through its norm,
+    or it is a recurrence alone."""
+    first = architecture.layers[0]
+    if any(layer != first for layer in architecture.layers) or large.unknown:
+        return False
+    if first.residual.type == "add":
+        return first.placement in ("pre", "none")
+    return _recurs(large, 0) and first.mlp.type == "none" and first.placement == "none"
 
 
 def _divisor(size: int, least: float) -> int | None:
@@ -205,11 +236,11 @@ def deepened(weights: Mapping[str, Tensor], growth: Growth) -> dict[str, Tensor]
             elif handed_on and slot.role.endswith("_weight_ih"):
                 value = value / _HANDED_ON
             found[_renamed(slot.name, source, layer)] = value
-        handed_on = copy and _is_recurrent(small, source)
+        handed_on = copy and _recurs(small, source)
     return found
 
 
-def _is_recurrent(anatomy: Anatomy, layer: int) -> bool:
+def _recurs(anatomy: Anatomy, layer: int) -> bool:
     """Whether a layer is a recurrence that no residual leads past."""
     own = [op for op in anatomy.ops if op.layer == layer and op.kind in GATES]
     return any(not anatomy.segments[op.segment].skipped for op in own)

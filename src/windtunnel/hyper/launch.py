@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +98,7 @@ def ready_ghn(
     written = config.model_dump(mode="json", exclude={"name", "space", "data", "train"})
     device = resolve_device(config.train.device)
     identity = run_identity(
-        arch={"ghn": written, "space": _space_digest(members)},
+        arch={"ghn": written, "space": space_digest(members)},
         data=dataset.fingerprint,
         train=config.train,
         code=code_digest(),
@@ -107,13 +108,18 @@ def ready_ghn(
     return ReadyGhn(config, members, dataset, identity, run_key(identity))
 
 
-def _space_digest(members: Members) -> str:
-    """What identifies the architectures that are trained on."""
-    import hashlib
-
-    train = members.parts["train"]
-    names = f"{len(train)}:{train[0].name}:{train[-1].name}:{int(train.params.sum())}"
-    return hashlib.sha256(names.encode()).hexdigest()
+def space_digest(members: Members) -> str:
+    """What identifies the architectures that are trained on, and those of the validation loss."""
+    total = hashlib.sha256()
+    for block in members.space.blocks:
+        axes = [(axis.name, axis.values, axis.paths) for axis in block.axes]
+        total.update(repr((block.family.name, block.vocab_size, block.max_seq_len, axes)).encode())
+        if block.size:
+            first = block.document(block.values(0), "first").tree["arch"]
+            total.update(repr(first).encode())
+    for name in ("train", "in_distribution"):
+        total.update(members.parts[name].indices().tobytes())
+    return total.hexdigest()
 
 
 def create_ghn_folder(ready: ReadyGhn, path: Path) -> RunFolder:

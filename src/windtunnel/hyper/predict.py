@@ -93,7 +93,7 @@ def _fit_rows(
             weights[slot.name] = torch.cat([value, more])
             notes.append(f"positions beyond {len(value)} are as the last")
         if slot.role in ("embedding", "head"):
-            other = tokenizer is not None and not _same(tokenizer, stored.tokenizer)
+            other = tokenizer is not None and not same_ids(tokenizer, stored.tokenizer)
             if other:
                 assert tokenizer is not None
                 value = rows_by_pieces(value, stored.tokenizer, tokenizer)
@@ -108,7 +108,7 @@ def _fit_rows(
     return notes
 
 
-def _same(one: Tokenizer, other: Tokenizer) -> bool:
+def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
     """Whether two tokenizers give each id the same text."""
     if one.vocab_size != other.vocab_size:
         return False

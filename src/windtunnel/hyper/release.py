@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from torch import nn
 
 from windtunnel.config import load_document
-from windtunnel.errors import RunError
 from windtunnel.runs import RunFolder
 from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.restore import copy_into, kept_tensors
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 
@@ -27,8 +29,4 @@ def load_network_weights(path: Path, network: nn.Module) -> None:
     folder = RunFolder.open(path)
     document = load_document(folder.config_path)
     averaged = document.get(("train", "ema"), None) is not None
-    load_weights(folder.checkpoints, network, _damaged, ema=averaged)
-
-
-def _damaged(message: str) -> None:
-    raise RunError(message)
+    load_weights(folder.checkpoints, network, logger.warning, ema=averaged)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,10 +58,11 @@ def train_rival(
     if out.exists():
         raise UsageError(f"{out}: already exists; choose another folder")
     record = RunFolder.open(ghn).read_record()
-    if record is None:
+    if record is None or record["status"] != "finished":
         raise UsageError(f"{ghn}: this run has not ended, so its cost is not known")
     ready = ready_ghn(load_ghn(ghn / "config.yaml"))
     total = float(record["train_seconds"]) if seconds is None else seconds
+    draft = _draft(out)
     singles = _untrained(ready)
     each = total / len(singles.sources)
     train = _recipe(ready, batch_size)
@@ -78,13 +81,23 @@ def train_rival(
         took[key]["lr"] = best[kind]
     split = ready.config.split
     facts = singles_facts("singles", singles, {"d_model": split.d_model, "n_layer": split.n_layer})
-    out.mkdir(parents=True)
-    shutil.copytree(ghn / TOKENIZER, out / TOKENIZER)
+    shutil.copytree(ghn / TOKENIZER, draft / TOKENIZER)
     values = {name: value.detach().contiguous() for name, value in singles.named_parameters()}
-    save_file(values, str(out / WEIGHTS))
+    save_file(values, str(draft / WEIGHTS))
     text = json.dumps({**facts, "training": took}, indent=1)
-    (out / NETWORK).write_text(text + "\n", encoding="utf-8")
+    (draft / NETWORK).write_text(text + "\n", encoding="utf-8")
+    os.rename(draft, out)
     return took
+
+
+def _draft(out: Path) -> Path:
+    """A new folder beside ``out``, which gets its name once it is whole."""
+    draft = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be made: {error.strerror}") from error
+    return draft
 
 
 def _untrained(ready: ReadyGhn) -> Singles:

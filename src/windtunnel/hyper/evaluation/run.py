@@ -6,8 +6,9 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from windtunnel.config import decode, load_document
-from windtunnel.errors import UsageError
+from windtunnel.errors import RunError, UsageError
 from windtunnel.hyper.config import GhnConfig
 from windtunnel.hyper.evaluation.config import EvaluationConfig
 from windtunnel.hyper.evaluation.inits import initial
@@ -24,10 +25,13 @@ from windtunnel.hyper.evaluation.plan import AS_IS, Course, groups_of, ranks_of
 from windtunnel.hyper.evaluation.text import Text, read_text
 from windtunnel.hyper.evaluation.unit import train_unit
 from windtunnel.hyper.evaluation.units import Results, Unit
-from windtunnel.hyper.launch import load_ghn
+from windtunnel.hyper.initial import network_digest
+from windtunnel.hyper.launch import load_ghn, space_digest
 from windtunnel.hyper.members import Members
-from windtunnel.hyper.predict import predict
+from windtunnel.hyper.predict import predict, same_ids
 from windtunnel.hyper.stored import Stored, open_stored
+from windtunnel.runs import code_digest
+from windtunnel.runs.durable import strict_json, write_atomic
 from windtunnel.spaces.declared import load_space
 
 UNITS = "units.jsonl"
@@ -69,7 +73,12 @@ class Context:
     def stored(self) -> dict[str, Stored]:
         """The hypernetwork and the others."""
         named = {"ghn": self.config.ghn, **self.config.others}
-        return {name: open_stored(Path(folder)) for name, folder in named.items()}
+        found = {name: open_stored(Path(folder)) for name, folder in named.items()}
+        own = found["ghn"].tokenizer
+        for name, stored in found.items():
+            if not same_ids(stored.tokenizer, own):
+                raise UsageError(f"others.{name}: has another tokenizer than the hypernetwork")
+        return found
 
     @cached_property
     def members(self) -> Members:
@@ -138,8 +147,11 @@ def evaluate_ghn(
     context = Context(config)
     groups = groups_of(context.members.parts, config)
     assert context.text.counts.sum()
-    out.mkdir(parents=True, exist_ok=True)
-    _check_same(config, out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be made: {error.strerror}") from error
+    _check_same(context, out)
     ranks = ranks_of(context.members.parts, config, groups)
     course = Course(config, groups, Results(out / UNITS), ranks=ranks)
     with ProcessPoolExecutor(
@@ -152,24 +164,49 @@ def evaluate_ghn(
                 course.results.add(waiting[future], future.result())
                 tell(done, len(waiting))
 
-        course.go(run)
+        try:
+            course.go(run)
+        except BrokenProcessPool as error:
+            raise RunError(f"{out}: a worker was killed; start again to go on") from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what waits is not begun
+            raise
     found = summarized(course, context)
-    (out / SUMMARY).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_atomic(out / SUMMARY, strict_json(found, indent=1) + "\n")
     return found
 
 
-def _check_same(config: EvaluationConfig, out: Path) -> None:
-    """The folder's own config, written at the first start."""
+def _check_same(context: Context, out: Path) -> None:
+    """What the folder's results are of, written at the first start: the config, and digests of
+    weights, text and space. More splits, seeds and rivals may come later."""
     path = out / "evaluation.json"
-    now = config.model_dump(mode="json")
-    if not path.exists():
-        path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    grown = {"splits", "others", "seeds", "name", "ranking"}
-    changed = [key for key in now if key not in grown and now[key] != before.get(key)]
-    if changed:
-        raise UsageError(
-            f"{out}: holds an evaluation with another {', '.join(changed)}; choose another folder"
-        )
-    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    now = {
+        "config": context.config.model_dump(mode="json"),
+        "text": context.text.digest,
+        "space": space_digest(context.members),
+        "code": code_digest(),
+        "weights": {name: network_digest(stored) for name, stored in context.stored.items()},
+    }
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = _differences(before, now)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path}: is damaged ({error})") from error
+        if changed:
+            text = ", ".join(changed)
+            raise UsageError(f"{out}: holds results of another {text}; choose another folder")
+    write_atomic(path, strict_json(now, indent=1) + "\n")
+
+
+_MAY_GROW = frozenset({"splits", "others", "seeds", "name", "ranking"})
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What has changed that results hang on."""
+    old, new = before["config"], now["config"]
+    found = [key for key in new if key not in _MAY_GROW and new[key] != old.get(key)]
+    found += [key for key in ("text", "space", "code") if before[key] != now[key]]
+    known = before["weights"]
+    found += [n for n, digest in now["weights"].items() if known.get(n, digest) != digest]
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,14 @@ class Text:
     tune: NDArray[np.int64]
     test: NDArray[np.int64]
     counts: NDArray[np.int64]
+
+    @property
+    def digest(self) -> str:
+        """What identifies all sides."""
+        total = hashlib.sha256()
+        for side in (self.train, self.tune, self.test):
+            total.update(f"{len(side)}:".encode() + side.tobytes())
+        return total.hexdigest()
 
     @property
     def unigram_entropy(self) -> float:

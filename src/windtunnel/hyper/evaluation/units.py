@@ -36,15 +36,19 @@ class Results:
         self.path = path
         self._found: dict[str, dict[int, float]] = {}
         if path.exists():
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            content = path.read_bytes()
+            whole = content.rpartition(b"\n")[0]
+            if len(whole) + 1 < len(content):  # a last line that was not written to its end
+                path.write_bytes(whole + b"\n" if whole else b"")
+            for number, line in enumerate(whole.splitlines(), 1):
                 self._read(line, number)
 
-    def _read(self, line: str, number: int) -> None:
+    def _read(self, line: bytes, number: int) -> None:
         try:
             value = json.loads(line)
             losses = {int(k): math.inf if v is None else float(v) for k, v in value["loss"].items()}
             self._found[Unit(**value["unit"]).key] = losses
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{self.path}:{number}: is damaged ({error}); delete the line"
             ) from error
