@@ -106,6 +106,19 @@ def test_cuts_of_a_single_model_have_the_right_shapes_and_values(family: str, ti
     assert torch.equal(cut["embedding.weight"], table[:, :8])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tied_model_serves_untied_architectures(family: str) -> None:
+    tied, untied = member(family, True, 16, 2), member(family, False, 16, 2)
+    singles = Singles({source_key(anatomy_of(tied.architecture)): tied.architecture}).eval()
+    source = singles.models[source_key(anatomy_of(tied.architecture))]
+    target = build(untied.architecture, seed=4).eval()
+    made = singles.weights(anatomy_of(untied.architecture))
+    assert made.keys() == {name for name, _ in target.named_parameters()}
+    tokens = torch.randint(0, 11, (2, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(source(tokens), functional_call(target, made, (tokens,)), atol=1e-6)
+
+
 def test_singles_know_nothing_of_other_kinds() -> None:
     large = member("lstm", True, 16, 2).architecture
     singles = Singles({source_key(anatomy_of(large)): large})

@@ -78,6 +78,10 @@ class HyperNetwork(nn.Module):
         self._space = architectures
         self._targets: OrderedDict[int, Target] = OrderedDict()
 
+    def reach(self, anatomy: Anatomy) -> tuple[Limits, int | None]:
+        """The largest sizes that it writes; of depth it knows no limit of its own."""
+        return self.limits, None
+
     def weights(self, anatomy: Anatomy, graph: Graph | None = None) -> dict[str, Tensor]:
         """The tensors of an architecture at most as large as the limits, by name."""
         nodes = self.encoder(graph_of(anatomy) if graph is None else graph)

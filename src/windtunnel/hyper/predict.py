@@ -43,7 +43,8 @@ def predict(
         UsageError: nothing of the architecture can be predicted.
     """
     large = anatomy_of(architecture)
-    growth = growth_of(architecture, stored.network.limits, stored.n_layer)
+    limits, layers = stored.network.reach(large)
+    growth = growth_of(architecture, limits, layers or stored.n_layer)
     if growth is None:
         raise UsageError(
             f"{architecture.name}: its sizes (d_model {large.d_model}, {large.n_layer} layers) "

@@ -41,8 +41,9 @@ def train_rival(
     seconds: float | None = None,
     tell: Tell = lambda key, step, loss: None,
 ) -> dict[str, Any]:
-    """One model of each kind, tied and untied, of the largest size that a hypernetwork was trained
-    on, on its text, for as long as it was trained, all together; what it took.
+    """One model of each kind, of the largest size that a hypernetwork was trained on, on its text,
+    for as long as it was trained, all together; what it took. They are tied where some are: a tied
+    model serves untied architectures as well.
 
     ``out`` then is a folder that :func:`windtunnel.hyper.stored.open_stored` opens.
 
@@ -106,7 +107,9 @@ def _untrained(ready: ReadyGhn) -> Singles:
     found = {}
     for index in largest_of_each_kind(ready.members.parts["train"]):
         architecture = space[index].architecture
-        found[source_key(anatomy_of(architecture))] = architecture
+        key, tied = source_key(anatomy_of(architecture)), architecture.embedding.tie
+        if key not in found or tied:
+            found[key] = architecture
     return Singles(found)
 
 

@@ -20,9 +20,8 @@ from windtunnel.train.loop import create_train_state, train_steps
 
 
 def source_key(anatomy: Anatomy) -> str:
-    """Which trained model an architecture is cut from: by its kind of layers, tied or not."""
-    kinds = [op.kind for op in anatomy.ops if op.kind in GATES]
-    return f"{kinds[0] if kinds else 'attention'}-{'tied' if anatomy.tied else 'untied'}"
+    """Which trained model an architecture is cut from: by its kind of layers."""
+    return next((op.kind for op in anatomy.ops if op.kind in GATES), "attention")
 
 
 class Singles(nn.Module):
@@ -30,6 +29,8 @@ class Singles(nn.Module):
 
     A tensor is the corner of the one at the same place along the depth, times √(N / n) for maps of
     n inputs cut out of N: exactly what nested banks do to theirs, so only the training differs.
+    Where the source is tied and the architecture is not, its head is the source's table too, which
+    computes the same.
     """
 
     def __init__(self, sources: Mapping[str, Architecture]) -> None:
@@ -44,6 +45,11 @@ class Singles(nn.Module):
         }
         self._layers = {key: anatomy.n_layer for key, anatomy in anatomies.items()}
         self.models = nn.ModuleDict({key: build(a) for key, a in sources.items()})
+
+    def reach(self, anatomy: Anatomy) -> tuple[Limits, int | None]:
+        """The largest sizes that an architecture is cut from, and the layers of its source."""
+        key = source_key(anatomy)
+        return self._own.get(key, self.limits), self._layers.get(key)
 
     def weights(self, anatomy: Anatomy, graph: Graph | None = None) -> dict[str, Tensor]:
         """The tensors of an architecture at most as large, by name; none of an unknown kind."""
@@ -62,7 +68,10 @@ class Singles(nn.Module):
         layer = anatomy.ops[slot.op].layer
         if layer is not None:
             layer = int((layer + 0.5) / anatomy.n_layer * self._layers[key])
-        return self._slots[key].get((slot.role, layer))
+        found = self._slots[key].get((slot.role, layer))
+        if found is None and slot.role == "head":
+            found = self._slots[key].get(("embedding", None))
+        return found
 
     def _cut(self, value: Tensor, slot: Slot, source: Slot, key: str) -> Tensor:
         is_map = len(slot.shape) > 1 and slot.role not in TABLES
