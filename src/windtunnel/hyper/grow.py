@@ -27,6 +27,8 @@ _NOISE = 0.5
 over the copies, so it changes nothing before the first step."""
 _HANDED_ON = 0.25
 """The scale at which a recurrent layer hands on its input: small enough for tanh to be linear."""
+_NARROWEST = 8
+"""No architecture is grown from fewer channels (unless it is as narrow itself)."""
 _SHUT = 4.0
 """The logit of a gate that is nearly open; its opposite nearly shuts one."""
 
@@ -66,7 +68,7 @@ def growth_of(architecture: Architecture, limits: Limits, n_layer: int) -> Growt
     copies = _divisor(head_dim, large.d_model / limits.d_model)
     known_ff = limits.d_ff or large.d_ff  # a network without feed-forwards leaves them out
     ff_copies = _divisor(large.d_ff, large.d_ff / known_ff) if large.d_ff else 1
-    if copies is None or ff_copies is None:
+    if copies is None or ff_copies is None or (copies > 1 and large.d_model // copies < _NARROWEST):
         return None
     layers = min(n_layer, large.n_layer)
     if copies > 1 and not _can_widen(architecture, large):

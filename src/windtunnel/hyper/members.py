@@ -20,8 +20,6 @@ from windtunnel.spaces.families import twins_of
 from windtunnel.spaces.split import protocol
 from windtunnel.train.batch import BatchSource, TokenBatch
 
-_WORD = 2**64
-
 
 @dataclass(frozen=True)
 class Members:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from windtunnel.arch import Architecture, Model, build, cost
+from windtunnel.arch import Architecture, Model, build
 from windtunnel.hyper.anatomy import Anatomy, anatomy_of
 from windtunnel.hyper.banks import NestedBanks
 from windtunnel.hyper.config import DecoderConfig, EncoderConfig, LowRankConfig, TiledConfig
@@ -47,8 +47,6 @@ class Target:
     """Its computation; of its own weights only those count that are not predicted."""
     anatomy: Anatomy
     graph: Graph
-    flops_per_token: float
-    """Of training it, at the longest sequence."""
 
 
 class HyperNetwork(nn.Module):
@@ -123,8 +121,7 @@ def target_of(architecture: Architecture, network: HyperNetwork) -> Target:
     device = next(network.parameters()).device
     model = build(architecture, seed=0, device=device, initialized=not whole)
     model.eval().requires_grad_(False)
-    flops = cost(architecture, architecture.max_seq_len).train_flops_per_token
-    return Target(model, anatomy, graph_of(anatomy), float(flops))
+    return Target(model, anatomy, graph_of(anatomy))
 
 
 def decoder_of(config: DecoderConfig, limits: Limits, width: int) -> nn.Module:

@@ -118,10 +118,19 @@ def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
 
 def rows_by_pieces(table: Tensor, known: Tokenizer, wanted: Tokenizer) -> Tensor:
     """A table for another vocabulary: the row of a token is the mean of the rows of the pieces that
-    the known tokenizer cuts its text into (Gee et al. 2022, arXiv 2402.09977)."""
+    the known tokenizer cuts its text into (Gee et al. 2022, arXiv 2402.09977).
+
+    A token that is also known keeps its row: by its bytes, or by its name where it is special.
+    """
     mean = table.mean(0)
+    same = {piece: number for number, piece in enumerate(known.pieces) if piece}
+    special = {number: known.specials.get(name) for name, number in wanted.specials.items()}
     rows = []
-    for number in range(wanted.vocab_size):
-        pieces = known.encode(wanted.decode([number]))
+    for number, piece in enumerate(wanted.pieces):
+        own = same.get(piece) if piece else special.get(number)
+        if own is not None:
+            rows.append(table[own])
+            continue
+        pieces = known.encode(wanted.decode([number])) if piece else []
         rows.append(table[list(pieces)].mean(0) if len(pieces) else mean)
     return torch.stack(rows)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from windtunnel.arch import ArchSpec, resolve
 from windtunnel.config import Document, decode
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
-from windtunnel.errors import RunError, UsageError
+from windtunnel.errors import ConfigError, RunError, UsageError
 from windtunnel.hyper.config import DecoderConfig, EncoderConfig, GhnConfig
 from windtunnel.hyper.limits import Limits, Role
 from windtunnel.hyper.network import HyperNetwork
@@ -89,9 +89,10 @@ def open_stored(path: Path) -> Stored:
         if facts["format"] != _FORMAT:
             raise UsageError(f"{path / NETWORK}: format {facts['format']}, and {_FORMAT} is known")
         network = network_from(facts)
-        largest, name = facts["largest"], str(facts["name"])
-    except (ValueError, KeyError, TypeError) as error:
+        name = str(facts["name"])
+        d_model, n_layer = int(facts["largest"]["d_model"]), int(facts["largest"]["n_layer"])
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError, RuntimeError) as error:
         raise RunError(f"{path / NETWORK}: is damaged ({error})") from error
     load_network_weights(path, network)
     tokenizer = load_tokenizer(path / TOKENIZER)
-    return Stored(network.eval(), tokenizer, largest["d_model"], largest["n_layer"], name, path)
+    return Stored(network.eval(), tokenizer, d_model, n_layer, name, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import threading
@@ -33,6 +34,8 @@ from windtunnel.hyper.stored import Stored, open_stored
 from windtunnel.runs import code_digest
 from windtunnel.runs.durable import strict_json, write_atomic
 from windtunnel.spaces.declared import load_space
+
+logger = logging.getLogger(__name__)
 
 UNITS = "units.jsonl"
 SUMMARY = "summary.json"
@@ -193,6 +196,8 @@ def _check_same(context: Context, out: Path) -> None:
             changed = _differences(before, now)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path}: is damaged ({error})") from error
+        if before.get("code") != now["code"]:
+            logger.warning("%s: the code has changed since; its units may differ in digits", out)
         if changed:
             text = ", ".join(changed)
             raise UsageError(f"{out}: holds results of another {text}; choose another folder")
@@ -206,7 +211,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     """What has changed that results hang on."""
     old, new = before["config"], now["config"]
     found = [key for key in new if key not in _MAY_GROW and new[key] != old.get(key)]
-    found += [key for key in ("text", "space", "code") if before[key] != now[key]]
+    found += [key for key in ("text", "space") if before[key] != now[key]]
     known = before["weights"]
     found += [n for n, digest in now["weights"].items() if known.get(n, digest) != digest]
     return found
