@@ -10,8 +10,10 @@ import pytest
 from tests.cli.test_ghn_init import trained
 from tests.conftest import Command
 
+from windtunnel.cli import searching
 from windtunnel.hyper.predictor_results import space_for
 from windtunnel.hyper.stored import open_stored
+from windtunnel.study.ground import local_ground
 
 __all__ = ["trained"]  # the fixture
 
@@ -134,3 +136,44 @@ def test_another_hypernetwork_is_refused(windtunnel: Command, predictor: Path) -
     assert windtunnel("ghn", "release", "tiny", "--out", "made").code == 0
     own = windtunnel("ghn", "predictor", "rank", predictor, "space.yaml", "--ghn", "./made")
     assert own.code == 0, own.err  # float16 makes no other encoder of it
+
+
+def test_a_search_begins_with_what_is_ranked_best(
+    windtunnel: Command, predictor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked first, told beforehand, part of the question; resumed, the same."""
+    monkeypatch.setattr(searching, "local_ground", lambda: local_ground(measure=False))
+    Path("search.yaml").write_text(
+        "trials: 2\nbatch: 2\nsampler: random\nconfirm: 0\nspace:\n"
+        "  arch.d_model: {choice: [8, 16, 32]}\n  train.lr: {log: [1e-3, 1e-2]}\n"
+    )
+    command = ("search", "mini.yaml", "--space", "search.yaml", "--out", "s", "--workers", 1)
+    prior = ("--prior", predictor, "--prior-ghn", "tiny", "--prior-trials", 1)
+    sets = ("--set", "train.steps=1")
+    plan = windtunnel(*command, *prior, *sets, "--dry-run", "--json")
+    assert plan.code == 0, plan.err
+    assert "prior: 1 architectures are tried first, the best of 256 points by tiny's" in plan.err
+    first = json.loads(plan.out)["first_trials"]
+    assert first[0]["params"]["arch.d_model"] == 32  # by the formula of the results
+    answer = windtunnel(*command, *prior, *sets, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)["search"]
+    assert [t["params"] for t in found["trials"]] == [t["params"] for t in first]
+    assert found["prior"]["first"] == [{"arch.d_model": 32}]
+    assert "--prior predictor.json --prior-ghn tiny --prior-trials 1" in (
+        Path("s/report.html").read_text(encoding="utf-8")
+    )
+    again = windtunnel(*command, *prior, *sets, "--json")
+    assert json.loads(again.out)["search"] == found
+    for other in (sets, (*prior, "--prior-sample", 9, *sets)):
+        refused = windtunnel(*command, *other)
+        assert refused.code == 2, refused.err
+    for options, told in (
+        (("--prior", predictor), "--prior and --prior-ghn go together"),
+        (("--prior", "search.yaml", "--prior-ghn", "tiny"), "is no predictor"),
+        (("--prior", predictor, "--prior-ghn", "tinny"), "no run 'tinny'"),
+    ):
+        refused = windtunnel(*command[:-3], "new", *options)
+        assert refused.code == 2
+        assert told in refused.err
+    assert not Path("new").exists()

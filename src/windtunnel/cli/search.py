@@ -37,6 +37,22 @@ def search(
         typer.Option("--memory", metavar="BYTES", min=1, help="What a run's process may take, at "
                      "most; it is kept to it [what is free, by prediction alone]."),
     ] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option("--prior", metavar="FILE", help="A predictor (`ghn predictor fit`): the "
+                     "architectures of the space that it ranks best are tried first."),
+    ] = None,
+    prior_ghn: Annotated[
+        str | None,
+        typer.Option("--prior-ghn", metavar="GHN", help="The hypernetwork that it was fitted "
+                     "with."),
+    ] = None,
+    prior_trials: Annotated[
+        int, typer.Option("--prior-trials", min=1, help="How many are tried first.")
+    ] = 6,
+    prior_sample: Annotated[
+        int, typer.Option("--prior-sample", min=1, help="Points of the space that are ranked.")
+    ] = 256,
     workers: Workers = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
@@ -46,11 +62,12 @@ def search(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Search a space of settings for the best ones, and confirm them on fresh seeds."""
-    from windtunnel.cli.searching import Request, print_search, search_verb
+    from windtunnel.cli.searching import PriorRequest, Request, print_search, search_verb
 
     request = Request(
         file=file, space=space, edits=tuple(edits or ()), trials=trials, memory=memory, out=out,
         runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
+        prior=PriorRequest(prior, prior_ghn, prior_trials, prior_sample),
     )  # fmt: skip
     result = search_verb(request)
     if as_json:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from windtunnel.arch import Architecture
 from windtunnel.cli.comparing import asked_often
 from windtunnel.cli.conducting import conduct_verb
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
-from windtunnel.errors import ConfigError, Problem
+from windtunnel.config import digest
+from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.report.search_view import search_view
 from windtunnel.report.units import bytes_text, duration_text
 from windtunnel.study.arms import Ground
@@ -24,9 +26,30 @@ from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
 from windtunnel.study.search.inquiry import Searching
 from windtunnel.study.search.outlook import Outlook, look_ahead
+from windtunnel.study.search.prior import Prior, architecture_knobs
 from windtunnel.study.search.space import Search, check_paths, load_search
 from windtunnel.study.search.trial import BOOK, Book
 from windtunnel.train.run_config import LoadedRun, load_run
+
+
+@dataclass(frozen=True)
+class PriorRequest:
+    """What ranks architectures beforehand; nothing where no file is given."""
+
+    file: Path | None = None
+    ghn: str | None = None
+    trials: int = 6
+    sample: int = 256
+
+    def words(self) -> list[str]:
+        """The options again."""
+        if self.file is None:
+            return []
+        found = ["--prior", str(self.file), "--prior-ghn", str(self.ghn)]
+        usual = PriorRequest()
+        if self.trials != usual.trials:
+            found += ["--prior-trials", str(self.trials)]
+        return found + (["--prior-sample", str(self.sample)] if self.sample != usual.sample else [])
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,7 @@ class Request:
     workers: int | None
     dry_run: bool
     engine: str = "local"
+    prior: PriorRequest = field(default_factory=PriorRequest)
 
 
 def search_verb(request: Request) -> dict[str, Any]:
@@ -56,11 +80,13 @@ def _search(request: Request, engine: Engine) -> dict[str, Any]:
     if request.trials is not None:
         search = replace(search, config=search.config.replace(trials=request.trials))
     check_paths(search, base)
+    prior = prior_of(request, search)
     prepare_with_progress(base.config.data)
     ground = local_ground()
     inquiry = Searching(
-        search, base, ground=ground, book=Book(None), memory_bytes=request.memory, on_notice=note
-    )
+        search, base, ground=ground, book=Book(None), memory_bytes=request.memory, prior=prior,
+        on_notice=note,
+    )  # fmt: skip
     begun = StudyFolder(request.out).holds(inquiry.digest)
     inquiry.book = Book(request.out / BOOK if begun or not request.dry_run else None)
     inquiry.speed = _speed(inquiry, base, ground)
@@ -72,6 +98,34 @@ def _search(request: Request, engine: Engine) -> dict[str, Any]:
     result, page = report_study(request.out, command=_command(request))
     note(f"report: {page}")
     return result
+
+
+def prior_of(request: Request, search: Search) -> Prior | None:
+    """What ranks architectures: the mean of a predictor, by the hypernetwork that it belongs to.
+
+    Raises:
+        UsageError: one of the two options without the other, files that cannot be read or do not
+            belong together, or a space without architectures.
+    """
+    asked = request.prior
+    if asked.file is None or asked.ghn is None:
+        if asked.file is not None or asked.ghn is not None:
+            raise UsageError("--prior and --prior-ghn go together: the predictor reads its encoder")
+        return None
+    from windtunnel.hyper.initial import find_stored
+    from windtunnel.hyper.predictor import Subject, encoder_of, read_predictor
+
+    architecture_knobs(search.config)
+    predictor = read_predictor(asked.file)
+    encoder = encoder_of(find_stored(asked.ghn, request.runs))
+    predictor.check(encoder)
+
+    def rank(architectures: Sequence[Architecture]) -> list[float]:
+        means, _ = predictor.predict(encoder, [Subject.of(one) for one in architectures])
+        return [float(mean) for mean in means]
+
+    source = {"predictor": digest(predictor.to_dict()), "hypernetwork": predictor.name}
+    return Prior(rank, source, asked.trials, asked.sample)
 
 
 def load_both(file: Path, edits: Sequence[str], space: Path) -> tuple[LoadedRun, Search]:
@@ -130,6 +184,11 @@ def outlook_lines(
     others = "the others " if refused and spread else ""
     said = "; ".join([*refused, *([others + spread] if spread else [])])
     lines.append(f"  of {outlook.drawn} configurations drawn at random: {said}")
+    if inquiry.prior is not None:
+        lines.append(
+            f"  prior: {len(inquiry.first_points())} architectures are tried first, the best of "
+            f"{inquiry.prior.sample} points by {inquiry.prior.source['hypernetwork']}'s predictor"
+        )
     if inquiry.rungs:
         share = "" if outlook.share is None else f", about {outlook.share:.0%} of all steps"
         lines.append(
@@ -175,6 +234,7 @@ def _command(request: Request) -> str:
         parts += ["--trials", str(request.trials)]
     if request.memory is not None:
         parts += ["--memory", str(request.memory)]
+    parts += request.prior.words()
     return shlex.join([*parts, "--out", str(request.out)])
 
 

@@ -21,7 +21,9 @@ from windtunnel.study.search.gate import (
     pass_gate,
     smaller_micro_batch,
 )
+from windtunnel.study.search.knob import Params
 from windtunnel.study.search.pareto import pareto_front
+from windtunnel.study.search.prior import Prior, first_points
 from windtunnel.study.search.pruning import Judged, go_on, rungs_of
 from windtunnel.study.search.result import search_result
 from windtunnel.study.search.sampling import Asker
@@ -49,6 +51,7 @@ class Searching:
         book: where what is asked is kept; what stands in it already is not asked anew.
         memory_bytes: what a run's process may take, enforced; None: what is free now, by
             prediction alone.
+        prior: what ranks architectures, so that the best are asked first; None: the sampler alone.
         on_notice: told, in words, of what is refused or corrected.
     """
 
@@ -62,10 +65,12 @@ class Searching:
         ground: Ground,
         book: Book,
         memory_bytes: int | None = None,
+        prior: Prior | None = None,
         on_notice: Any = lambda text: None,
     ) -> None:
         self.search, self.base, self.book = search, as_arm(base, base.name), book
         self.ground, self._limit, self._notice = ground, memory_bytes, on_notice
+        self.prior = prior
         self.config = search.config
         self.rungs = rungs_of(self.config.pruning, base.config.train.steps)
         made, key = candidate(self.base, ground)
@@ -73,7 +78,7 @@ class Searching:
         self.question = f"the best of {base.name} by {len(search.space)} knobs"
         self.digest = digest(
             {"kind": KIND, "base": key, "search": self.config.model_dump(mode="json"),
-             "limit": memory_bytes}
+             "limit": memory_bytes, **({"prior": prior.facts()} if prior is not None else {})}
         )  # fmt: skip
         self.speed: float | None = None
         """Steps a second of the file's own run, for the time left; None: not known."""
@@ -120,7 +125,7 @@ class Searching:
 
     def _rounds(self) -> Script:
         self.room.limit_bytes = self.room_bytes
-        asker = Asker(self.config)
+        asker = Asker(self.config, self.first_points())
         while batch := self._asked(asker):
             yield from self._train([t for t in batch if t.status == "open" and not is_copy(t)])
             for trial in batch:
@@ -130,6 +135,16 @@ class Searching:
         if all(trial.status in ("invalid", "too_large") for trial in self.trials):
             raise StudyError(nothing_to_train(self.trials))
         yield from self._confirm()
+
+    def first_points(self) -> list[Params]:
+        """What the prior asks first: found once, and kept in the book."""
+        if self.prior is None:
+            return []
+        if "prior" not in self.book.facts:
+            points = first_points(self.prior, self)
+            self.book.facts["prior"] = [dict(point) for point in points]
+        found: list[Params] = self.book.facts["prior"]
+        return found
 
     def fits(self, predicted: int) -> bool:
         """Whether a run of that predicted peak may be trained, as far as is known now."""

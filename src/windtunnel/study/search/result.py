@@ -55,7 +55,16 @@ def _tree(inquiry: Searching, verdicts: Mapping[str, Any]) -> dict[str, Any]:
         },
         "confirmed": [_confirmed(trial, verdicts) for trial in inquiry.confirmed if verdicts],
         "note": OPTIMISM,
+        **_prior(inquiry),
     }
+
+
+def _prior(inquiry: Searching) -> dict[str, Any]:
+    """What ranked architectures beforehand, and what it asked first; nothing without a prior."""
+    if inquiry.prior is None:
+        return {}
+    first = [dict(point) for point in inquiry.first_points()]
+    return {"prior": {**inquiry.prior.facts(), "first": first}}
 
 
 def _confirmed(trial: Trial, verdicts: Mapping[str, Any]) -> dict[str, Any]:

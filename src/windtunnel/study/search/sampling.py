@@ -62,16 +62,26 @@ class Asker:
     [{'train.lr': 0.001252}]
     """
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchConfig, first: Sequence[Params] = ()) -> None:
+        """``first``: values of some or all knobs that are asked before all else, in this order;
+        the sampler chooses the other knobs."""
         self._config = config
         self._grid: list[Params] | None = None
         self._study: Study | None = None
         self._open: list[tuple[Trial, Params]] = []
         self._worst = 0.0
         if isinstance(config.sampler, GridConfig):
-            self._grid = _grid_order(config)
+            self._grid = _with_first(_grid_order(config), first)
         else:
             self._study = _study(config)
+            self._enqueue(first)
+
+    def _enqueue(self, first: Sequence[Params]) -> None:
+        assert self._study is not None
+        space = self._config.space
+        with quiet():
+            for point in first:
+                self._study.enqueue_trial({p: internal(space[p], v) for p, v in point.items()})
 
     def ask(self, count: int) -> list[Params]:
         """The next trials; fewer where a grid has no more."""
@@ -199,6 +209,22 @@ def _grid_order(config: SearchConfig) -> list[Params]:
     if len(points) > config.trials:
         random.Random(config.sampler.seed).shuffle(points)
     return points
+
+
+def _with_first(points: list[Params], first: Sequence[Params]) -> list[Params]:
+    """The points with, at their head, for each of ``first`` the first that has its values."""
+    head: list[Params] = []
+    rest = list(points)
+    for wanted in first:
+        fitting = (
+            place
+            for place, point in enumerate(rest)
+            if same_point({p: v for p, v in point.items() if p in wanted}, wanted)
+        )
+        place = next(fitting, None)
+        if place is not None:
+            head.append(rest.pop(place))
+    return head + rest
 
 
 def _study(config: SearchConfig) -> Study:
