@@ -59,11 +59,12 @@ def first_points(prior: Prior, inquiry: Searching) -> list[Params]:
     """
     config = inquiry.config
     knobs = set(architecture_knobs(config))
-    points, architectures = [], []
+    points: list[Params] = []
+    architectures = []
     drawn: dict[str, tuple[Params, Params]] = {}
     for params in _sample(config, prior.sample):
-        point = {path: value for path, value in params.items() if path in knobs}
-        drawn.setdefault(canonical_json(point), (point, params))
+        own = {path: value for path, value in params.items() if path in knobs}
+        drawn.setdefault(canonical_json(own), (own, params))
     for point, params in drawn.values():
         try:
             run = as_arm(applied(inquiry.base, params), inquiry.base.name)
