@@ -105,3 +105,19 @@ def test_mistakes_are_told_before_anything_is_trained(folder: Path, windtunnel: 
     _refused(windtunnel, "cannot be made", "evaluate", "evaluation.yaml", "--out", "file/out")
     _refused(windtunnel, "cannot be made", "singles", "ghn", "--out", "file/rival")
     assert not (folder / "out").exists()
+
+
+def test_an_evaluation_feeds_the_predictor(folder: Path, windtunnel: Command) -> None:
+    from windtunnel.hyper.predictor_results import read_results
+    from windtunnel.hyper.stored import open_stored
+
+    assert windtunnel("ghn", "train", "ghn.yaml", "--out", "ghn").code == 0
+    (folder / "evaluation.yaml").write_text(EVALUATION.replace("others: {rival: rival}\n", ""))
+    answer = windtunnel("ghn", "evaluate", "evaluation.yaml", "--out", "out", "--set",
+                        "splits={in_distribution: 3}")  # fmt: skip
+    assert answer.code == 0, answer.err
+    rows = json.loads((folder / "out" / "summary.json").read_text())
+    rows = rows["splits"]["in_distribution"]["rows"]
+    found = read_results(folder / "out", open_stored(folder / "ghn"))
+    assert sorted(one.loss for one in found) == sorted(row["strong"]["2"] for row in rows)
+    assert sorted(one.ghn_loss or 0 for one in found) == sorted(row["ghn"]["0"] for row in rows)

@@ -13,7 +13,7 @@ from typing import Any
 from windtunnel.arch import Architecture, ArchSpec, expand_preset, resolve
 from windtunnel.config import Document, decode, digest
 from windtunnel.data.tokenizers import load_tokenizer
-from windtunnel.errors import UsageError, WindtunnelError
+from windtunnel.errors import RunError, UsageError, WindtunnelError
 from windtunnel.hyper.stored import NETWORK, Stored
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.spaces import Space
@@ -145,7 +145,11 @@ def _of_evaluation(folder: Path) -> list[Measured]:
     path = folder / "evaluation.json"
     if not path.is_file() or not (folder / UNITS).is_file():
         raise UsageError(f"{folder}: holds no evaluation ({UNITS} is not there)")
-    config = EvaluationConfig.model_validate_json(path.read_bytes())
+    try:
+        pinned = json.loads(path.read_bytes())
+        config = EvaluationConfig.model_validate_json(json.dumps(pinned["config"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: is damaged ({error})") from error
     last = str(config.steps[-1])
     ends: dict[int, list[float]] = {}
     starts: dict[int, list[float]] = {}
