@@ -106,9 +106,9 @@ def _can_widen(architecture: Architecture, large: Anatomy) -> bool:
 
 def _can_deepen(architecture: Architecture, large: Anatomy) -> bool:
     """Whether a layer can hand on what it gets: it adds to a stream that it reads through its norm,
-    or it is a recurrence alone."""
+    or it is a recurrence alone. Parts that are not known keep values of their own at any depth."""
     first = architecture.layers[0]
-    if any(layer != first for layer in architecture.layers) or large.unknown:
+    if any(layer != first for layer in architecture.layers):
         return False
     if first.residual.type == "add":
         return first.placement in ("pre", "none")

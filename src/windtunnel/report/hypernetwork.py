@@ -63,6 +63,8 @@ def _gains(found: Mapping[str, Any]) -> RenderableType:
 
 
 def _gain(gain: Mapping[str, Any]) -> tuple[str, str, str]:
+    if None in (gain["mean"], gain["low"], gain["high"]):
+        return ("some diverged", "-", f"{gain['wins']}/{gain['of']}")
     return (
         f"{gain['mean']:+.3f}",
         f"[{gain['low']:+.3f}, {gain['high']:+.3f}]",

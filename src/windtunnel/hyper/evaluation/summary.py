@@ -26,12 +26,14 @@ def summarized(course: Course, context: Context) -> dict[str, Any]:
     """Losses, gaps, win rates and ranks of every split."""
     splits = list(dict.fromkeys(group.split for group in course.groups))
     entropy = context.text.unigram_entropy
+    with np.errstate(invalid="ignore"):  # differences of losses that diverged
+        found = {split: _split(split, course, context, entropy) for split in splits}
     return {
         "unigram_entropy": entropy,
         "strong": course.strong,
         "rates": {"/".join(key): rate for key, rate in course.rates.items()},
         "at_edge": ["/".join(key) for key in course.at_edge],
-        "splits": {split: _split(split, course, context, entropy) for split in splits},
+        "splits": found,
     }
 
 
@@ -116,7 +118,12 @@ def _by_step(course: Course, values: Floats) -> dict[str, float | None]:
 
 
 def _gains(gaps: Floats, course: Course) -> dict[str, Any]:
-    """Mean differences in nats, with a bootstrap over architectures, and how often they are > 0."""
+    """Mean differences in nats, with a bootstrap over architectures, and how often they are > 0.
+
+    Where both diverged the difference is 0; where one did, it is infinite, and so is the mean,
+    which then is None.
+    """
+    gaps = np.where(np.isnan(gaps), 0.0, gaps)
     generator = np.random.default_rng(0)
     drawn = generator.integers(0, len(gaps), size=(_RESAMPLES, len(gaps)))
     tails = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
@@ -127,11 +134,15 @@ def _gains(gaps: Floats, course: Course) -> dict[str, Any]:
         wins = values > 0
         share = np.quantile(wins[drawn].mean(1), tails)
         found[str(step)] = {
-            "mean": float(values.mean()), "low": float(low), "high": float(high),
+            "mean": _finite(values.mean()), "low": _finite(low), "high": _finite(high),
             "wins": int(wins.sum()), "of": len(values),
             "win_rate": [float(share[0]), float(share[1])],
         }  # fmt: skip
     return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _ranking(losses: dict[str, Floats], params: Floats, kinds: Sequence[str]) -> dict[str, Any]:

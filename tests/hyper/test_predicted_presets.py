@@ -66,8 +66,11 @@ def test_a_preset_gets_what_is_its_own_or_nothing(name: str) -> None:
 
 def test_most_presets_get_something() -> None:
     known = stored()
-    told = [n for n, arch in SMALL.items() if not isinstance(tried(known, arch), UsageError)]
-    assert len(told) > 0.75 * len(SMALL) > 20
+    found = {name: tried(known, architecture) for name, architecture in SMALL.items()}
+    refused = [str(one) for one in found.values() if isinstance(one, UsageError)]
+    assert len(refused) < 0.3 * len(SMALL)  # hybrids, and norms after the branch: not exact
+    assert all("cannot be grown" in reason for reason in refused)
+    assert len(SMALL) > 25
 
 
 def tried(known: Stored, architecture: Architecture) -> Prediction | UsageError:

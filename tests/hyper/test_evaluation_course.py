@@ -24,6 +24,8 @@ from windtunnel.hyper.evaluation.summary import summarized
 from windtunnel.hyper.evaluation.text import _check_disjoint
 from windtunnel.hyper.evaluation.unit import mean_loss, train_unit
 from windtunnel.hyper.evaluation.units import MOST_RATES, Results, Unit, best_rate, next_rates
+from windtunnel.report.hypernetwork import _gain
+from windtunnel.runs.durable import strict_json
 
 TEXT = {"train": "0:1", "tune": "1:2", "test": "2:3"}
 
@@ -161,6 +163,31 @@ def test_the_summary_counts_gains_and_intervals_over_architectures(tmp_path: Pat
     assert found["inits"]["table"]["ghn_gain_over_it"]["5"]["mean"] == pytest.approx(0.8, abs=1e-6)
     assert found["inits"]["ghn"]["below_unigram"] == pytest.approx(4 / 6)
     assert set(found["kinds"]) == {"rnn", "lstm"}
+
+
+def test_runs_that_diverge_are_counted_and_leave_no_number_that_is_none(tmp_path: Path) -> None:
+    made = course(tmp_path)
+    runs = FakeRuns(made)
+
+    def run(units: Sequence[Unit]) -> None:
+        runs([unit for unit in units if unit.side == "tune" or unit.index not in (3, 4)])
+        for unit in units:
+            if unit.side == "test" and unit.index in (3, 4):
+                lost = unit.index == 3 or unit.init == "gpt2"
+                made.results.add(unit, {0: 4.0, 5: math.inf if lost else 2.0})
+
+    made.go(run)
+    space = [SimpleNamespace(params=100 + 10 * i, name=f"m{i}") for i in range(30)]
+    context = SimpleNamespace(
+        members=SimpleNamespace(space=SimpleNamespace(whole=space)),
+        text=SimpleNamespace(unigram_entropy=4.1),
+    )
+    found = summarized(made, cast(Context, context))
+    strict_json(found)
+    gain = found["splits"]["in_distribution"]["inits"]["ghn"]["gain"]["5"]
+    assert gain["mean"] is None
+    assert (gain["wins"], gain["of"]) == (5, 6)
+    assert "some diverged" in str(_gain(gain))
 
 
 def test_ranked_ones_share_no_structure_with_the_measured() -> None:
