@@ -76,6 +76,24 @@ def test_what_cannot_be_grown_is_refused() -> None:
         predict(stored(), written(arch))
 
 
+@pytest.mark.parametrize("d_model", [8, 16])
+def test_layers_that_differ_are_predicted_within_the_known_sizes_and_refused_beyond(
+    d_model: int,
+) -> None:
+    layers = [{"mixer": {"num_heads": h, "position": "none"}, "mlp": {"type": "dense", "d_ff": f}}
+              for h, f in ((2, 16), (4, 12))]  # fmt: skip
+    arch = {"vocab_size": 11, "max_seq_len": 6, "d_model": d_model, "layers": layers}
+    if d_model == 16:
+        with pytest.raises(UsageError, match="cannot be grown"):
+            predict(stored(), written(arch))
+        return
+    architecture = written(arch)
+    found = predict(stored(), architecture).weights
+    shapes = {n: tuple(p.shape) for n, p in build(architecture).named_parameters()}
+    assert found
+    assert all(tuple(value.shape) == shapes[name] for name, value in found.items())
+
+
 def test_rows_of_another_vocabulary_are_means_of_pieces() -> None:
     known = build_tokenizer(BytesConfig(), lambda: iter([TEXT]))
     wanted = tokenizer("aé")

@@ -63,3 +63,18 @@ def test_singles_are_trained_for_each_kind_and_open_again(ghn: Path) -> None:
         train_rival(ghn, ghn.parent / "rival")
     facts = json.loads((ghn.parent / "rival" / "network.json").read_text())
     assert facts["training"].keys() == took.keys()
+
+
+def test_a_rival_that_is_interrupted_leaves_nothing(
+    ghn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_ghn(RunFolder.open(ghn))
+    before = sorted(ghn.parent.iterdir())
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("windtunnel.hyper.rival.train_single", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_rival(ghn, ghn.parent / "rival", seconds=0.1)
+    assert sorted(ghn.parent.iterdir()) == before

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from windtunnel.cli import ghn_evaluation, ghn_predictor
-from windtunnel.cli.options import AsJson, ConfigFile, Edits, RunsFolder, print_json, runs_folder
+from windtunnel.cli.options import (
+    AsJson,
+    ConfigFile,
+    Edits,
+    Resume,
+    RunDir,
+    RunsFolder,
+    Track,
+    print_json,
+    runs_folder,
+)
 
 app = typer.Typer(
     help="Hypernetworks: train one over a space of architectures, let it write initial weights.",
@@ -23,18 +33,9 @@ def train(
         Path, typer.Argument(metavar="FILE", help="A hypernetwork's YAML file.")
     ],
     edits: Edits = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="The run's folder [one below the runs folder]."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run, to the same bits.")
-    ] = False,
-    track: Annotated[
-        list[str] | None,
-        typer.Option("--track", metavar="NAME", help="Also tell a tracker: tensorboard, wandb or "
-                     "trackio; may be repeated."),
-    ] = None,
+    out: RunDir = None,
+    resume: Resume = False,
+    track: Track = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip

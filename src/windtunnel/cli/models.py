@@ -7,7 +7,17 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from windtunnel.cli.options import AsJson, ConfigFile, Edits, RunsFolder, print_json, runs_folder
+from windtunnel.cli.options import (
+    AsJson,
+    ConfigFile,
+    Edits,
+    Resume,
+    RunDir,
+    RunsFolder,
+    Track,
+    print_json,
+    runs_folder,
+)
 
 Lenient: TypeAlias = Annotated[
     bool,
@@ -22,18 +32,9 @@ Ema: TypeAlias = Annotated[
 def train(
     file: ConfigFile,
     edits: Edits = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="The run's folder [one below the runs folder]."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run, to the same bits.")
-    ] = False,
-    track: Annotated[
-        list[str] | None,
-        typer.Option("--track", metavar="NAME", help="Also tell a tracker: tensorboard, wandb or "
-                     "trackio; may be repeated."),
-    ] = None,
+    out: RunDir = None,
+    resume: Resume = False,
+    track: Track = None,
     init: Annotated[
         str | None,
         typer.Option("--init", metavar="RUN", help="Begin with the weights of another run, and "
@@ -76,11 +77,7 @@ def branch(
         typer.Option("--out", metavar="DIR", help="The new run's folder [one below the runs "
                      "folder]."),
     ] = None,
-    track: Annotated[
-        list[str] | None,
-        typer.Option("--track", metavar="NAME", help="Also tell a tracker: tensorboard, wandb or "
-                     "trackio; may be repeated."),
-    ] = None,
+    track: Track = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip

@@ -25,6 +25,18 @@ RunsFolder: TypeAlias = Annotated[
         "--runs", metavar="DIR", envvar="WINDTUNNEL_RUNS", help="Where runs are kept [./runs]."
     ),
 ]
+RunDir: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The run's folder [one below the runs folder]."),
+]
+Resume: TypeAlias = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted run, to the same bits.")
+]
+Track: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="NAME", help="Also tell a tracker: tensorboard, wandb or "
+                 "trackio; may be repeated."),
+]  # fmt: skip
 StudyDir: TypeAlias = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="The study's folder; the same command goes on.")
 ]

@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from windtunnel.arch import Architecture
+from windtunnel.arch.spec import LayerConfig
 from windtunnel.hyper.anatomy import GATES, Anatomy, Slot, anatomy_of
 from windtunnel.hyper.limits import Limits
 from windtunnel.nn.initialize import keyed_generator
@@ -71,6 +73,8 @@ def growth_of(architecture: Architecture, limits: Limits, n_layer: int) -> Growt
     if copies is None or ff_copies is None or (copies > 1 and large.d_model // copies < _NARROWEST):
         return None
     layers = min(n_layer, large.n_layer)
+    if ff_copies > 1 and not _alike(architecture):
+        return None
     if copies > 1 and not _can_widen(architecture, large):
         return None
     if layers < large.n_layer and not _can_deepen(architecture, large):
@@ -91,12 +95,14 @@ def _q_scale(scale: float | None, head_dim: int, copies: int) -> float:
 
 
 def _can_widen(architecture: Architecture, large: Anatomy) -> bool:
-    """Whether copies of channels compute the same: all parts are known, nothing turns pairs of
-    channels or hangs on the width, and a tied head has something to take the sum of copies back."""
+    """Whether copies of channels compute the same: layers are alike, all parts are known, nothing
+    turns pairs of channels or hangs on the width, and a tied head has something to take the sum of
+    copies back."""
     first = architecture.layers[0]
     turned = getattr(getattr(first.mixer, "position", None), "type", "none") != "none"
     embedding = architecture.embedding
-    if large.unknown or turned or embedding.scale or architecture.head.scale is not None:
+    scaled = embedding.scale or architecture.head.scale is not None
+    if not _alike(architecture) or large.unknown or turned or scaled:
         return False
     roles = {slot.role for slot in large.slots}
     plain = embedding.norm.type == "none" and "position" not in roles
@@ -104,11 +110,16 @@ def _can_widen(architecture: Architecture, large: Anatomy) -> bool:
     return not large.tied or ends
 
 
+def _alike(architecture: Architecture) -> bool:
+    """Whether all layers are configured alike."""
+    return all(layer == architecture.layers[0] for layer in architecture.layers)
+
+
 def _can_deepen(architecture: Architecture, large: Anatomy) -> bool:
     """Whether a layer can hand on what it gets: it adds to a stream that it reads through its norm,
     or it is a recurrence alone. Parts that are not known keep values of their own at any depth."""
     first = architecture.layers[0]
-    if any(layer != first for layer in architecture.layers):
+    if not _alike(architecture):
         return False
     if first.residual.type == "add":
         return first.placement in ("pre", "none")
@@ -120,17 +131,18 @@ def _divisor(size: int, least: float) -> int | None:
     return next((k for k in range(max(1, math.ceil(least)), size + 1) if size % k == 0), None)
 
 
-def _narrow(layer: object, copies: int, ff_copies: int) -> object:
+def _narrow(layer: LayerConfig, copies: int, ff_copies: int) -> LayerConfig:
     """A layer's config with fewer channels."""
-    found: dict[str, object] = {}
-    mixer, mlp = getattr(layer, "mixer"), getattr(layer, "mlp")  # noqa: B009
+    found: dict[str, Any] = {}
+    mixer: Any = layer.mixer
+    mlp: Any = layer.mlp
     for name in ("head_dim", "d_hidden"):
         if getattr(mixer, name, None):
             mixer = mixer.model_copy(update={name: getattr(mixer, name) // copies})
             found["mixer"] = mixer
     if getattr(mlp, "d_ff", None):
         found["mlp"] = mlp.model_copy(update={"d_ff": mlp.d_ff // ff_copies})
-    return layer.model_copy(update=found)  # type: ignore[attr-defined]
+    return layer.model_copy(update=found)
 
 
 def grown(weights: Mapping[str, Tensor], growth: Growth, seed: int = 0) -> dict[str, Tensor]:

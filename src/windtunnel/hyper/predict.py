@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from windtunnel.arch import Architecture
+from windtunnel.arch import Architecture, cost
 from windtunnel.data.tokenizers import Tokenizer
 from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import Slot, anatomy_of
@@ -58,7 +58,7 @@ def predict(
     shapes = {slot.name: slot.shape for slot in large.slots}
     wrong = [name for name, value in weights.items() if tuple(value.shape) != shapes[name]]
     assert not wrong, f"wrong shapes: {wrong}"
-    params = _params(architecture)
+    params = int(cost(architecture).total.params)
     values = sum(value.numel() for value in weights.values())
     if large.unknown:
         notes.append(f"predicted in part at most: {', '.join(large.unknown)}")
@@ -72,12 +72,6 @@ def predict(
     if not values:
         raise UsageError(f"{architecture.name}: {stored.name} knows none of its parameters")
     return Prediction(weights, values, params, tuple(notes))
-
-
-def _params(architecture: Architecture) -> int:
-    from windtunnel.arch import cost
-
-    return int(cost(architecture).total.params)
 
 
 def _fit_rows(

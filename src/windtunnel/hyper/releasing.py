@@ -17,8 +17,7 @@ from windtunnel.data.dataset import Dataset
 from windtunnel.errors import UsageError
 from windtunnel.hyper.launch import ReadyGhn, ghn_parts, load_ghn, ready_ghn
 from windtunnel.hyper.network import HyperNetwork
-from windtunnel.hyper.release import WEIGHTS
-from windtunnel.hyper.stored import NETWORK, Stored, open_stored
+from windtunnel.hyper.stored import NETWORK, WEIGHTS, Stored, open_stored
 from windtunnel.runs import RunFolder
 from windtunnel.runs.durable import strict_json
 from windtunnel.runs.folder import RECORD

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,8 @@ from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import anatomy_of
 from windtunnel.hyper.launch import ReadyGhn, load_ghn, ready_ghn, text_feed
 from windtunnel.hyper.members import largest_of_each_kind
-from windtunnel.hyper.release import WEIGHTS
 from windtunnel.hyper.singles import Singles, source_key, train_single
-from windtunnel.hyper.stored import NETWORK, singles_facts
+from windtunnel.hyper.stored import NETWORK, WEIGHTS, singles_facts
 from windtunnel.runs import RunFolder
 from windtunnel.train.batch import BatchSource
 from windtunnel.train.config import TrainConfig
@@ -63,42 +64,54 @@ def train_rival(
         raise UsageError(f"{ghn}: this run has not ended, so its cost is not known")
     ready = ready_ghn(load_ghn(ghn / "config.yaml"))
     total = float(record["train_seconds"]) if seconds is None else seconds
-    draft = _draft(out)
-    singles = _untrained(ready)
-    each = total / len(singles.sources)
-    train = _recipe(ready, batch_size)
-    took: dict[str, Any] = {}
-    best: dict[str, float] = {}
-    for key, architecture in singles.sources.items():
-        config = ready.config.replace(train=train, meta_batch=1)
-        batches = text_feed(config, ready.dataset, architecture).batches
-        kind = key.partition("-")[0]
-        if kind not in best:
-            best[kind] = _best_rate(architecture, batches, train, rates, _SEARCH * each)
-        took[key] = train_single(
-            singles.models[key], batches, train.replace(lr=best[kind]), seconds=each,
-            tell=lambda step, loss, key=key: tell(key, step, loss),  # type: ignore[misc]
-        )  # fmt: skip
-        took[key]["lr"] = best[kind]
-    split = ready.config.split
-    facts = singles_facts("singles", singles, {"d_model": split.d_model, "n_layer": split.n_layer})
-    shutil.copytree(ghn / TOKENIZER, draft / TOKENIZER)
-    values = {name: value.detach().contiguous() for name, value in singles.named_parameters()}
-    save_file(values, str(draft / WEIGHTS))
-    text = json.dumps({**facts, "training": took}, indent=1)
-    (draft / NETWORK).write_text(text + "\n", encoding="utf-8")
-    os.rename(draft, out)
+    with _appearing(out) as draft:  # asked for before anything is trained
+        singles = _untrained(ready)
+        took = _trained(singles, ready, total, rates, batch_size, tell)
+        split = ready.config.split
+        largest = {"d_model": split.d_model, "n_layer": split.n_layer}
+        facts = {**singles_facts("singles", singles, largest), "training": took}
+        shutil.copytree(ghn / TOKENIZER, draft / TOKENIZER)
+        values = {name: value.detach().contiguous() for name, value in singles.named_parameters()}
+        save_file(values, str(draft / WEIGHTS))
+        (draft / NETWORK).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return took
 
 
-def _draft(out: Path) -> Path:
-    """A new folder beside ``out``, which gets its name once it is whole."""
+def _trained(
+    singles: Singles,
+    ready: ReadyGhn,
+    total: float,
+    rates: Sequence[float],
+    batch_size: int,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Trains each model for its share of the time, at its own best rate; what each took."""
+    each = total / len(singles.sources)
+    train = _recipe(ready, batch_size)
+    config = ready.config.replace(train=train, meta_batch=1)
+    took: dict[str, Any] = {}
+    for key, architecture in singles.sources.items():
+        batches = text_feed(config, ready.dataset, architecture).batches
+        lr = _best_rate(architecture, batches, train, rates, _SEARCH * each)
+        model, recipe = singles.models[key], train.replace(lr=lr)
+        took[key] = train_single(model, batches, recipe, seconds=each, tell=partial(tell, key))
+        took[key]["lr"] = lr
+    return took
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder that gets its name once it is whole; nothing is left of one that fails."""
     draft = out.parent / f".{out.name}.{uuid.uuid4().hex}.tmp"
     try:
         draft.mkdir(parents=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be made: {error.strerror}") from error
-    return draft
+    try:
+        yield draft
+        os.rename(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _untrained(ready: ReadyGhn) -> Singles:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from torch import nn
 
 from windtunnel.arch import ArchSpec, resolve
-from windtunnel.config import Document, decode
+from windtunnel.config import Document, decode, load_document
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import ConfigError, RunError, UsageError
 from windtunnel.hyper.config import DecoderConfig, EncoderConfig, GhnConfig
 from windtunnel.hyper.limits import Limits, Role
 from windtunnel.hyper.network import HyperNetwork
 from windtunnel.hyper.singles import Singles
+from windtunnel.runs import RunFolder
+from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.launch import TOKENIZER
+from windtunnel.train.restore import copy_into, kept_tensors
 
 NETWORK = "network.json"
+WEIGHTS = "weights.safetensors"
 _FORMAT = 1
+
+logger = logging.getLogger(__name__)
 
 
 def network_facts(config: GhnConfig, limits: Limits) -> dict[str, Any]:
@@ -80,8 +88,6 @@ def open_stored(path: Path) -> Stored:
         UsageError: there is none.
         RunError: a file of it is damaged.
     """
-    from windtunnel.hyper.release import load_network_weights
-
     if not (path / NETWORK).is_file():
         raise UsageError(f"{path}: holds no hypernetwork ({NETWORK} is not there)")
     try:
@@ -96,3 +102,18 @@ def open_stored(path: Path) -> Stored:
     load_network_weights(path, network)
     tokenizer = load_tokenizer(path / TOKENIZER)
     return Stored(network.eval(), tokenizer, d_model, n_layer, name, path)
+
+
+def load_network_weights(path: Path, network: nn.Module) -> None:
+    """Puts the weights of a release, or those of a run's newest checkpoint, into a network.
+
+    Raises:
+        CheckpointError: no checkpoint is whole, or they do not fit.
+    """
+    if (path / WEIGHTS).is_file():
+        copy_into(kept_tensors(network), [path / WEIGHTS])
+        return
+    folder = RunFolder.open(path)
+    document = load_document(folder.config_path)
+    averaged = document.get(("train", "ema"), None) is not None
+    load_weights(folder.checkpoints, network, logger.warning, ema=averaged)
