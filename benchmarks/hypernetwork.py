@@ -3,11 +3,14 @@
     python benchmarks/hypernetwork.py --work runs/hypernetwork --workers 2
 
 Trains the hypernetwork of examples/ghn/small.yaml, the same for the token table alone, with the
-decoders of GHN-3 and LoGAH, and without the GRU; single models with the computing time of the
-first; then evaluates them on architectures and text that none has seen: examples/ghn/evaluation.yaml.
-About four core-hours. What has finished in the folder is kept, so the command may be interrupted and
-started again. Writes benchmarks/results/hypernetwork.json and prints the tables of docs/results.md;
-``--table`` prints them from that file alone, ``--only main`` does one evaluation.
+decoders of GHN-3 and LoGAH, without the GRU, and from other seeds; single models with the computing
+time of the first; then evaluates them on architectures and text that none has seen. ``main`` trains
+for 1000 steps and ranks 100 architectures, on whose results the performance predictor is fitted;
+``short`` compares the decoders, and all candidates for the strong initialisation, over 200.
+
+About seven core-hours. What has finished in the folder is kept, so the command may be interrupted
+and started again. Writes benchmarks/results/hypernetwork.json and prints the tables of
+docs/results.md; ``--table`` prints them from that file alone, ``--only main`` does one evaluation.
 """
 
 from __future__ import annotations
@@ -22,10 +25,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from windtunnel.hyper.evaluation.config import EvaluationConfig
+from windtunnel.cli.predicting import print_quality
+from windtunnel.errors import UsageError
+from windtunnel.hyper.evaluation.config import CANDIDATES, EvaluationConfig
 from windtunnel.hyper.evaluation.run import evaluate_ghn, load_evaluation
 from windtunnel.hyper.launch import create_ghn_folder, load_ghn, ready_ghn, train_ghn
+from windtunnel.hyper.predictor_fit import fit_predictor
+from windtunnel.hyper.predictor_results import read_results
 from windtunnel.hyper.rival import train_rival
+from windtunnel.hyper.stored import open_stored
 from windtunnel.report.hypernetwork import evaluation_view
 from windtunnel.runs import RunFolder
 
@@ -38,14 +46,27 @@ VARIANTS: dict[str, list[str]] = {
     "left": ["split.left_out=[gru]"],
     "low_rank": ["decoder=low_rank", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
     "tiled": ["decoder=tiled", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
+    "seed1": ["train.seed=1"],
+    "seed2": ["train.seed=2"],
 }
+SHORT, LONG = (0, 10, 50, 100, 200), (0, 10, 50, 100, 200, 500, 1000)
 EVALUATIONS: dict[str, dict[str, Any]] = {
-    "main": {"ghn": "full", "others": ("singles",)},
-    "decoders": {
-        "ghn": "full", "others": ("table", "low_rank", "tiled"), "splits": {"in_distribution": 16},
-        "ranking": 0,
+    "main": {
+        "ghn": "full", "others": ("singles",), "splits": {"in_distribution": 32}, "steps": LONG,
+        "ranking": 68, "early": (10, 50),
     },
-    "left_out": {"ghn": "left", "others": (), "splits": {"left_out": 8}, "ranking": 0},
+    "short": {
+        "ghn": "full", "others": ("singles", "table", "low_rank", "tiled"),
+        "splits": {"in_distribution": 32}, "steps": SHORT, "candidates": CANDIDATES,
+    },
+    "larger": {
+        "ghn": "full", "others": ("singles",), "splits": {"wide": 8, "deep": 8}, "steps": SHORT,
+    },
+    "left_out": {"ghn": "left", "others": (), "splits": {"left_out": 8}, "steps": SHORT},
+    "seeds": {
+        "ghn": "full", "others": ("seed1", "seed2"), "splits": {"in_distribution": 32},
+        "steps": SHORT,
+    },
 }  # fmt: skip
 
 
@@ -53,9 +74,12 @@ def trained(name: str, work: Path) -> dict[str, Any]:
     """The record of a variant's run, which is trained, resumed or there already."""
     path = work / name
     config = load_ghn(EXAMPLES / "small.yaml", [*VARIANTS[name], f"name={name}"])
+    ready = ready_ghn(config)
     if not path.exists():
-        create_ghn_folder(ready_ghn(config), path)
+        create_ghn_folder(ready, path)
     folder = RunFolder.open(path)
+    if folder.key != ready.key:
+        raise UsageError(f"{path}: is a run of another config; choose another --work")
     record = folder.read_record()
     if record is None:
         print(f"training {name} in {path}", flush=True)
@@ -79,7 +103,12 @@ def evaluated(name: str, work: Path, workers: int) -> dict[str, Any]:
         made, work / "evaluations" / name, workers=workers,
         tell=lambda done, total: print(f"{name}: {done} of {total}", flush=True),
     )  # fmt: skip
-    return {"steps": list(made.steps), "summary": summary}
+    found = {"steps": list(made.steps), "date": time.strftime("%Y-%m-%d"), "summary": summary}
+    if made.ranking:
+        stored = open_stored(Path(made.ghn))
+        measured = read_results(work / "evaluations" / name, stored)
+        found["predictor"] = fit_predictor(stored, measured).quality
+    return found
 
 
 def costs(work: Path) -> dict[str, Any]:
@@ -89,7 +118,7 @@ def costs(work: Path) -> dict[str, Any]:
         path = work / name
         record = RunFolder.open(path).read_record() if path.exists() else None
         if record is not None:
-            keys = ("steps", "train_seconds", "tokens", "flops", "params")
+            keys = ("steps", "train_seconds", "cpu_seconds", "tokens", "flops", "params")
             found[name] = {key: record[key] for key in keys}
             found[name]["loss"] = record["final"]["loss"]
     if (work / "singles" / "network.json").exists():
@@ -104,6 +133,8 @@ def show(results: dict[str, Any]) -> None:
     for name, found in results["evaluations"].items():
         console.print(f"\n{name}\n", style="bold")
         console.print(evaluation_view(found["summary"]))
+        if "predictor" in found:
+            print_quality(found["predictor"])
 
 
 def main() -> None:
@@ -129,8 +160,8 @@ def main() -> None:
         if "singles" in given["others"] and not (work / "singles").exists():
             train_rival(work / "full", work / "singles")
         known["evaluations"][name] = evaluated(name, work, arguments.workers)
-        known |= {"costs": costs(work), "machine": platform.processor() or platform.machine(),
-                  "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}  # fmt: skip
+        machine = platform.processor() or platform.machine()
+        known |= {"costs": costs(work), "machine": machine, "torch": torch.__version__}
         RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     show(known)
 

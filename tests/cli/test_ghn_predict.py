@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.cli.test_ghn_init import MINI, trained
 from tests.conftest import Command
 
 from windtunnel.hyper.initial import network_digest
+from windtunnel.hyper.network import HyperNetwork
+from windtunnel.hyper.predictor import encoder_digest
 from windtunnel.hyper.stored import open_stored
 from windtunnel.runs import RunFolder
 from windtunnel.train.restore import kept_tensors
@@ -127,6 +130,40 @@ def test_a_release_in_float32_keeps_every_bit(windtunnel: Command, trained: Path
     options = ("--precision", "float32", "--out", "made")
     assert windtunnel("ghn", "release", "./runs/tiny", *options).code == 0
     assert network_digest(open_stored(Path("made"))) == network_digest(open_stored(trained))
+
+
+def test_a_release_in_int8_keeps_the_encoder_and_nearly_the_loss(
+    windtunnel: Command, trained: Path
+) -> None:
+    options = ("--precision", "int8", "--name", "little", "--out", "made")
+    told = windtunnel("ghn", "release", "./runs/tiny", *options, "--json")
+    facts = json.loads(told.out)
+    assert abs(facts["loss_as_stored"] - facts["loss"]) < 5e-3
+    assert facts["loss_as_stored"] != facts["loss"]
+    run, made = open_stored(trained), open_stored(Path("made"))
+    assert (facts["name"], made.name) == ("little", "little")
+    assert Path("made/README.md").read_text().startswith("# little: ")
+    mine, its = kept_tensors(made.network), kept_tensors(run.network)
+    assert facts["params"] == sum(value.numel() for value in its.values())
+    for name, value in its.items():
+        if value.dim() < 2 or name.startswith("encoder."):
+            assert torch.equal(mine[name], value.half().float())
+        else:
+            step = value.abs().amax(-1, keepdim=True) / 127
+            assert ((mine[name] - value).abs() <= step * 0.501).all()
+            assert not torch.equal(mine[name], value)
+    half = Path("made/weights.safetensors").stat().st_size
+    assert half < 0.45 * sum(value.numel() * 4 for value in its.values())
+    same = encoder_digest(cast(HyperNetwork, run.network).encoder)
+    assert encoder_digest(cast(HyperNetwork, made.network).encoder) == same
+    damaged = Path("made/weights.safetensors")
+    tensors = load_file(damaged)
+    tensors.pop("scale of decoder.banks.embedding")
+    damaged.unlink()
+    save_file({**tensors, "scale of decoder.banks.embedding": torch.ones(3, 1)}, damaged)
+    answer = windtunnel("ghn", "predict", "made", "mini.yaml")
+    assert answer.code == 1
+    assert "does not fit" in answer.err or "damaged" in answer.err
 
 
 def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: Path) -> None:

@@ -56,6 +56,14 @@ def test_seeds_are_added_and_reported_and_a_margin_is_judged(folder: Path) -> No
     assert "equivalent: within a margin of 1000 nats per token" in " ".join(equal.stdout.split())
     assert 'class="chip equivalent"' in (folder / "equal" / "report.html").read_text()
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("record.json")} == trained
+    chosen = compare("chosen", "--seeds", "3", "--pairing", "measured")  # of the same runs
+    assert "chose the test, and all levels allow for it" in " ".join(chosen.stdout.split())
+    page = (folder / "chosen" / "report.html").read_text()
+    assert "--pairing measured" in page
+    assert "chose the test, and all levels allow for it" in page
+    told = json.loads(windtunnel("report", "chosen", "--json").stdout)
+    assert told["pairing"] == "measured"
+    assert told["arms"][1]["paired"] in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +75,8 @@ def test_seeds_are_added_and_reported_and_a_margin_is_judged(folder: Path) -> No
         ("--until-decided --first-seeds 1", "a first look needs at least 2 seeds, not 1"),
         ("--until-decided --first-seeds 9 --max-seeds 4", "(4 seeds) is before the first (9)"),
         ("--until-decided --max-seeds 1000", "at most 100 seeds can be looked at"),
+        ("--until-decided --pairing measured", "honest for a single look: not beside"),
+        ("--pairing mesured", "--pairing: 'mesured'; did you mean 'measured'?"),
     ],
 )
 def test_unfit_options_are_told(folder: Path, options: str, message: str) -> None:

@@ -53,6 +53,17 @@ def test_the_search_of_rates_ends_with_the_best_between_two_worse(
         assert min(done) < found < max(done)
 
 
+def context(entropy: float) -> Context:
+    """Sizes, an entropy and a cost that are made up."""
+    space = [SimpleNamespace(params=100 + 10 * i, name=f"m{i}") for i in range(30)]
+    made = SimpleNamespace(
+        members=SimpleNamespace(space=SimpleNamespace(whole=space)),
+        text=SimpleNamespace(unigram_entropy=entropy),
+        cost=lambda name: 120.0,
+    )
+    return cast(Context, made)
+
+
 class FakeRuns:
     """Losses that follow a rule, so that the right choices are known."""
 
@@ -68,7 +79,9 @@ class FakeRuns:
             self.done.append(unit)
             off = math.log(unit.lr / self.rates[unit.init]) ** 2 if unit.lr else 0.0
             last = self.base[unit.init] + off + 0.01 * (unit.index % 7)
-            self.course.results.add(unit, {0: last + 2, 5: last})
+            losses = {step: last + 2 - 0.4 * step for step in (0, 5, *self.course.config.early)}
+            signs = {"grad_norm": 9 - last, "snip": last} if unit.side == "early" else {}
+            self.course.results.add(unit, losses, seconds=10.0, **signs)
 
 
 def course(folder: Path, **more: Any) -> Course:
@@ -137,25 +150,52 @@ def test_ranked_architectures_are_trained_once_and_predicted_at_step_0(tmp_path:
     assert {unit.init for unit in trained} == {"gpt2"}
     assert len(trained) == 3
     assert sorted(unit.init for unit in ranked if not unit.lr) == ["ghn"] * 3 + ["table"] * 3
-    space = [SimpleNamespace(params=100 + 10 * i, name=f"m{i}") for i in range(30)]
-    context = SimpleNamespace(
-        members=SimpleNamespace(space=SimpleNamespace(whole=space)),
-        text=SimpleNamespace(unigram_entropy=4.1),
-    )
-    found = summarized(made, cast(Context, context))["splits"]
-    assert found["in_distribution"]["ranking"]["ghn"]["of"] == 9
-    assert found["wide"]["ranking"]["ghn"]["of"] == 3
+    found = summarized(made, context(4.1))["splits"]
+    assert found["in_distribution"]["ranking"]["overall"]["of"] == 9
+    assert found["wide"]["ranking"]["overall"]["of"] == 3
+
+
+def test_short_trainings_and_signs_of_the_gradient_rank_all_that_are_ranked(tmp_path: Path) -> None:
+    made = course(tmp_path, early=(2, 4))
+    made.ranks = [(26, "rnn"), (27, "lstm"), (28, "rnn")]
+    runs = FakeRuns(made)
+    made.go(runs)
+    early = [unit for unit in runs.done if unit.side == "early"]
+    assert {unit.index for unit in early} == {3, 4, 5, 13, 14, 15, 26, 27, 28}
+    assert {unit.init for unit in early} == {"gpt2", "ghn"}
+    parts = summarized(made, context(4.1))["splits"]["in_distribution"]["ranking"]
+    told = parts["overall"]["tau"]
+    names = {f"{init}_{what}" for init in ("strong", "ghn")
+             for what in ("2", "4", "grad_norm", "snip")}  # fmt: skip
+    assert set(told) == names | {"ghn_0", "table_0", "log_params"}
+    assert told["ghn_4"]["value"] == pytest.approx(1.0), "losses of all steps are in one order"
+    assert told["strong_grad_norm"]["value"] == pytest.approx(1.0), "more of it is better"
+    assert told["strong_snip"]["value"] == pytest.approx(-1.0)
+    gap = told["ghn_4"]["above_log_params"]["value"]
+    assert gap == pytest.approx(1 - told["log_params"]["value"])
+    assert parts["within kinds"]["of"] == 9
+
+
+def test_a_start_saves_the_steps_that_it_does_not_need(tmp_path: Path) -> None:
+    made = course(tmp_path)
+    made.go(FakeRuns(made))
+    found = summarized(made, context(4.1))["splits"]["in_distribution"]["inits"]
+    own = found["ghn"]["saved"]
+    # the strong one ends at 2.5 + x, the other runs from 4 + x to 2 + x in five steps
+    reached = math.expm1(0.75 * math.log1p(5))
+    assert own["steps"] == pytest.approx(5 - reached)
+    assert own["seconds"] == pytest.approx((5 - reached) / 5 * 10)
+    assert own["break_even"] == pytest.approx(120 / own["seconds"])
+    assert (own["reached"], own["strong_reaches_start"]) == (1.0, 1.0)
+    assert found["table"]["saved"]["reached"] == 0.0
+    assert found["table"]["saved"]["steps"] == 0.0
+    assert found["table"]["saved"]["break_even"] is None
 
 
 def test_the_summary_counts_gains_and_intervals_over_architectures(tmp_path: Path) -> None:
     made = course(tmp_path)
     made.go(FakeRuns(made))
-    space = [SimpleNamespace(params=100 + 10 * i, name=f"m{i}") for i in range(30)]
-    context = SimpleNamespace(
-        members=SimpleNamespace(space=SimpleNamespace(whole=space)),
-        text=SimpleNamespace(unigram_entropy=4.045),
-    )
-    found = summarized(made, cast(Context, context))["splits"]["in_distribution"]
+    found = summarized(made, context(4.045))["splits"]["in_distribution"]
     gain = found["inits"]["ghn"]["gain"]["5"]
     assert gain["mean"] == pytest.approx(0.5, abs=1e-6)
     assert gain["low"] <= gain["mean"] <= gain["high"]
@@ -174,15 +214,10 @@ def test_runs_that_diverge_are_counted_and_leave_no_number_that_is_none(tmp_path
         for unit in units:
             if unit.side == "test" and unit.index in (3, 4):
                 lost = unit.index == 3 or unit.init == "gpt2"
-                made.results.add(unit, {0: 4.0, 5: math.inf if lost else 2.0})
+                made.results.add(unit, {0: 4.0, 5: math.inf if lost else 2.0}, seconds=1.0)
 
     made.go(run)
-    space = [SimpleNamespace(params=100 + 10 * i, name=f"m{i}") for i in range(30)]
-    context = SimpleNamespace(
-        members=SimpleNamespace(space=SimpleNamespace(whole=space)),
-        text=SimpleNamespace(unigram_entropy=4.1),
-    )
-    found = summarized(made, cast(Context, context))
+    found = summarized(made, context(4.1))
     strict_json(found)
     gain = found["splits"]["in_distribution"]["inits"]["ghn"]["gain"]["5"]
     assert gain["mean"] is None
@@ -263,6 +298,8 @@ def test_config_refuses_what_has_no_meaning() -> None:
         config(steps=(10, 5))
     with pytest.raises(ValueError, match="candidates"):
         config(candidates=("kaiming",))
+    with pytest.raises(ValueError, match="early"):
+        config(early=(0, 10))
     with pytest.raises(ValueError, match="taken"):
         config(others={"strong": "x"})
 

@@ -29,8 +29,8 @@ from windtunnel.study.planning import Ground, plan_compare
 from windtunnel.train.run_config import LoadedRun
 
 MEASURED = frozenset(
-    {"time", "seconds", "created", "train_seconds", "tokens_per_second", "steps_per_second",
-     "peak_memory_bytes"}
+    {"time", "seconds", "created", "train_seconds", "cpu_seconds", "tokens_per_second",
+     "steps_per_second", "peak_memory_bytes"}
 )  # fmt: skip
 
 

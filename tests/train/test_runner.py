@@ -35,7 +35,14 @@ def stop_at(step: int, signum: int = signal.SIGTERM):
 
 def steady(record: dict) -> dict:
     """A record without what another machine or hour would change."""
-    moving = {"train_seconds", "tokens_per_second", "peak_memory_bytes", "environment", "git"}
+    moving = {
+        "train_seconds",
+        "cpu_seconds",
+        "tokens_per_second",
+        "peak_memory_bytes",
+        "environment",
+        "git",
+    }
     kept = {name: value for name, value in record.items() if name not in moving}
     for name in ("final", "best"):
         kept[name] = {k: v for k, v in kept[name].items() if "seconds" not in k}
@@ -75,7 +82,14 @@ def test_the_record_has_all_its_fields(straight: tuple[bytes, dict]) -> None:
     _, record = straight
     expected = {
         *("key", "name", "arch_digest", "seed", "status", "final", "best", "params", "tokens"),
-        *("flops", "train_seconds", "tokens_per_second", "peak_memory_bytes", "environment"),
+        *(
+            "flops",
+            "train_seconds",
+            "cpu_seconds",
+            "tokens_per_second",
+            "peak_memory_bytes",
+            "environment",
+        ),
         *("git", "code_digest", "data_fingerprint", "samples"),
     }
     assert expected <= record.keys()

@@ -63,6 +63,14 @@ def compare(
             "--margin", help="A smaller difference does not matter: makes equivalent a verdict."
         ),
     ] = None,
+    pairing: Annotated[
+        str,
+        typer.Option(
+            "--pairing",
+            help="design: runs of one seed are pairs; measured: where their losses correlate "
+            "enough, at a level that allows for having looked.",
+        ),
+    ] = "design",
     until_decided: Annotated[
         bool,
         typer.Option(
@@ -88,7 +96,8 @@ def compare(
     request = Request(
         files=tuple(files or ()), edits=tuple(edits or ()), seeds=seeds, match=match, budget=budget,
         out=out, runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
-        tune=tuple(tune or ()), margin=margin, until_decided=until_decided,
+        tune=tuple(tune or ()), margin=margin, pairing=pairing,
+        until_decided=until_decided,
         first_seeds=first_seeds, max_seeds=max_seeds,
         preset_set=tuple(name.strip() for name in presets.split(",") if name.strip()), size=size,
     )  # fmt: skip

@@ -29,6 +29,7 @@ from windtunnel.study.engines import Engine, open_engine
 from windtunnel.study.families import preset_set
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
+from windtunnel.study.pairing import Pairing
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import check_question, plan_compare
 from windtunnel.study.sequential import FIRST_LOOK, Looks
@@ -57,6 +58,7 @@ class Request:
     size: str = "default"
     tune: tuple[str, ...] = ()
     margin: float | None = None
+    pairing: str = "design"
     until_decided: bool = False
     first_seeds: int | None = None
     max_seeds: int | None = None
@@ -79,7 +81,8 @@ def compare_verb(request: Request) -> dict[str, Any]:
     for data in {run.config.data for run in loaded}:
         prepare_with_progress(data)
     with open_engine(request.engine) as engine:
-        if tuning is not None or request.until_decided or request.margin is not None:
+        plain = request.margin is None and request.pairing == "design"
+        if tuning is not None or request.until_decided or not plain:
             return _in_rounds(request, loaded, confirmation, tuning, engine)
         return _at_once(request, loaded, engine)
 
@@ -118,12 +121,21 @@ def _confirmation(request: Request) -> Confirmation:
     margin = request.margin
     if margin is not None and not 0 < margin < float("inf"):
         raise UsageError(f"--margin must be above 0, not {margin:g}")
+    pairings = get_args(Pairing)
+    if request.pairing not in pairings:
+        raise UsageError(f"--pairing: {request.pairing!r}{suggestion(request.pairing, pairings)}")
     given = {"--first-seeds": request.first_seeds, "--max-seeds": request.max_seeds}
     if not request.until_decided:
         for name, value in given.items():
             if value is not None:
                 raise UsageError(f"{name} needs --until-decided")
-        return FixedSeeds(tuple(range(request.seeds or SEEDS)), margin)
+        chosen: Any = request.pairing
+        return FixedSeeds(tuple(range(request.seeds or SEEDS)), margin, chosen)
+    if request.pairing != "design":
+        raise UsageError(
+            "--pairing measured is honest for a single look: not beside --until-decided, where "
+            "runs of one seed are pairs"
+        )
     if request.seeds is not None:
         raise UsageError("--until-decided takes --first-seeds and --max-seeds, not --seeds")
     first = FIRST_LOOK if request.first_seeds is None else request.first_seeds
@@ -223,6 +235,7 @@ def _command(request: Request) -> str:
     parts += asked_often("--set", request.edits)
     parts += [*_seed_options(request), "--match", request.match]
     parts += asked_often("--tune", request.tune)
+    parts += ["--pairing", request.pairing] if request.pairing != "design" else []
     if request.budget is not None:
         parts += ["--budget", f"{request.budget:.15g}"]
     return shlex.join([*parts, "--out", str(request.out)])

@@ -92,15 +92,21 @@ def release(
     network: Network,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
     precision: Annotated[
-        str, typer.Option("--precision", help="Of the stored weights: float16, bfloat16, float32.")
+        str,
+        typer.Option(
+            "--precision", help="Of the stored weights: int8, float16, bfloat16, float32."
+        ),
     ] = "float16",
+    name: Annotated[
+        str | None, typer.Option("--name", help="What it is called [the run's name].")
+    ] = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained hypernetwork as a small folder with a card: what, from what, at what cost."""
     from windtunnel.cli.hypernetworks import release_verb
 
-    facts = release_verb(network, out, runs=runs_folder(runs), precision=precision)
+    facts = release_verb(network, out, runs=runs_folder(runs), precision=precision, name=name)
     if as_json:
         print_json(facts)
     else:

@@ -27,7 +27,8 @@ from windtunnel.hyper.launch import (
     remake_ghn_folder,
     train_ghn,
 )
-from windtunnel.hyper.releasing import DTYPES, Precision, release
+from windtunnel.hyper.releasing import release
+from windtunnel.hyper.rounded import PRECISIONS, Precision
 from windtunnel.report.hypernetwork_card import card_text
 from windtunnel.runs import RunFolder
 from windtunnel.train.run_config import load_run
@@ -134,19 +135,22 @@ def print_prediction(told: dict[str, Any]) -> None:
         note(f"wrote {told['weights']}; a run begins with it by origin: {{weights: …}}")
 
 
-def release_verb(reference: str, out: Path, *, runs: Path, precision: str) -> dict[str, Any]:
+def release_verb(
+    reference: str, out: Path, *, runs: Path, precision: str, name: str | None = None
+) -> dict[str, Any]:
     """Writes a release of a hypernetwork's finished run; its facts."""
-    if precision not in DTYPES:
+    if precision not in PRECISIONS:
         raise UsageError(
-            f"--precision: {precision!r}{suggestion(precision, DTYPES)} (allowed: "
-            f"{', '.join(DTYPES)})"
+            f"--precision: {precision!r}{suggestion(precision, PRECISIONS)} (allowed: "
+            f"{', '.join(PRECISIONS)})"
         )
     if out.exists():
         raise UsageError(f"{out}: exists already; nothing was written")
     path = find_stored(reference, runs).path
     folder = RunFolder.open(path)
     dataset = prepare_with_progress(load_ghn(folder.config_path).data)
-    facts = release(folder, out, card_text, precision=cast("Precision", precision), dataset=dataset)
+    kept = cast("Precision", precision)
+    facts = release(folder, out, card_text, precision=kept, name=name, dataset=dataset)
     if facts["loss"] is not None:
         change = facts["loss_as_stored"] - facts["loss"]
         note(

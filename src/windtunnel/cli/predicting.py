@@ -22,7 +22,10 @@ from windtunnel.report.units import count_text
 from windtunnel.spaces import Space
 from windtunnel.train.run_config import counted_vocab_size, load_run
 
-_TITLES = {"predictor": "predictor", "log_params": "log parameters", "ghn_step_0": "GHN at step 0"}
+_TITLES = {
+    "predictor": "predictor", "log_params": "log parameters", "ghn_step_0": "GHN at step 0",
+    "with_early": "with early losses",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,14 @@ def fit_verb(asked: Fit) -> dict[str, Any]:
 
 def print_fit(told: Mapping[str, Any], out: Path) -> None:
     """The same for the terminal."""
+    print_quality(told)
+    if told["structures"] < 100:
+        note(f"few structures ({told['structures']}): intervals are wide, and 100 are better")
+    note(f"wrote {out}")
+
+
+def print_quality(told: Mapping[str, Any]) -> None:
+    """What a predictor is worth, as a table and two lines."""
     names = list(told["parts"]["overall"]["tau"])
     header = ["Kendall's τ", "structures", *(_TITLES[name] for name in names)]
     header += [f"above {_TITLES[name]}" for name in names[1:]]
@@ -87,9 +98,6 @@ def print_fit(told: Mapping[str, Any], out: Path) -> None:
         f"{told['structures']} structures, {told['folds']} folds drawn {told['repeats']} times; "
         "intervals: 95%, bootstrap over structures"
     )
-    if told["structures"] < 100:
-        note(f"few structures ({told['structures']}): intervals are wide, and 100 are better")
-    note(f"wrote {out}")
 
 
 def _interval(told: Mapping[str, float | None]) -> str:

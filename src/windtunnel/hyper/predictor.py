@@ -134,7 +134,7 @@ class Predictor:
     noise: float
     variance: float
     quality: Mapping[str, Any] = field(default_factory=dict)
-    """What cross-validation said: see :func:`windtunnel.hyper.predictor_quality.quality`."""
+    """What cross-validation said: see :func:`windtunnel.hyper.predictor_fit.quality`."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """Where the results are from."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Outcome:
     count: int
     ghn_loss: float | None
     """The mean, where every result has one."""
+    early: Mapping[str, float] = field(default_factory=dict)
+    """The means of those that every result has."""
 
 
 def outcomes_of(measured: Sequence[Measured]) -> list[Outcome]:
@@ -54,12 +56,14 @@ def outcomes_of(measured: Sequence[Measured]) -> list[Outcome]:
     outcomes = []
     for subject, own in found.items():
         steps = [one.ghn_loss for one in own if one.ghn_loss is not None]
+        shared = set.intersection(*(set(one.early) for one in own))
         outcomes.append(
             Outcome(
                 subject,
                 float(np.mean([one.loss for one in own])),
                 len(own),
                 float(np.mean(steps)) if len(steps) == len(own) else None,
+                {name: float(np.mean([one.early[name] for one in own])) for name in shared},
             )
         )
     return outcomes
@@ -121,8 +125,9 @@ def held_out(features: Features, losses: Floats, counts: Floats, seed: int) -> H
 
 def quality(features: Features, outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, Any]:
     """Kendall's τ on left-out structures, with bootstrap intervals over structures: of the
-    predictor, of log parameters alone and of the hypernetwork's own loss at step 0 where every
-    result has it. A guess is right where the one it says is worse ends with the higher loss.
+    predictor, of log parameters alone and, where every result has them, of the hypernetwork's own
+    loss at step 0 and of a predictor that also reads losses after short trainings. A guess is right
+    where the one it says is worse ends with the higher loss.
 
     ``overall``, within families, within quarters of log parameters, and each of these by itself;
     the error in nats, and how often a result lies in the interval of 95% that was told. Where
@@ -137,6 +142,9 @@ def quality(features: Features, outcomes: Sequence[Outcome], *, seed: int = 0) -
     steps = [one.ghn_loss for one in outcomes if one.ghn_loss is not None]
     if len(steps) == len(outcomes):
         guesses["ghn_step_0"] = Ordering.of(steps)
+    if (more := _with_early(features, outcomes)) is not None:
+        again = held_out(more, losses, counts, seed)
+        guesses["with_early"] = Ordering.of_folds(again.means, again.folds)
     resampling = Resampling.of(len(outcomes), seed=seed)
     against = [name for name in guesses if name != "predictor"]
     told = {
@@ -163,6 +171,16 @@ def quality(features: Features, outcomes: Sequence[Outcome], *, seed: int = 0) -
         "sd_factor": max(1.0, excess) ** 0.5,
         "parts": told,
     }
+
+
+def _with_early(features: Features, outcomes: Sequence[Outcome]) -> Features | None:
+    """The features with the losses after short trainings that all results have; None without."""
+    shared = sorted(set.intersection(*(set(one.early) for one in outcomes)))
+    columns = np.array([[one.early[name] for name in shared] for one in outcomes])
+    columns = columns[:, np.isfinite(columns).all(0)]
+    if not columns.shape[1]:
+        return None
+    return replace(features, numbers=np.concatenate([features.numbers, columns], axis=1))
 
 
 def _parts(features: Features, outcomes: Sequence[Outcome]) -> dict[str, NDArray[np.bool_]]:

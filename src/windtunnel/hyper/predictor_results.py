@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,6 +37,8 @@ class Measured:
     """After training, in nats a token."""
     ghn_loss: float | None = None
     """With the hypernetwork's parameters, before the first step."""
+    early: Mapping[str, float] = field(default_factory=dict)
+    """Losses after short trainings, by name; each result of a fit has the same."""
 
 
 def space_for(stored: Stored, source: str | Path) -> Space:
@@ -138,7 +140,7 @@ class _Lines:
 
 def _of_evaluation(folder: Path) -> list[Measured]:
     """Architectures that an evaluation trained from its strong initialisation, at the last step;
-    with the hypernetwork's loss at step 0."""
+    with the hypernetwork's loss at step 0, and those after short trainings where there are any."""
     from windtunnel.hyper.evaluation.config import EvaluationConfig
     from windtunnel.hyper.evaluation.run import UNITS, Context
 
@@ -153,9 +155,14 @@ def _of_evaluation(folder: Path) -> list[Measured]:
     last = str(config.steps[-1])
     ends: dict[int, list[float]] = {}
     starts: dict[int, list[float]] = {}
+    early: dict[int, dict[str, float]] = {}
     for text in (folder / UNITS).read_text(encoding="utf-8").splitlines():
         row = json.loads(text)
         unit, losses = row["unit"], row["loss"]
+        if unit["side"] == "early":
+            start = "ghn" if unit["init"] == "ghn" else "strong"
+            found = {f"{start}_{s}": math.inf if v is None else v for s, v in losses.items()}
+            early.setdefault(unit["index"], {}).update(found)
         if unit["side"] != "test":
             continue
         if unit["init"] in config.candidates and losses.get(last) is not None:
@@ -168,6 +175,7 @@ def _of_evaluation(folder: Path) -> list[Measured]:
             space[index].architecture,
             fmean(losses),
             fmean(starts[index]) if index in starts else None,
+            early.get(index, {}),
         )
         for index, losses in sorted(ends.items())
     ]

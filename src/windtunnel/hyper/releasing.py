@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from windtunnel.data.dataset import Dataset
 from windtunnel.errors import UsageError
 from windtunnel.hyper.launch import ReadyGhn, ghn_parts, load_ghn, ready_ghn
 from windtunnel.hyper.network import HyperNetwork
+from windtunnel.hyper.rounded import Precision, packed, unpacked
 from windtunnel.hyper.stored import NETWORK, WEIGHTS, Stored, open_stored
 from windtunnel.runs import RunFolder
 from windtunnel.runs.durable import strict_json
@@ -26,8 +28,6 @@ from windtunnel.train.launch import TOKENIZER
 from windtunnel.train.restore import kept_tensors
 from windtunnel.train.tensors import write_tensors
 
-Precision: TypeAlias = Literal["float16", "bfloat16", "float32"]
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 RELEASE = "release.json"
 README = "README.md"
 Card: TypeAlias = Callable[[ReadyGhn, Mapping[str, Any], Mapping[str, Any]], str]
@@ -49,6 +49,7 @@ def release(
     card: Card,
     *,
     precision: Precision = "float16",
+    name: str | None = None,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Writes a release of a finished run; what stands in its ``release.json``.
@@ -57,6 +58,7 @@ def release(
         out: a new folder.
         card: the text of its card, from the run, its record and the release's facts.
         precision: of the stored weights; they are used in float32.
+        name: what it is called; None: as the run.
         dataset: the run's text; prepared where it is left out.
 
     Raises:
@@ -70,10 +72,7 @@ def release(
     if record is None or not isinstance(stored.network, HyperNetwork):
         raise UsageError(f"{run.path}: holds no hypernetwork whose training has ended")
     config = load_ghn(run.config_path)
-    weights = {
-        name: tensor.to(DTYPES[precision]) if tensor.is_floating_point() else tensor
-        for name, tensor in kept_tensors(stored.network).items()
-    }
+    weights = packed(kept_tensors(stored.network), precision)
     ready = ready_ghn(config, dataset=dataset)
     rounding = None
     if precision != "float32":
@@ -84,11 +83,11 @@ def release(
         rounding = _rounding(network, weights, parts.valid, parts.tokenizer)
     facts: dict[str, Any] = {
         "format": _FORMAT,
-        "name": stored.name,
+        "name": name or stored.name,
         "run": run.key,
         "record_sha256": hashlib.sha256((run.path / RECORD).read_bytes()).hexdigest(),
         "precision": precision,
-        "params": sum(tensor.numel() for tensor in weights.values()),
+        "params": sum(tensor.numel() for tensor in unpacked(weights).values()),
         "loss": None if rounding is None else rounding.whole,
         "loss_as_stored": None if rounding is None else rounding.stored,
     }
@@ -102,8 +101,9 @@ def _rounding(
     """The loss before and after; the network then has the stored weights."""
     judge = network.own_objective()
     whole = evaluate(network, valid, tokenizer, judge).loss
+    values = unpacked(weights)
     for name, tensor in kept_tensors(network).items():
-        tensor.copy_(weights[name])
+        tensor.copy_(values[name])
     return Rounding(whole, evaluate(network, valid, tokenizer, judge).loss)
 
 
@@ -121,7 +121,8 @@ def _written(
         try:
             facts = facts | {"weights_sha256": write_tensors(draft / WEIGHTS, weights)}
             facts["weights_bytes"] = (draft / WEIGHTS).stat().st_size
-            shutil.copy(stored.path / NETWORK, draft / NETWORK)
+            network = json.loads((stored.path / NETWORK).read_bytes()) | {"name": facts["name"]}
+            (draft / NETWORK).write_text(strict_json(network, indent=1) + "\n", encoding="utf-8")
             shutil.copytree(stored.path / TOKENIZER, draft / TOKENIZER)
             (draft / README).write_text(card(facts), encoding="utf-8")
             (draft / RELEASE).write_text(strict_json(facts, indent=2) + "\n", encoding="utf-8")

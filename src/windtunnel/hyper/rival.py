@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from windtunnel.arch import Architecture, build
 from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import anatomy_of
+from windtunnel.hyper.evaluation.units import best_rate, next_rates
 from windtunnel.hyper.launch import ReadyGhn, load_ghn, ready_ghn, text_feed
 from windtunnel.hyper.members import largest_of_each_kind
 from windtunnel.hyper.singles import Singles, source_key, train_single
@@ -27,7 +30,7 @@ from windtunnel.train.config import TrainConfig
 from windtunnel.train.launch import TOKENIZER
 from windtunnel.train.schedule_config import ScheduleConfig
 
-RATES = (2e-3, 6e-3, 2e-2)
+_FIRST_LR, _LR_FACTOR = 6e-3, 3.0
 _SEARCH = 0.1
 
 Tell = Callable[[str, int, float], None]
@@ -37,7 +40,7 @@ def train_rival(
     ghn: Path,
     out: Path,
     *,
-    rates: Sequence[float] = RATES,
+    rates: Sequence[float] | None = None,
     batch_size: int = 16,
     seconds: float | None = None,
     tell: Tell = lambda key, step, loss: None,
@@ -51,7 +54,8 @@ def train_rival(
     Args:
         ghn: the folder of the hypernetwork's finished run.
         rates: of which the best is taken, for each kind: a tenth of a model's time is spent on
-            each, on top of all else.
+            each, on top of all else. None: from 2e-3 in factors of 3, until the best lies between
+            two others.
         seconds: of computing in all; None: as many as the hypernetwork's record tells.
 
     Raises:
@@ -63,7 +67,9 @@ def train_rival(
     if record is None or record["status"] != "finished":
         raise UsageError(f"{ghn}: this run has not ended, so its cost is not known")
     ready = ready_ghn(load_ghn(ghn / "config.yaml"))
-    total = float(record["train_seconds"]) if seconds is None else seconds
+    total = (
+        float(record.get("cpu_seconds", record["train_seconds"])) if seconds is None else seconds
+    )
     with _appearing(out) as draft:  # asked for before anything is trained
         singles = _untrained(ready)
         took = _trained(singles, ready, total, rates, batch_size, tell)
@@ -81,7 +87,7 @@ def _trained(
     singles: Singles,
     ready: ReadyGhn,
     total: float,
-    rates: Sequence[float],
+    rates: Sequence[float] | None,
     batch_size: int,
     tell: Tell,
 ) -> dict[str, Any]:
@@ -92,10 +98,12 @@ def _trained(
     took: dict[str, Any] = {}
     for key, architecture in singles.sources.items():
         batches = text_feed(config, ready.dataset, architecture).batches
+        began = time.process_time()
         lr = _best_rate(architecture, batches, train, rates, _SEARCH * each)
+        searched = time.process_time() - began
         model, recipe = singles.models[key], train.replace(lr=lr)
         took[key] = train_single(model, batches, recipe, seconds=each, tell=partial(tell, key))
-        took[key]["lr"] = lr
+        took[key] |= {"lr": lr, "search_seconds": searched}
     return took
 
 
@@ -130,19 +138,21 @@ def _best_rate(
     architecture: Architecture,
     batches: BatchSource,
     train: TrainConfig,
-    rates: Sequence[float],
+    rates: Sequence[float] | None,
     seconds: float,
 ) -> float:
     """The rate of the lowest loss after so many seconds each."""
-    if len(rates) == 1:
-        return rates[0]
-    losses = {
-        lr: train_single(build(architecture), batches, train.replace(lr=lr), seconds=seconds)[
-            "loss"
-        ]
-        for lr in rates
-    }
-    return min(losses, key=lambda lr: losses[lr])
+    done: dict[float, float] = {}
+    asked = next_rates(done, _FIRST_LR, _LR_FACTOR) if rates is None else rates
+    if len(asked) == 1:
+        return asked[0]
+    while asked:
+        for lr in asked:
+            recipe = train.replace(lr=lr)
+            loss = train_single(build(architecture), batches, recipe, seconds=seconds)["loss"]
+            done[lr] = loss if math.isfinite(loss) else math.inf
+        asked = next_rates(done, _FIRST_LR, _LR_FACTOR) if rates is None else ()
+    return best_rate(done)
 
 
 def _recipe(ready: ReadyGhn, batch_size: int) -> TrainConfig:
@@ -150,4 +160,5 @@ def _recipe(ready: ReadyGhn, batch_size: int) -> TrainConfig:
     return TrainConfig(
         batch_size=batch_size, seq_len=given.seq_len, seed=given.seed, device=given.device,
         threads=given.threads, schedule=ScheduleConfig(type="cosine", warmup=0.05), steps=100,
+        ema=given.ema,
     )  # fmt: skip

@@ -92,7 +92,8 @@ def train_single(
 ) -> dict[str, Any]:
     """Trains a model for about ``seconds`` of the process's computing time; what it took.
 
-    The number of steps follows from the time of the first ones, whose updates are thrown away.
+    The number of steps follows from the time of the first ones, whose updates are thrown away. The
+    model ends with the average of its weights where the recipe keeps one.
     """
     kept = {name: value.detach().clone() for name, value in model.named_parameters()}
     probe = create_train_state(model, batches, config.replace(steps=12))
@@ -109,4 +110,6 @@ def train_single(
         loss = info.loss if math.isnan(loss) else 0.98 * loss + 0.02 * info.loss
         if info.step % 200 == 0:
             tell(info.step, loss)
+    if state.ema is not None:
+        state.ema.swap(state.weights.parameters)
     return {"steps": steps, "seconds": time.process_time() - began, "loss": loss}

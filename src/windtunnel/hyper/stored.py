@@ -15,15 +15,17 @@ from torch import nn
 from windtunnel.arch import ArchSpec, resolve
 from windtunnel.config import Document, decode, load_document
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
-from windtunnel.errors import ConfigError, RunError, UsageError
+from windtunnel.errors import CheckpointError, ConfigError, RunError, UsageError
 from windtunnel.hyper.config import DecoderConfig, EncoderConfig, GhnConfig
 from windtunnel.hyper.limits import Limits, Role
 from windtunnel.hyper.network import HyperNetwork
+from windtunnel.hyper.rounded import unpacked
 from windtunnel.hyper.singles import Singles
 from windtunnel.runs import RunFolder
 from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.launch import TOKENIZER
-from windtunnel.train.restore import copy_into, kept_tensors
+from windtunnel.train.restore import copy_values, kept_tensors
+from windtunnel.train.shards import tensors_in
 
 NETWORK = "network.json"
 WEIGHTS = "weights.safetensors"
@@ -104,6 +106,18 @@ def open_stored(path: Path) -> Stored:
     return Stored(network.eval(), tokenizer, d_model, n_layer, name, path)
 
 
+def training_seconds(path: Path) -> float | None:
+    """Seconds of computing that the training in a folder took: of a hypernetwork's run, or of
+    single models with the search of their rates. None where the folder does not tell."""
+    record = None if (path / WEIGHTS).is_file() else RunFolder.open(path).read_record()
+    if record is not None:
+        return float(record.get("cpu_seconds", record["train_seconds"]))
+    facts = json.loads((path / NETWORK).read_bytes())
+    trained = facts.get("training", {}).values()
+    parts = [one["seconds"] + one.get("search_seconds", 0) for one in trained]
+    return float(sum(parts)) if parts else None
+
+
 def load_network_weights(path: Path, network: nn.Module) -> None:
     """Puts the weights of a release, or those of a run's newest checkpoint, into a network.
 
@@ -111,7 +125,11 @@ def load_network_weights(path: Path, network: nn.Module) -> None:
         CheckpointError: no checkpoint is whole, or they do not fit.
     """
     if (path / WEIGHTS).is_file():
-        copy_into(kept_tensors(network), [path / WEIGHTS])
+        try:
+            values = unpacked(tensors_in([path / WEIGHTS]))
+        except ValueError as error:
+            raise CheckpointError(f"{path / WEIGHTS}: is damaged ({error})") from error
+        copy_values(kept_tensors(network), values, path / WEIGHTS)
         return
     folder = RunFolder.open(path)
     document = load_document(folder.config_path)

@@ -14,16 +14,19 @@ _SPLITS = {"in_distribution": "in distribution", "left_out": "left-out family"}
 
 
 def evaluation_view(summary: Mapping[str, Any]) -> RenderableType:
-    """Of each split the losses by step, the gain over the strong initialisation, and the ranks."""
+    """Of each split the losses by step, the gain over the strong initialisation, what is saved, and
+    the ranks."""
     parts: list[RenderableType] = []
     for split, found in summary["splits"].items():
-        parts += [_losses(split, found), _gains(found)]
+        parts += [_losses(split, found), _gains(found), _saved(found), _ranking(found["ranking"])]
     strong = ", ".join(f"{kind}: {name}" for kind, name in summary["strong"].items())
     notes = [
         f"unigram entropy {summary['unigram_entropy']:.3f} nats; strong is the best tuned of the "
         f"candidates ({strong}).",
         "gain: loss of strong minus loss, in nats, mean over architectures with a 95% bootstrap "
         "interval over them; wins: architectures with a lower loss.",
+        "saved: median steps and mean seconds of strong's training that are not needed to end as "
+        "low; pays after: trainings until the making of the start is paid for.",
         "The hypernetwork has read more text than the trained models: this is amortised "
         "pretraining, and parameters cut from single trained models are its honest rival.",
     ]
@@ -53,13 +56,41 @@ def _gains(found: Mapping[str, Any]) -> RenderableType:
             table.add_row(f"{init} over strong", *_gain(values["gain"][last]))
         if "ghn_gain_over_it" in values:
             table.add_row(f"ghn over {init}", *_gain(values["ghn_gain_over_it"][last]))
-    ranks = found["ranking"]
-    texts = [
-        f"{name} {value['tau']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
-        for name, value in ranks.items()
-        if name in ("ghn", "log_params")
-    ]
-    return Group(table, Text(f"Kendall's tau with strong's last loss: {'; '.join(texts)}\n"))
+    return table
+
+
+def _saved(found: Mapping[str, Any]) -> RenderableType:
+    """The steps that each start saves of strong's training, and when it has paid."""
+    columns = {
+        "to strong's last loss": False, "reached": True, "steps saved": True,
+        "seconds saved": True, "pays after": True, "strong reaches its start": True,
+    }  # fmt: skip
+    table = open_table("what is saved", columns)
+    for init, values in found["inits"].items():
+        if "saved" in values:
+            own = values["saved"]
+            even = own["break_even"]
+            table.add_row(
+                init, f"{100 * own['reached']:.0f}%", f"{own['steps']:,.0f}",
+                f"{own['seconds']:,.1f}", "-" if even is None else f"{even:,.0f} trainings",
+                f"{100 * own['strong_reaches_start']:.0f}%",
+            )  # fmt: skip
+    return table
+
+
+def _ranking(ranking: Mapping[str, Any]) -> RenderableType:
+    """Kendall's τ of each guess in each part."""
+    columns = {f"{part} ({found['of']})": True for part, found in ranking.items()}
+    table = open_table("Kendall's tau with strong's last loss", {"": False, **columns})
+    for name in ranking["overall"]["tau"]:
+        table.add_row(name, *(_tau(found["tau"][name]) for found in ranking.values()))
+    return Group(table, Text(""))
+
+
+def _tau(told: Mapping[str, Any]) -> str:
+    if told["value"] is None:
+        return "-"
+    return f"{told['value']:.2f} [{told['low']:.2f}, {told['high']:.2f}]"
 
 
 def _gain(gain: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -60,6 +60,8 @@ def _trained_on(ready: ReadyGhn, record: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{name} {count:,}" for name, count in families.items())
     sources = config.data.sources
     source = config.data.source.type if sources is None else ", ".join(sources)
+    documents = getattr(config.data.source, "documents", None)
+    source += f" (documents {documents})" if documents else ""
     tokenizer = ready.dataset.tokenizer
     return (
         f"- Text: {source}, {ready.dataset.train.counts.tokens:,} training tokens "
@@ -76,9 +78,12 @@ def _trained_on(ready: ReadyGhn, record: Mapping[str, Any]) -> str:
 def _cost(record: Mapping[str, Any]) -> str:
     environment = record["environment"]
     machine = environment.get("cpu") or environment.get("machine")
+    seconds = record.get("cpu_seconds")
+    processor = "" if seconds is None else f", {seconds:,.0f} s of its processor"
     return (
         f"{record['steps']:,} steps, {record['tokens']:,} tokens, "
-        f"{record['train_seconds']:,.0f} s of training on {record['device']} ({machine}, "
+        f"{record['train_seconds']:,.0f} s of training on {record['device']}"
+        f"{processor} ({machine}, "
         f"{environment.get('threads')} threads, {record.get('processes', 1)} processes), about "
         f"{record['flops']:.3g} FLOPs in the predicted models; those of the hypernetwork itself "
         "are not counted, the seconds hold all."

@@ -78,6 +78,7 @@ class Verdicts:
     looks: tuple[int, int] | None = None
     """Seeds at the first and at the last planned look, where there are several."""
     mde_is_corrected: bool = False
+    pairing: str = "design"
 
     @property
     def pairing_words(self) -> str:
@@ -85,8 +86,17 @@ class Verdicts:
         known = [arm for arm in self.arms if arm.correlation is not None]
         if not known:
             return ""
-        shown = ", ".join(f"{arm.name} {arm.correlation:+.2f}" for arm in known)
         first = self.arms[0].name
+        if self.pairing == "measured":
+            tests = ", ".join(
+                f"{arm.name} {arm.correlation:+.2f} ({'paired' if arm.paired else 'Welch'})"
+                for arm in known
+            )
+            return (
+                f"the measured correlation with runs of {first} chose the test, and all levels "
+                f"allow for it: {tests}"
+            )
+        shown = ", ".join(f"{arm.name} {arm.correlation:+.2f}" for arm in known)
         how = "paired" if all(arm.paired for arm in known) else "not all paired"
         return f"runs of one seed are {how}; correlation with those of {first}: {shown}"
 
@@ -154,6 +164,7 @@ def read_verdicts(tree: Mapping[str, Any]) -> Verdicts:
         margin=_number(tree.get("margin"), "verdicts.margin"),
         looks=(int(looks[0]), int(looks[1])) if looks else None,
         mde_is_corrected=any("mde_corrected" in arm for arm in arms),
+        pairing=str(tree.get("pairing") or "design"),
     )
 
 

@@ -143,17 +143,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("rules", "looks"),
+        choices=("rules", "looks", "levels"),
         default="rules",
-        help="paired, Welch or either (rules); seeds until decided, and equivalence (looks)",
+        help="paired, Welch or either (rules); seeds until decided, and equivalence (looks); the "
+        "table of pairing.py (levels)",
     )
     parser.add_argument(
-        "--trials", type=int, help="simulated studies a row [100,000; 20,000 for looks]"
+        "--trials",
+        type=int,
+        help="simulated studies a row [100,000; 20,000 for looks; 400,000 for levels]",
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.what == "looks":
         print("\n".join(calibrate_looks.tables(options.trials or 20_000, options.seed)))
+    elif options.what == "levels":
+        from windtunnel.study import calibrate_pairing  # which imports this module
+
+        trials = options.trials or 400_000
+        print("\n".join(calibrate_pairing.table(trials, options.seed)))
+        print("\n" + "\n".join(calibrate_pairing.power_table(trials // 4, options.seed)))
     else:
         print("\n".join(tables(options.trials or 100_000, options.seed)))
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from windtunnel.errors import StudyError
 from windtunnel.study.budget import mismatches
+from windtunnel.study.pairing import Pairing, compare_as_measured
 from windtunnel.study.plan import Arm, Plan
 from windtunnel.study.sequential import Looks
 from windtunnel.study.statistics import (
@@ -69,6 +70,7 @@ class _Pair:
     mine: _Results
     first: _Results
     metric: str
+    pairing: Pairing = "design"
 
     @property
     def shared(self) -> bool:
@@ -81,9 +83,10 @@ class _Pair:
         base, arm = self.first.values(metric), self.mine.values(metric)
         if None in base or None in arm:
             return None
-        return compare_arms(
-            [x for x in base if x is not None], [y for y in arm if y is not None], paired=True
-        )
+        x, y = [a for a in base if a is not None], [b for b in arm if b is not None]
+        if self.pairing == "measured":
+            return compare_as_measured(x, y)
+        return compare_arms(x, y, paired=True)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def judge(
     *,
     looks: Looks | None = None,
     margin: float | None = None,
+    pairing: Pairing = "design",
 ) -> Verdicts:
     """The verdicts of a plan's records.
 
@@ -127,17 +131,20 @@ def judge(
             its own number of seeds.
         margin: a difference of less, in the plan's metric, does not matter: makes ``equivalent``
             a verdict.
+        pairing: ``design``: runs of one seed are pairs; ``measured``: their correlation decides, at
+            a level that allows for it (:mod:`windtunnel.study.pairing`); not beside ``looks``.
 
     Raises:
         StudyError: a run of the plan has no record, or an arm has a seed that the first has not.
     """
+    assert pairing == "design" or looks is None, "the level of a choice holds for one look"
     missing = [key for key in plan.keys if key not in records]
     if missing:
         names = ", ".join(f"{plan.run(k).arm} seed {plan.run(k).seed}" for k in missing[:3])
         raise StudyError(f"{len(missing)} of {len(plan.keys)} runs have not ended: {names}")
     results = [_results(plan, arm, records) for arm in plan.arms]
     first = results[0]
-    pairs = [_Pair(mine, _at(first, mine.seeds), plan.metric) for mine in results[1:]]
+    pairs = [_Pair(mine, _at(first, mine.seeds), plan.metric, pairing) for mine in results[1:]]
     tests = _test(pairs, looks, margin)
     arms = [_arm_verdict(_Pair(first, first, plan.metric), _Tested(None), "reference", "")]
     for pair, tested in zip(pairs, tests, strict=True):
@@ -150,6 +157,7 @@ def judge(
         metric=plan.metric,
         margin=margin,
         looks=(looks.first, looks.last) if looks is not None else None,
+        pairing=pairing,
         note="\n".join(plan.notes),
     )
     return replace(verdicts, conclusion=conclusion(verdicts))
@@ -268,7 +276,8 @@ def _corrected_mde(tested: _Tested) -> float | None:
         return None
     assert comparison.std_error is not None
     assert comparison.df is not None
-    return minimum_detectable(comparison.std_error, comparison.df, alpha=tested.level)
+    level = comparison.nominal(tested.level)
+    return minimum_detectable(comparison.std_error, comparison.df, alpha=level)
 
 
 def _budgets(results: _Results) -> dict[str, float | None]:

@@ -22,6 +22,7 @@ from windtunnel.study.budget import Match
 from windtunnel.study.compare import Verdicts, judge
 from windtunnel.study.folder import VERDICT_ROUNDS
 from windtunnel.study.matching import Candidate
+from windtunnel.study.pairing import Pairing
 from windtunnel.study.plan import Arm, Plan
 from windtunnel.study.planning import ask_compare
 from windtunnel.study.rounds import Recall, Round
@@ -59,16 +60,20 @@ class FixedSeeds:
     seeds: tuple[int, ...]
     margin: float | None = None
     """A difference of less does not matter, in the verdict's metric."""
+    pairing: Pairing = "design"
 
     def asked(self) -> Any:
         asked: dict[str, Any] = {"seeds": list(self.seeds)}
-        return asked if self.margin is None else {**asked, "margin": self.margin}
+        if self.margin is not None:
+            asked["margin"] = self.margin
+        return asked if self.pairing == "design" else {**asked, "pairing": self.pairing}
 
     def wanted(self, past: Sequence[Round]) -> Wanted | None:
         return None if past else (self.seeds, None)
 
     def judge(self, past: Sequence[Round]) -> Verdicts:
-        return judge(past[-1].plan, past[-1].records, margin=self.margin)
+        last = past[-1]
+        return judge(last.plan, last.records, margin=self.margin, pairing=self.pairing)
 
     def outlook(self, arms: int) -> str:
         return f"comparison: {len(self.seeds)} seeds of each arm = {arms * len(self.seeds)} runs"

@@ -115,12 +115,21 @@ class Comparison:
     """Minimum detectable effect: the true difference that is found with 80% power, before any
     correction for several comparisons."""
     reason: str = ""
+    chosen_among: int | None = None
+    """Seeds, where the measured correlation chose the test: p-value and intervals allow for it."""
+
+    def nominal(self, alpha: float) -> float:
+        """The level of the test itself at which the comparison errs in at most ``alpha``."""
+        from windtunnel.study.pairing import nominal_level
+
+        return alpha if self.chosen_among is None else nominal_level(alpha, self.chosen_among)
 
     def interval(self, alpha: float = ALPHA) -> Interval:
         """The interval of confidence ``1 − alpha``; it leaves out zero where ``p < alpha``."""
         if self.std_error is None or self.df is None:
             return Interval(self.delta, None, None)
-        reach = float(critical_t(self.df, alpha)) * self.std_error if self.std_error else 0.0
+        level = self.nominal(alpha)
+        reach = float(critical_t(self.df, level)) * self.std_error if self.std_error else 0.0
         return Interval(self.delta, self.delta - reach, self.delta + reach)
 
     def p_equivalence(self, margin: float) -> float | None:
@@ -137,7 +146,12 @@ class Comparison:
             return 1.0
         if self.std_error == 0:
             return 0.0
-        return float(two_sided_p(Difference(room, self.std_error, self.df)))
+        found = float(two_sided_p(Difference(room, self.std_error, self.df)))
+        if self.chosen_among is None:
+            return found
+        from windtunnel.study.pairing import whole_level
+
+        return whole_level(found, self.chosen_among)
 
 
 def compare_arms(base: Sequence[float], arm: Sequence[float], *, paired: bool) -> Comparison:

@@ -85,6 +85,8 @@ class Verdicts:
     """A difference of less does not matter; in the metric's unit."""
     looks: tuple[int, int] | None
     """Seeds at the first and at the last planned look; None where only one is planned."""
+    pairing: str
+    """design: runs of one seed are pairs; measured: where their correlation is high enough."""
     note: str
     """What the reader must know, one thing a line."""
     conclusion: str = field(default="")

@@ -106,7 +106,23 @@ def copy_into(
 
     ``lenient`` is told what does not fit, and the rest is copied.
     """
-    shapes, file = shapes_in(files), files[0]
+    _check_fit(tensors, shapes_in(files), files[0], lenient)
+    _copy_all(tensors, tensors_in(files))
+
+
+def copy_values(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], file: Path) -> None:
+    """The same with a file's values that were read already."""
+    shapes = {name: tuple(value.shape) for name, value in values.items()}
+    _check_fit(tensors, shapes, file, None)
+    _copy_all(tensors, values)
+
+
+def _check_fit(
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    file: Path,
+    lenient: Warn | None,
+) -> None:
     problems = [f"{name} is not in the checkpoint" for name in tensors.keys() - shapes.keys()]
     problems += [f"{name} is not in the model" for name in shapes.keys() - tensors.keys()]
     for name in tensors.keys() & shapes.keys():
@@ -120,7 +136,11 @@ def copy_into(
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         text = "; ".join(sorted(problems)[:5])
         raise CheckpointError(f"{file}: does not fit the model: {text}{more}")
-    for name, value in sorted(tensors_in(files).items()):
+
+
+@torch.no_grad()
+def _copy_all(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in sorted(values.items()):
         if name in tensors and tensors[name].shape == value.shape:
             tensors[name].copy_(spread_as(value, tensors[name]))
 

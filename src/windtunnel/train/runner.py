@@ -382,6 +382,7 @@ class _Session:
             "tokens": progress.tokens,
             "flops": progress.flops,
             "train_seconds": progress.seconds,
+            "cpu_seconds": progress.cpu_seconds,
             "tokens_per_second": progress.tokens / progress.seconds,
             "peak_memory_bytes": max(peak, progress.peak_memory_bytes),
             "peak_memory_is": measure,

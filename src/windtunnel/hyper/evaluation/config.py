@@ -42,6 +42,9 @@ class EvaluationConfig(Config):
     ranking: int = Field(0, ge=0)
     """Further architectures of in_distribution that are trained from the strong initialisation
     alone, and ranked by what is known before: predictions at step 0, log parameters."""
+    early: tuple[int, ...] = ()
+    """Steps of short trainings that architectures of in_distribution are also ranked by, from the
+    strong initialisation and from the hypernetwork; with signs of the first gradient."""
     tune_members: int = Field(2, ge=1)
     """Architectures of each split and kind that rates are tuned on; they are measured nowhere."""
     steps: tuple[int, ...] = (0, 10, 50, 100, 300)
@@ -63,6 +66,8 @@ class EvaluationConfig(Config):
     def _check(self) -> Self:
         if list(self.steps) != sorted(set(self.steps)) or self.steps[0] != 0 or len(self.steps) < 2:
             raise ValueError("steps must rise from 0")
+        if list(self.early) != sorted(set(self.early)) or min(self.early, default=1) < 1:
+            raise ValueError("early: steps must rise, and begin above 0")
         unknown = [name for name in self.candidates if name not in CANDIDATES]
         if unknown or not self.candidates:
             raise ValueError(f"candidates: {', '.join(CANDIDATES)}, not {', '.join(unknown)}")

@@ -23,7 +23,7 @@ from windtunnel.spaces.families import twins_of
 Run = Callable[[Sequence[Unit]], None]
 """Runs units and adds them to the results."""
 
-STRONG = "strong"
+STRONG, IN_REACH = "strong", "in_distribution"
 AS_IS = 0.0
 """The rate of a unit that is measured at step 0 alone."""
 
@@ -67,34 +67,59 @@ class Course:
 
     def measured(self) -> list[Unit]:
         """All units that are measured, once rates are tuned."""
-        found = []
-        for group in self.groups:
-            for init in self.inits:
-                lr = self.rates[group.split, group.kind, init]
-                name = self.strong[group.kind] if init == STRONG else init
-                found += [
-                    Unit(index, name, lr, seed, "test")
-                    for index in group.measure
-                    for seed in self.config.seeds
-                ]
-        return unique_units(found + self.ranked())
+        found = [
+            unit
+            for group in self.groups
+            for init in self.inits
+            for index in group.measure
+            for unit in self.measured_units(group, index, init)
+        ]
+        return unique_units(found + self.ranked() + [u for _, u in self.early()])
+
+    def measured_units(self, group: Group, index: int, init: str) -> list[Unit]:
+        """Those of one architecture and start, one for each seed."""
+        lr = self.rates[group.split, group.kind, init]
+        name = self.strong[group.kind] if init == STRONG else init
+        return [Unit(index, name, lr, seed, "test") for seed in self.config.seeds]
+
+    def mean(self, group: Group, index: int, init: str, step: int) -> float:
+        """The mean loss over seeds at a step."""
+        return fmean(self.results[u][step] for u in self.measured_units(group, index, init))
 
     def ranked(self) -> list[Unit]:
         """Those that are only ranked: trained from the strong one, predicted at step 0."""
         found = []
         for index, kind in self.ranks:
-            lr = self.rates["in_distribution", kind, STRONG]
+            lr = self.rates[IN_REACH, kind, STRONG]
             seed = self.config.seeds[0]
             found.append(Unit(index, self.strong[kind], lr, seed, "test"))
             predicted = (name for name in self.inits if name != STRONG)
             found += [Unit(index, name, AS_IS, seed, "test") for name in predicted]
         return found
 
+    def everyone(self) -> list[tuple[int, str]]:
+        """All architectures of in_distribution that are measured or only ranked, with their
+        kinds, in the order of the summary."""
+        own = [group for group in self.groups if group.split == IN_REACH]
+        return [(i, group.kind) for group in own for i in group.measure] + list(self.ranks)
+
+    def early(self) -> list[tuple[str, Unit]]:
+        """The short trainings of :meth:`everyone`, with the name of what each begins from."""
+        if not self.config.early:
+            return []
+        found = []
+        for init in (STRONG, "ghn"):
+            for index, kind in self.everyone():
+                name = self.strong[kind] if init == STRONG else init
+                lr = self.rates[IN_REACH, kind, init]
+                found.append((init, Unit(index, name, lr, self.config.seeds[0], "early")))
+        return found
+
     def _choose_strong(self, run: Run) -> None:
         """The candidate with the lowest tuned loss, of each kind, on in-distribution sizes (or the
         first split that there is)."""
         first: dict[str, Group] = {}
-        for group in sorted(self.groups, key=lambda group: group.split != "in_distribution"):
+        for group in sorted(self.groups, key=lambda group: group.split != IN_REACH):
             first.setdefault(group.kind, group)
         wanted = [(group, name) for group in first.values() for name in self.config.candidates]
         tuned = self._searched(wanted, run)
@@ -192,10 +217,10 @@ def ranks_of(
     """
     if not config.ranking:
         return []
-    own = [group for group in groups if group.split == "in_distribution"]
+    own = [group for group in groups if group.split == IN_REACH]
     if not own:
         raise UsageError("ranking: needs the split in_distribution, whose rates it uses")
-    part = parts["in_distribution"]
+    part = parts[IN_REACH]
     taken = {i for group in own for i in (*group.tune, *group.measure)}
     known = {part.whole[index].structure for index in taken}
     found: list[tuple[int, str]] = []

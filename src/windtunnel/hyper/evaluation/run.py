@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -24,13 +25,13 @@ from windtunnel.hyper.evaluation.config import EvaluationConfig
 from windtunnel.hyper.evaluation.inits import initial
 from windtunnel.hyper.evaluation.plan import AS_IS, Course, groups_of, ranks_of
 from windtunnel.hyper.evaluation.text import Text, read_text
-from windtunnel.hyper.evaluation.unit import train_unit
-from windtunnel.hyper.evaluation.units import Results, Unit
+from windtunnel.hyper.evaluation.unit import first_gradient, train_unit
+from windtunnel.hyper.evaluation.units import Outcome, Results, Unit
 from windtunnel.hyper.initial import network_digest
 from windtunnel.hyper.launch import load_ghn, space_digest
 from windtunnel.hyper.members import Members
 from windtunnel.hyper.predict import predict, same_ids
-from windtunnel.hyper.stored import Stored, open_stored
+from windtunnel.hyper.stored import Stored, open_stored, training_seconds
 from windtunnel.runs import code_digest
 from windtunnel.runs.durable import strict_json, write_atomic
 from windtunnel.spaces.declared import load_space
@@ -98,22 +99,40 @@ class Context:
         source: Any = self.ghn.data.source
         return read_text(self.config.text, source, self.stored["ghn"].tokenizer)
 
-    def run(self, unit: Unit) -> dict[int, float]:
+    def cost(self, name: str) -> float | None:
+        """Seconds of computing that the making of a hypernetwork or of single models took; None
+        where the folder does not tell."""
+        path = Path({"ghn": self.config.ghn, **self.config.others}[name])
+        return training_seconds(path)
+
+    def run(self, unit: Unit) -> Outcome:
         """Trains one unit."""
         config, text = self.config, self.text
         architecture = self.members.space.whole[unit.index].architecture
-        steps = (0,) if unit.lr == AS_IS else config.steps
-        if unit.side == "tune":
-            steps = steps[-1:]  # nothing else is looked at
         if unit.init in self.stored:
             weights = predict(self.stored[unit.init], architecture, seed=unit.seed).weights
         else:
             weights = initial(unit.init, architecture, unit.seed, text.counts)
-        return train_unit(
-            architecture, weights, lr=unit.lr, seed=unit.seed, steps=steps,
+        began = time.process_time()
+        losses = train_unit(
+            architecture, weights, lr=unit.lr, seed=unit.seed, steps=self._steps(unit),
             batch_size=config.batch_size, train=text.train,
-            held=text.tune if unit.side == "tune" else text.test, eval_tokens=config.eval_tokens,
+            held=text.test if unit.side == "test" else text.tune, eval_tokens=config.eval_tokens,
         )  # fmt: skip
+        more = {"seconds": time.process_time() - began}
+        if unit.side == "early":
+            more |= first_gradient(architecture, weights, seed=unit.seed, train=text.train)
+        return Outcome(losses, more)
+
+    def _steps(self, unit: Unit) -> Sequence[int]:
+        """Where a unit's losses are measured."""
+        if unit.lr == AS_IS:
+            return (0,)
+        by_side = {
+            "early": (0, *self.config.early),
+            "tune": self.config.steps[-1:],  # nothing else is looked at
+        }
+        return by_side.get(unit.side, self.config.steps)
 
 
 _CONTEXT: list[Context] = []
@@ -133,7 +152,7 @@ def _end_with_the_parent() -> None:
         os._exit(1)
 
 
-def _work(unit: Unit) -> dict[int, float]:
+def _work(unit: Unit) -> Outcome:
     return _CONTEXT[0].run(unit)
 
 
@@ -164,7 +183,8 @@ def evaluate_ghn(
         def run(units: Sequence[Unit]) -> None:
             waiting = {pool.submit(_work, unit): unit for unit in units}
             for done, future in enumerate(as_completed(waiting), 1):
-                course.results.add(waiting[future], future.result())
+                found = future.result()
+                course.results.add(waiting[future], found.losses, **found.more)
                 tell(done, len(waiting))
 
         try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from windtunnel.hyper.evaluation.plan import STRONG, Course, Group
-from windtunnel.hyper.evaluation.units import Unit
-from windtunnel.study.rank_agreement import kendall
+from windtunnel.hyper.evaluation.plan import IN_REACH, STRONG, Course, Group
+from windtunnel.hyper.evaluation.ranking import of_split, ranked_losses, ranking
+from windtunnel.hyper.evaluation.saved import saved
 
 if TYPE_CHECKING:
     from windtunnel.hyper.evaluation.run import Context
@@ -50,6 +51,10 @@ def _split(split: str, course: Course, context: Context, entropy: float) -> dict
         }
         if init != STRONG:
             found["inits"][init]["gain"] = _gains(losses[STRONG] - values, course)
+            found["inits"][init]["saved"] = saved(
+                losses[STRONG], values, course.config.steps, _seconds(groups, course),
+                context.cost(init),
+            )  # fmt: skip
     for other in course.config.others:
         gaps = losses[other] - losses["ghn"]
         found["inits"][other]["ghn_gain_over_it"] = _gains(gaps, course)
@@ -62,10 +67,11 @@ def _split(split: str, course: Course, context: Context, entropy: float) -> dict
     }
     space = context.members.space.whole
     params = np.log([space[index].params for index in indices])
-    ranked = (losses, params, kinds)
-    if split == "in_distribution":
-        ranked = _with_ranked(*ranked, course, context)
-    found["ranking"] = _ranking(*ranked)
+    found["ranking"] = of_split(groups, losses, params)
+    if split == IN_REACH and (course.ranks or course.config.early):
+        everyone = course.everyone()
+        sizes = np.log([space[index].params for index, _ in everyone])
+        found["ranking"] = ranking(*ranked_losses(course), sizes, [kind for _, kind in everyone])
     found["rows"] = [
         {"index": index, "name": space[index].name, "kind": kind,
          **{init: _by_step(course, values[row]) for init, values in losses.items()}}
@@ -74,40 +80,23 @@ def _split(split: str, course: Course, context: Context, entropy: float) -> dict
     return found
 
 
-def _with_ranked(
-    losses: dict[str, Floats],
-    params: Floats,
-    kinds: list[str],
-    course: Course,
-    context: Context,
-) -> tuple[dict[str, Floats], Floats, list[str]]:
-    """The first and last losses, with those of architectures that are only ranked."""
-    ends = {init: [values[:, [0, -1]]] for init, values in losses.items()}
-    first, last = course.config.steps[0], course.config.steps[-1]
-    for unit in course.ranked():
-        found = course.results[unit]
-        init = unit.init if unit.init in ends else STRONG
-        ends[init].append(np.array([[found[first], found.get(last, math.nan)]]))
-    space = context.members.space.whole
-    more = np.log([float(space[index].params) for index, _ in course.ranks])
-    return (
-        {init: np.concatenate(values) for init, values in ends.items()},
-        np.concatenate([params, more]),
-        kinds + [kind for _, kind in course.ranks],
+def _losses(init: str, groups: Sequence[Group], course: Course) -> Floats:
+    """(architectures, steps): the mean over seeds."""
+    steps = course.config.steps
+    return np.array(
+        [
+            [course.mean(group, index, init, step) for step in steps]
+            for group in groups
+            for index in group.measure
+        ]
     )
 
 
-def _losses(init: str, groups: Sequence[Group], course: Course) -> Floats:
-    """(architectures, steps): the mean over seeds."""
-    rows = []
-    for group in groups:
-        lr = course.rates[group.split, group.kind, init]
-        name = course.strong[group.kind] if init == STRONG else init
-        for index in group.measure:
-            units = [Unit(index, name, lr, seed, "test") for seed in course.config.seeds]
-            found = [[course.results[unit][step] for step in course.config.steps] for unit in units]
-            rows.append(np.mean(found, axis=0))
-    return np.array(rows)
+def _seconds(groups: Sequence[Group], course: Course) -> Floats:
+    """(architectures,): what a training of each took, from the strong initialisation."""
+    pairs = [(group, index) for group in groups for index in group.measure]
+    units = [course.measured_units(group, index, STRONG) for group, index in pairs]
+    return np.array([fmean(course.results.more(u)["seconds"] for u in own) for own in units])
 
 
 def _by_step(course: Course, values: Floats) -> dict[str, float | None]:
@@ -143,37 +132,3 @@ def _gains(gaps: Floats, course: Course) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _ranking(losses: dict[str, Floats], params: Floats, kinds: Sequence[str]) -> dict[str, Any]:
-    """Kendall's τ with the strong initialisation's last loss: of the loss at step 0, and of (minus)
-    log parameters; over all, and the mean within kinds."""
-    outcome = losses[STRONG][:, -1]
-    guesses = {init: values[:, 0] for init, values in losses.items()}
-    guesses["log_params"] = -params
-    generator = np.random.default_rng(1)
-    drawn = generator.integers(0, len(outcome), size=(1000, len(outcome)))
-    found = {}
-    for name, guess in guesses.items():
-        tau = float(kendall(guess, outcome))
-        taus = kendall(guess[drawn], outcome[drawn])
-        low, high = np.nanquantile(taus, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-        inside = []
-        for kind in dict.fromkeys(kinds):
-            rows = np.array([k == kind for k in kinds])
-            if rows.sum() >= 4:
-                inside.append(float(kendall(guess[rows], outcome[rows])))
-        found[name] = {
-            "tau": tau, "low": float(low), "high": float(high), "of": len(outcome),
-            "within_kinds": float(np.nanmean(inside)) if inside else None,
-            "within_sizes": _within_sizes(guess, outcome, params),
-        }  # fmt: skip
-    return found
-
-
-def _within_sizes(guess: Floats, outcome: Floats, params: Floats) -> float | None:
-    """The mean τ within quarters of log parameters; None where a quarter has too few."""
-    quarters = np.array_split(np.argsort(params, kind="stable"), 4)
-    if min(len(rows) for rows in quarters) < 4:
-        return None
-    return float(np.nanmean([kendall(guess[rows], outcome[rows]) for rows in quarters]))

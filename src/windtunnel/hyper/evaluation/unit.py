@@ -18,6 +18,7 @@ from windtunnel.train.loop import create_train_state, train_steps
 from windtunnel.train.schedule_config import ScheduleConfig
 
 _ROWS = 32
+_SIGN_ROWS = 64
 
 
 def train_unit(
@@ -53,6 +54,31 @@ def train_unit(
         if info.step in steps:
             found[info.step] = mean_loss(model, held, t, eval_tokens)
     return {step: found.get(step, float("inf")) for step in steps}
+
+
+def first_gradient(
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    *,
+    seed: int,
+    train: NDArray[np.int64],
+) -> dict[str, float]:
+    """What the gradient of one batch tells before any step: its norm, and Σ |w · ∂L/∂w|, the
+    connection sensitivity of SNIP (Lee et al. 2019); signs that architectures are ranked by without
+    training (Abdelfattah et al. 2021)."""
+    model = _begun(architecture, weights, seed)
+    batches = Batches(train, seq_len=architecture.max_seq_len, batch_size=_SIGN_ROWS, seed=seed)
+    batch = batches.at(0)
+    with evaluation_mode(model):  # the gradient, without dropout
+        logits = model(batch.inputs).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        named = [p for p in model.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, named, allow_unused=True)
+    pairs = [(w, g) for w, g in zip(named, grads, strict=True) if g is not None]
+    return {
+        "grad_norm": float(torch.stack([g.square().sum() for _, g in pairs]).sum().sqrt()),
+        "snip": float(torch.stack([(w * g).abs().sum() for w, g in pairs]).sum()),
+    }
 
 
 @torch.no_grad()

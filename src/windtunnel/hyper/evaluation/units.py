@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from windtunnel.errors import RunError
@@ -22,19 +22,29 @@ class Unit:
     lr: float
     seed: int
     side: str
-    """Which text the losses are measured on: tune or test."""
+    """Which text the losses are measured on: tune or test; early: a short training, tune."""
 
     @property
     def key(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a unit found."""
+
+    losses: Mapping[int, float]
+    """By step."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """``seconds`` of computing; signs of the first gradient."""
+
+
 class Results:
-    """Losses at the measured steps of finished units, in a file of JSON lines."""
+    """What finished units found, in a file of JSON lines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._found: dict[str, dict[int, float]] = {}
+        self._found: dict[str, Outcome] = {}
         if path.exists():
             content = path.read_bytes()
             whole = content.rpartition(b"\n")[0]
@@ -47,7 +57,8 @@ class Results:
         try:
             value = json.loads(line)
             losses = {int(k): math.inf if v is None else float(v) for k, v in value["loss"].items()}
-            self._found[Unit(**value["unit"]).key] = losses
+            more = {name: float(number) for name, number in value.get("more", {}).items()}
+            self._found[Unit(**value["unit"]).key] = Outcome(losses, more)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{self.path}:{number}: is damaged ({error}); delete the line"
@@ -56,14 +67,19 @@ class Results:
     def __contains__(self, unit: Unit) -> bool:
         return unit.key in self._found
 
-    def __getitem__(self, unit: Unit) -> dict[int, float]:
-        return self._found[unit.key]
+    def __getitem__(self, unit: Unit) -> Mapping[int, float]:
+        return self._found[unit.key].losses
 
-    def add(self, unit: Unit, losses: Mapping[int, float], **more: object) -> None:
+    def more(self, unit: Unit) -> Mapping[str, float]:
+        """What a unit found beside its losses."""
+        return self._found[unit.key].more
+
+    def add(self, unit: Unit, losses: Mapping[int, float], **more: float) -> None:
         """Keeps a finished unit; a line is written whole."""
-        self._found[unit.key] = dict(losses)
+        kept = {name: value for name, value in more.items() if math.isfinite(value)}
+        self._found[unit.key] = Outcome(dict(losses), kept)
         told = {str(k): v if math.isfinite(v) else None for k, v in losses.items()}
-        line = json.dumps({"unit": asdict(unit), "loss": told, **more}) + "\n"
+        line = json.dumps({"unit": asdict(unit), "loss": told, "more": kept}) + "\n"
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(line)
             stream.flush()

@@ -1,0 +1,120 @@
+"""Pairing that is decided by the measured correlation, at a level that pays for having looked.
+
+Runs of one seed are paired by design elsewhere. Here the measured correlation of the losses decides
+between the paired test and Welch's, and the level is lowered until the *whole* rule, choice
+included, errs in at most α of comparisons: for normal noise, correlations of 0 and above and any
+spreads. ``docs/design/statistics.md`` says what that wins and what it costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from windtunnel.study.statistics import (
+    ALPHA,
+    Comparison,
+    compare_arms,
+    critical_t,
+    minimum_detectable,
+)
+
+Pairing = Literal["design", "measured"]
+"""Whether runs of one seed are pairs because they share it, or where their losses show it."""
+ALPHAS = (0.05, 0.025, 0.01, 0.005, 0.0025, 0.001)
+"""Levels that the table has columns for."""
+SEEDS = (3, 4, 5, 6, 8, 10, 15, 20)
+"""Numbers of seeds that it has rows for."""
+LEVELS: dict[int, tuple[float, ...]] = {
+    3: (0.0325, 0.0139, 0.00436, 0.00172, 0.00072, 0.000176),
+    4: (0.0348, 0.016, 0.00519, 0.00221, 0.000923, 0.000237),
+    5: (0.0357, 0.0168, 0.00605, 0.00259, 0.0011, 0.000352),
+    6: (0.0365, 0.0171, 0.00639, 0.00292, 0.00125, 0.000399),
+    8: (0.0374, 0.0179, 0.00667, 0.00318, 0.00152, 0.000545),
+    10: (0.0381, 0.0182, 0.00693, 0.0033, 0.00157, 0.000598),
+    15: (0.0398, 0.019, 0.00724, 0.00351, 0.0017, 0.000648),
+    20: (0.041, 0.0196, 0.0075, 0.00363, 0.00177, 0.000686),
+}
+"""The nominal level at which the rule errs in at most so many comparisons: a row for each of
+``SEEDS``, a column for each of ``ALPHAS``. From ``python -m windtunnel.study.calibrate levels``."""
+
+
+def least_correlation(n: int) -> float:
+    """The measured correlation from which pairs give the narrower interval where spreads are equal:
+    t with n − 1 degrees of freedom times √(1 − r) is then at most t with 2(n − 1).
+
+    >>> round(least_correlation(3), 2), round(least_correlation(10), 2)
+    (0.58, 0.14)
+    """
+    return 1 - float(critical_t(2 * (n - 1), ALPHA) / critical_t(n - 1, ALPHA)) ** 2
+
+
+def nominal_level(alpha: float, n: int) -> float:
+    """The level of the chosen test at which the whole rule errs in at most ``alpha``.
+
+    Between columns of the table the logarithm is interpolated, beyond the last one the ratio of the
+    last two columns goes on; between rows the lower one holds. Below three seeds nothing is chosen,
+    so the level is ``alpha`` itself.
+    """
+    if n < SEEDS[0]:
+        return alpha
+    known = [math.log(level) for level in LEVELS[max(s for s in SEEDS if s <= n)]]
+    if n not in SEEDS and n < SEEDS[-1]:
+        above = LEVELS[min(s for s in SEEDS if s > n)]
+        known = [min(a, math.log(b)) for a, b in zip(known, above, strict=True)]
+    asked, columns = math.log(alpha), [math.log(a) for a in ALPHAS]
+    if asked <= columns[-1]:
+        slope = (known[-2] - known[-1]) / (columns[-2] - columns[-1])
+        return math.exp(known[-1] + max(1.0, slope) * (asked - columns[-1]))
+    if asked >= columns[0]:  # as far from all of it as at 5%
+        return alpha * math.exp(known[0] - columns[0])
+    return math.exp(float(np.interp(asked, columns[::-1], known[::-1])))
+
+
+def whole_level(nominal: float, n: int) -> float:
+    """The other way round: how often the rule errs at a nominal level, at most; for p-values."""
+    from scipy.optimize import brentq
+
+    if nominal >= nominal_level(1.0, n):
+        return 1.0
+    if nominal <= 0:
+        return 0.0
+
+    def off(log_alpha: float) -> float:
+        return math.log(nominal_level(math.exp(log_alpha), n)) - math.log(nominal)
+
+    return float(math.exp(brentq(off, math.log(nominal), 0.0, xtol=1e-13)))
+
+
+def compare_as_measured(base: Sequence[float], arm: Sequence[float]) -> Comparison:
+    """The comparison of final losses of the same seeds: in pairs where they correlate by at least
+    :func:`least_correlation` (or by nobody knows how much), as independent samples otherwise.
+
+    Its p-value and intervals allow for the choice.
+
+    >>> compare_as_measured([3.0, 3.1, 3.2], [2.8, 2.9, 3.05]).paired
+    True
+    >>> compare_as_measured([3.0, 3.1, 3.2], [2.9, 3.0, 2.8]).paired
+    False
+    """
+    pairs = compare_arms(base, arm, paired=True)
+    n, r = len(base), pairs.correlation
+    if n < SEEDS[0] or pairs.p_value is None or pairs.std_error == 0:
+        return pairs
+    chosen = pairs
+    if r is not None and r < least_correlation(n):
+        apart = compare_arms(base, arm, paired=False)
+        chosen = replace(apart, correlation=r, pairing_gain=pairs.pairing_gain)
+    assert chosen.p_value is not None
+    assert chosen.std_error is not None
+    assert chosen.df is not None
+    return replace(
+        chosen,
+        p_value=whole_level(chosen.p_value, n),
+        mde=minimum_detectable(chosen.std_error, chosen.df, alpha=nominal_level(ALPHA, n)),
+        chosen_among=n,
+    )
