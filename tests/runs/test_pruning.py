@@ -12,6 +12,7 @@ import pytest
 from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.runs.pruning import Pruning, find_prunable, prune
+from windtunnel.runs.references import refer
 from windtunnel.runs.tags import change_tags
 
 ALL = ("failed", "interrupted", "unused", "checkpoints", "orphans")
@@ -178,6 +179,25 @@ def test_what_dead_processes_have_left_goes(store: RunStore) -> None:
     assert len(found.removals) == 4
     assert prune(store, found) == {}
     assert places(find(store)) == [run.path.name]  # unused
+
+
+def test_predicted_weights_go_when_no_run_begins_with_them(store: RunStore, tmp_path: Path) -> None:
+    folder = store.root / "inits"
+    folder.mkdir(parents=True)
+    for name in ("used.safetensors", "relative.safetensors", "unused.safetensors", ".init.x.tmp"):
+        (folder / name).write_bytes(b"x" * 50)
+    make(store, "a", config={"origin": {"weights": str(folder / "used.safetensors")}})
+    origin = {"weights": "../inits/relative.safetensors"}
+    make(store, "b", "interrupted", config={"origin": origin})
+    (tmp_path / "study").mkdir()
+    refer(store.root, tmp_path / "study", ["some"])
+    assert places(find(store, "orphans")) == [".init.x.tmp"], "a study goes on"
+    refer(store.root, tmp_path / "study", ["some"], ended=True)
+    found = find(store, "orphans")
+    assert sorted(places(found)) == [".init.x.tmp", "unused.safetensors"]
+    assert prune(store, found) == {}
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == ["relative.safetensors", "used.safetensors"]
 
 
 def test_a_prune_that_is_killed_leaves_whole_runs_or_none(store: RunStore) -> None:

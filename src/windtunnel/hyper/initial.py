@@ -22,6 +22,7 @@ from windtunnel.hyper.predict import Prediction, predict
 from windtunnel.hyper.stored import NETWORK, Stored, open_stored
 from windtunnel.runs import RunStore
 from windtunnel.runs.durable import sync_folder
+from windtunnel.runs.pruning import INITS
 from windtunnel.train.evaluation import evaluate
 from windtunnel.train.feed import feed_of, settled
 from windtunnel.train.objectives.make import build_model, objective_of
@@ -29,9 +30,6 @@ from windtunnel.train.origin_file import FACTS, model_shapes, with_file
 from windtunnel.train.restore import kept_tensors
 from windtunnel.train.run_config import LoadedRun, RunConfig, extra_ids, objective_config
 from windtunnel.train.tensors import write_tensors
-
-INITS = "inits"
-"""The folder of a store where predicted weights lie, each file named by its content."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def find_stored(reference: str, runs: Path) -> Stored:
     if (path / NETWORK).is_file():
         return open_stored(path)
     store = RunStore(runs)
-    if path.exists() and "/" in reference:
+    if path.exists() and ("/" in reference or reference in (".", "..")):
         raise UsageError(f"{path}: holds no hypernetwork ({NETWORK} is not there)")
     return open_stored(store.select(reference).path)
 

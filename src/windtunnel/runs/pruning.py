@@ -25,6 +25,8 @@ What = Literal["failed", "interrupted", "unused", "checkpoints", "orphans"]
 USUAL: tuple[What, ...] = ("failed", "interrupted", "checkpoints", "orphans")
 """Without ``unused``: a finished run is a result, whether a study asked for it or not."""
 MIN_AGE_SECONDS = 3600.0
+INITS = "inits"
+"""Where a store keeps predicted weights that runs begin with, each file named by its content."""
 _GONE = ".gone"
 
 
@@ -211,10 +213,24 @@ class _Search:
         for path in drafts:
             if self._is_old(path):
                 yield Removal(path, "orphans", "left by a process that died", size_of(path), None)
+        yield from self._inits()
         for note in self._notes:
             if not note.stands:
                 why = f"the study {note.study} is not there any more"
                 yield Removal(note.path, "orphans", why, size_of(note.path), None)
+
+    def _inits(self) -> Iterator[Removal]:
+        """Predicted weights that no run begins with; a study that goes on may still want them."""
+        folder = self._root / INITS
+        for path in sorted(folder.glob(".init.*.tmp")):
+            if self._is_old(path):
+                yield Removal(path, "orphans", "left by a process that died", size_of(path), None)
+        if any(note.stands and not note.ended for note in self._notes):
+            return
+        used = _weights(self._runs) if folder.is_dir() else set()
+        for path in sorted(folder.glob("*.safetensors")):
+            if path.resolve() not in used and self._is_old(path):
+                yield Removal(path, "orphans", "no run begins with it", size_of(path), None)
 
     def _is_old(self, path: Path) -> bool:
         """Whether nothing in it was written lately."""
@@ -244,12 +260,21 @@ def _manifests(folder: Path) -> Iterator[tuple[Path, int, float | None]]:
 
 def _origins(runs: list[RunSummary]) -> set[Path]:
     """The folders of the runs that runs which have not ended begin with."""
+    return _begun_with([run for run in runs if run.status not in FINAL], "run")
+
+
+def _weights(runs: list[RunSummary]) -> set[Path]:
+    """The files of weights that runs begin with; of those that have ended too, whose config is to
+    give the same run again."""
+    return _begun_with(runs, "weights")
+
+
+def _begun_with(runs: list[RunSummary], key: str) -> set[Path]:
     from windtunnel.config import load_document  # brings pydantic
 
     found = set()
     for run in runs:
-        if run.status not in FINAL:
-            origin = load_document(run.path / "config.yaml").tree.get("origin")
-            if isinstance(origin, dict) and isinstance(origin.get("run"), str):
-                found.add((run.path / origin["run"]).resolve())
+        origin = load_document(run.path / "config.yaml").tree.get("origin")
+        if isinstance(origin, dict) and isinstance(origin.get(key), str):
+            found.add((run.path / origin[key]).resolve())
     return found

@@ -21,12 +21,12 @@ from windtunnel.train.config import TrainConfig
 from windtunnel.train.distributed.parallel import whole_model
 from windtunnel.train.distributed.world import ALONE, World
 from windtunnel.train.evaluation import Evaluation, evaluate, evaluation_mode, finite
+from windtunnel.train.figures import parameter_count, totals, what_it_took
 from windtunnel.train.holding import events_of, lock_of, threads
 from windtunnel.train.identity import check_same_run
 from windtunnel.train.interrupts import Interrupted, Paused, StopRequest
 from windtunnel.train.loop import StepInfo, TrainState, create_train_state, train_steps
 from windtunnel.train.memory import is_out_of_memory, out_of_memory, peak_memory
-from windtunnel.train.optimizers.together import has_average
 from windtunnel.train.precision import computing
 from windtunnel.train.restore import Beginning
 from windtunnel.train.stages import stage_rows
@@ -198,7 +198,7 @@ class _Session:
             key=self.folder.key,
             name=self.folder.name,
             steps=self.parts.train.steps,
-            params=self._params(),
+            params=parameter_count(self.state),
             device=str(self.state.device),
             identity=dict(self.parts.identity),
             **self.lineage,
@@ -215,7 +215,7 @@ class _Session:
             self._begin(found.append)
             found.append("there is no checkpoint yet: the run starts again from its first step")
         # The resume comes first: it supersedes what lies behind the checkpoint.
-        self.log_event("resume", **self._totals(), **self._provenance())
+        self.log_event("resume", **totals(self.state.progress), **self._provenance())
         for text in found:
             self.log_event("warning", message=text)
         self.parts.world.wait()  # until it is written
@@ -243,7 +243,7 @@ class _Session:
         if info.step == 1 or info.step % self.parts.train.log_every == 0 or self._over:
             self.log_event(
                 "step",
-                **self._totals(),
+                **totals(self.state.progress),
                 loss=info.loss,
                 lr=info.lr,
                 grad_norm=info.grad_norm,
@@ -260,7 +260,12 @@ class _Session:
             found = self._evaluation()
             scores = {} if self.parts.scores is None else self.parts.scores(self.state.model)
         self._log_notes()
-        values = {**self._totals(), **found.values(), **self._of_the_average(), **scores}
+        values = {
+            **totals(self.state.progress),
+            **found.values(),
+            **self._of_the_average(),
+            **scores,
+        }
         self.evaluations[step] = values
         if (stage := self.parts.train.stage_at(max(0, step - 1))) is not None:
             self.evaluations[step] = values | {"stage": stage[0].name, "stages": self._stages()}
@@ -358,7 +363,7 @@ class _Session:
 
     def _record(self, status: str) -> dict[str, Any]:
         progress, parts = self.state.progress, self.parts
-        peak, measure = peak_memory(self.state.device)
+        took = what_it_took(self.state)  # before samples, whose memory is not training's
         known = [e for e in self.evaluations.values() if finite(e["loss"]) is not None]
         with result_weights(self.state), whole_model(self.state.model) as model:
             samples: Sequence[Mapping[str, Any]] = ()
@@ -376,46 +381,15 @@ class _Session:
             **({} if self.state.compiling is None else {"compile": self.state.compiling.told}),
             "final": self.evaluations[progress.step],
             "best": min(known, key=lambda e: (e["loss"], e["step"]), default=None),
-            "params": self._params(),
-            "steps": progress.step,
-            "skipped_steps": progress.skipped,
-            "tokens": progress.tokens,
-            "flops": progress.flops,
-            "train_seconds": progress.seconds,
-            "cpu_seconds": progress.cpu_seconds,
-            "tokens_per_second": progress.tokens / progress.seconds,
-            "peak_memory_bytes": max(peak, progress.peak_memory_bytes),
-            "peak_memory_is": measure,
-            "device": str(self.state.device),
-            **self._what_was_evaluated(),
+            **took,
             **self._provenance(),
             "code_digest": code_digest(),
             "samples": list(samples),
             **({"processes": parts.world.size} if parts.world.size > 1 else {}),
         }
 
-    def _what_was_evaluated(self) -> dict[str, Any]:
-        """Which weights the record's losses are of, where they are not just the trained ones."""
-        if self.parts.train.ema is not None:
-            return {"weights": "trained; ema_*: their exponential moving average"}
-        free = has_average(self.state.optimizer)
-        return {"weights": "the average of a schedule-free optimizer"} if free else {}
-
     def _stages(self) -> list[dict[str, Any]]:
         return stage_rows(self.parts.train, self.state.progress, self.evaluations)
-
-    def _totals(self) -> dict[str, Any]:
-        """Where the run stands, since its first step: the axes of every curve."""
-        progress = self.state.progress
-        return {
-            "step": progress.step,
-            "tokens": progress.tokens,
-            "seconds": progress.seconds,
-            "flops": progress.flops,
-        }
-
-    def _params(self) -> int:
-        return sum(parameter.numel() for parameter in self.state.weights.parameters.values())
 
     def _provenance(self) -> dict[str, Any]:
         return {"environment": environment(torch.get_num_threads()), "git": git_state()}
