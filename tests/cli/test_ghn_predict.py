@@ -174,6 +174,7 @@ def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: 
         (("ghn", "release", "tinny", "--out", "new"), "no run 'tinny'"),
         (("ghn", "release", "./there", "--out", "new"), "holds no hypernetwork"),
         (("ghn", "predict", "tiny", "ghn.yaml"), "is of a hypernetwork"),
+        (("ghn", "predict", ".", "mini.yaml"), "holds no hypernetwork"),
         (("ghn", "predict", "tiny", "mini.yaml", "--set", "arch.d_modle=8"), "did you mean"),
         (("ghn", "predict", "tiny", "nowhere.yaml"), "nowhere.yaml"),
     ):

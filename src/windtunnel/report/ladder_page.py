@@ -9,7 +9,7 @@ from typing import Any
 from windtunnel.report.ladder import NUMBERS, estimate, flops, law_number
 from windtunnel.report.page import asset, document, embedded_json, plotly_script
 from windtunnel.report.sections import html_table, minus, section
-from windtunnel.report.units import Estimate, count_text
+from windtunnel.report.units import Estimate, amount, count_text
 
 Tree = Mapping[str, Any]
 _WORDS = {"better": "better", "worse": "worse"}
@@ -29,7 +29,7 @@ def render_ladder(tree: Tree, *, command: str = "") -> str:
         else "",
     }
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name, p in parts.items() if p)
-    facts = f"rule {tree['rule']} · {tree['lr_rule_is']} · {len(tree['seeds'])} seeds"
+    facts = f"rule {tree['rule']} · {tree['lr_rule_is']} · {amount(len(tree['seeds']), 'seed')}"
     body = (
         f'<header><p class="kicker">windtunnel · ladder</p><h1>{escape(tree["title"])}</h1>'
         f'<p class="facts">{escape(facts)}</p><nav aria-label="Sections">{links}</nav></header>'

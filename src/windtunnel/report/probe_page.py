@@ -10,7 +10,7 @@ from windtunnel.report.page import document
 from windtunnel.report.probe_matrix import Matrix, Row, Score, read_matrix
 from windtunnel.report.probe_table import legend
 from windtunnel.report.sections import html_table, section
-from windtunnel.report.units import count_text
+from windtunnel.report.units import amount, count_text
 
 
 def render_probe(result: Mapping[str, Any], *, command: str = "") -> str:
@@ -29,8 +29,9 @@ def render_probe(result: Mapping[str, Any], *, command: str = "") -> str:
     ]
     recipe = result["recipe"]
     facts = (
-        f"{len(matrix.names)} architectures · {len(result['tasks'])} tasks · "
-        f"{recipe['steps']} steps of {recipe['batch_size']} · {len(recipe['seeds'])} seeds"
+        f"{amount(len(matrix.names), 'architecture')} · {amount(len(result['tasks']), 'task')} · "
+        f"{amount(recipe['steps'], 'step')} of {recipe['batch_size']} · "
+        f"{amount(len(recipe['seeds']), 'seed')}"
     )
     body = (
         f'<header><p class="kicker">windtunnel · probe</p><h1>{escape(matrix.question)}</h1>'
@@ -43,11 +44,12 @@ def render_probe(result: Mapping[str, Any], *, command: str = "") -> str:
 def scores_section(matrix: Matrix) -> str:
     """The heat map: from chance (white) to all right (full colour), with every number."""
     rows = [_html_row(row, matrix.names) for row in matrix.rows]
+    caption = "Accuracy on the tests (mean and 95% interval over seeds)"
     if matrix.text is not None:
         rows.append(_html_row(matrix.text, matrix.names))
+        caption += "; the last row: validation loss on text, in nats per token"
     table = html_table(
-        "Accuracy on the tests (mean and 95% interval over seeds); the last row: validation loss "
-        "on text, in nats per token",
+        caption,
         ["Task", "Chance", *matrix.names],
         rows,
     )

@@ -14,6 +14,15 @@ _SMALLEST_P = 0.001
 _USUAL_CONFIDENCE = 0.95
 
 
+def amount(count: int, what: str) -> str:
+    """A count with its noun.
+
+    >>> amount(1, "task"), amount(1200, "task")
+    ('1 task', '1,200 tasks')
+    """
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def is_number(value: float | None) -> bool:
     """True for a finite number; False for None, NaN and the infinities."""
     return value is not None and math.isfinite(value)
