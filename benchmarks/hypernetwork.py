@@ -74,11 +74,11 @@ def trained(name: str, work: Path) -> dict[str, Any]:
     """The record of a variant's run, which is trained, resumed or there already."""
     path = work / name
     config = load_ghn(EXAMPLES / "small.yaml", [*VARIANTS[name], f"name={name}"])
-    ready = ready_ghn(config)
     if not path.exists():
-        create_ghn_folder(ready, path)
+        create_ghn_folder(ready_ghn(config), path)
     folder = RunFolder.open(path)
-    if folder.key != ready.key:
+    there = load_ghn(folder.config_path).replace(space=config.space, name=config.name)
+    if there != config:
         raise UsageError(f"{path}: is a run of another config; choose another --work")
     record = folder.read_record()
     if record is None:

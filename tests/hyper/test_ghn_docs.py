@@ -11,14 +11,37 @@ import yaml
 
 from windtunnel.config import decode, parse_document
 from windtunnel.hyper.config import GhnConfig, SplitConfig, ghn_schema
+from windtunnel.hyper.evaluation.config import CANDIDATES, EvaluationConfig, TextConfig
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "hypernetwork.md").read_text(encoding="utf-8")
 VALIDATOR = jsonschema.Draft202012Validator(ghn_schema())
 
 
+def table(page: str) -> dict[str, str]:
+    """The keys of a table and their defaults."""
+    return dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \| [^|]* \|$", page, flags=re.MULTILINE))
+
+
+def test_the_table_of_evaluations_has_every_key_and_default() -> None:
+    rows = table(PAGE.partition("## What it is worth")[2])
+    assert set(rows) == set(EvaluationConfig.model_fields)
+    made = EvaluationConfig(
+        ghn="x",
+        text=TextConfig(train="0:1", tune="1:2", test="2:3"),
+        splits={"in_distribution": 1},
+    )
+    for name in ("name", "tune_members", "lr_factor", "ranking", "batch_size", "eval_tokens"):
+        assert yaml.safe_load(rows[name]) == getattr(made, name), name
+    assert float(rows["first_lr"]) == made.first_lr
+    assert rows["steps"] == ", ".join(map(str, made.steps))
+    assert rows["seeds"] == ", ".join(map(str, made.seeds))
+    for name in CANDIDATES:
+        assert f"`{name}`" in PAGE
+
+
 def test_the_table_has_every_key_and_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \| [^|]* \|$", PAGE, flags=re.MULTILINE))
+    rows = table(PAGE.partition("## What it is worth")[0])
     assert list(rows) == list(GhnConfig.model_fields)
     config = GhnConfig(space="reasonable")
     for name in ("name", "predicts", "meta_batch", "largest_first", "bins", "eval_members"):
