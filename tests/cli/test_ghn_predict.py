@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import cast
 
@@ -13,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from tests.cli.test_ghn_init import MINI, trained
 from tests.conftest import Command
 
+from windtunnel.errors import UsageError
 from windtunnel.hyper.initial import network_digest
 from windtunnel.hyper.network import HyperNetwork
 from windtunnel.hyper.predictor import encoder_digest
+from windtunnel.hyper.rounded import Precision, packed, unpacked
 from windtunnel.hyper.stored import open_stored
 from windtunnel.runs import RunFolder
 from windtunnel.train.restore import kept_tensors
@@ -156,14 +159,33 @@ def test_a_release_in_int8_keeps_the_encoder_and_nearly_the_loss(
     assert half < 0.45 * sum(value.numel() * 4 for value in its.values())
     same = encoder_digest(cast(HyperNetwork, run.network).encoder)
     assert encoder_digest(cast(HyperNetwork, made.network).encoder) == same
-    damaged = Path("made/weights.safetensors")
-    tensors = load_file(damaged)
-    tensors.pop("scale of decoder.banks.embedding")
-    damaged.unlink()
-    save_file({**tensors, "scale of decoder.banks.embedding": torch.ones(3, 1)}, damaged)
-    answer = windtunnel("ghn", "predict", "made", "mini.yaml")
-    assert answer.code == 1
-    assert "does not fit" in answer.err or "damaged" in answer.err
+    weights = Path("made/weights.safetensors")
+    whole = weights.read_bytes()
+    tensors = load_file(weights)
+    tensors["scale of decoder.banks.embedding"] = torch.ones(3, 1)
+    weights.unlink()
+    save_file(tensors, weights)
+    for content in (weights.read_bytes(), whole[:-9], b"", whole[:-1] + b"x"):
+        weights.write_bytes(content)
+        for kept in (True, False):  # without the digest, too
+            record = Path("made/release.json")
+            text = record.read_text()
+            record.unlink() if not kept else None
+            answer = windtunnel("ghn", "predict", "made", "mini.yaml")
+            record.write_text(text)
+            if kept or content != whole[:-1] + b"x":
+                assert answer.code == 1, content[:30]
+                assert "damaged" in answer.err
+
+
+def test_values_that_a_precision_cannot_hold_are_refused() -> None:
+    for precision in ("int8", "float16"):
+        with pytest.raises(UsageError, match="cannot hold"):
+            packed({"v": torch.tensor([1e6])}, cast(Precision, precision))
+    with pytest.raises(UsageError, match="cannot hold"):
+        packed({"w": torch.tensor([[1.0, math.nan]])}, "int8")
+    zero = {"w": torch.zeros(2, 3)}
+    assert torch.equal(unpacked(packed(zero, "int8"))["w"], zero["w"])
 
 
 def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: Path) -> None:

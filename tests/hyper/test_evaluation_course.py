@@ -19,7 +19,9 @@ from windtunnel.hyper.anatomy import anatomy_of
 from windtunnel.hyper.evaluation.config import CANDIDATES, EvaluationConfig
 from windtunnel.hyper.evaluation.inits import initial
 from windtunnel.hyper.evaluation.plan import Course, Group, groups_of, ranks_of
-from windtunnel.hyper.evaluation.run import Context
+from windtunnel.hyper.evaluation.ranking import ranked_losses
+from windtunnel.hyper.evaluation.run import Context, _differences
+from windtunnel.hyper.evaluation.saved import saved
 from windtunnel.hyper.evaluation.summary import summarized
 from windtunnel.hyper.evaluation.text import _check_disjoint
 from windtunnel.hyper.evaluation.unit import mean_loss, train_unit
@@ -129,6 +131,14 @@ def test_an_interrupted_evaluation_goes_on_without_repeating(tmp_path: Path) -> 
     never = FakeRuns(third)
     third.go(never)
     assert not never.done
+
+
+def test_a_folder_of_an_older_version_goes_on() -> None:
+    now = {"config": config().model_dump(mode="json"), "text": "t", "space": "s", "weights": {}}
+    before = {**now, "config": {k: v for k, v in now["config"].items() if k != "early"}}
+    assert _differences(before, now) == []
+    changed = {**now, "config": {**now["config"], "batch_size": 3}}
+    assert _differences(before, changed) == ["batch_size"]
 
 
 def test_a_damaged_line_of_results_is_told(tmp_path: Path) -> None:
@@ -279,12 +289,61 @@ def test_a_unit_is_a_function_of_its_arguments() -> None:
         "eval_tokens": 160,
     }  # fmt: skip
     weights = initial("gpt2", architecture, 0, np.ones(11))
-    first = train_unit(architecture, weights, **cast(Any, given_))
-    assert first == train_unit(architecture, weights, **cast(Any, given_))
+    found = train_unit(architecture, weights, **cast(Any, given_))
+    first = found.losses
+    assert first == train_unit(architecture, weights, **cast(Any, given_)).losses
     assert set(first) == {0, 2, 6}
+    assert 0 < found.more["seconds"] < 60
     model = build(architecture, 1)
     model.load_state_dict(weights, strict=False)
     assert first[0] == pytest.approx(mean_loss(model, tokens, 6, 160))
+
+
+def test_a_run_without_a_finite_loss_has_an_infinite_one() -> None:
+    architecture = grown_space()[0].architecture
+    tokens = np.random.default_rng(0).integers(0, 11, 2000)
+    found = train_unit(
+        architecture, {}, lr=1e12, seed=1, steps=(0, 2, 6), batch_size=2, train=tokens, held=tokens,
+        eval_tokens=160,
+    )  # fmt: skip
+    assert math.isfinite(found.losses[0])
+    assert found.losses[6] == math.inf
+
+
+def test_a_loss_that_is_none_is_the_same_now_and_when_it_is_read_again(tmp_path: Path) -> None:
+    unit = Unit(1, "ghn", 0.1, 0, "test")
+    results = Results(tmp_path / "units.jsonl")
+    results.add(unit, {0: math.nan, 5: 2.0}, seconds=1.0, snip=math.nan)
+    again = Results(tmp_path / "units.jsonl")
+    assert results[unit] == again[unit] == {0: math.inf, 5: 2.0}
+    assert results.more(unit) == again.more(unit) == {"seconds": 1.0}
+
+
+def test_nothing_is_saved_of_a_training_that_diverged() -> None:
+    strong = np.array([[4.0, math.inf], [4.0, 3.0]])
+    own = np.array([[math.inf, math.inf], [3.0, 2.0]])
+    found = saved(strong, own, [0, 10], np.array([5.0, 5.0]), 100.0)
+    assert found["reached"] == 0.5
+    assert found["seconds"] == 2.5
+    assert found["break_even"] == 40.0
+    assert found["strong_reaches_start"] == 0.5
+    assert saved(strong, own, [0, 10], None, 100.0)["break_even"] is None
+
+
+def test_a_sign_that_is_none_ranks_last(tmp_path: Path) -> None:
+    made = course(tmp_path, early=(2,))
+    runs = FakeRuns(made)
+
+    def run(units: Sequence[Unit]) -> None:
+        runs([unit for unit in units if (unit.side, unit.index) != ("early", 3)])
+        for unit in units:
+            if (unit.side, unit.index) == ("early", 3):
+                made.results.add(unit, {0: 3.0, 2: 3.0}, grad_norm=math.nan, seconds=1.0)
+
+    made.go(run)
+    guesses, _ = ranked_losses(made)
+    assert guesses["ghn_grad_norm"].argmax() == 0
+    assert guesses["ghn_grad_norm"][0] == math.inf
 
 
 def test_sides_that_share_documents_are_refused() -> None:

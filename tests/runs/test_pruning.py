@@ -200,6 +200,21 @@ def test_predicted_weights_go_when_no_run_begins_with_them(store: RunStore, tmp_
     assert left == ["relative.safetensors", "used.safetensors"]
 
 
+@pytest.mark.parametrize("content", ["{", "", "- 3"])
+def test_a_config_that_cannot_be_read_keeps_predicted_weights(
+    store: RunStore, content: str
+) -> None:
+    (store.root / "inits").mkdir(parents=True)
+    (store.root / "inits" / "some.safetensors").write_bytes(b"x")
+    run = make(store, "a")
+    (run.path / "config.yaml").write_text(content)
+    found = find(store, "orphans")
+    assert found.removals == ()
+    assert [why for _, why in found.kept] == [
+        "a run's config cannot be read: it may begin with these"
+    ]
+
+
 def test_a_prune_that_is_killed_leaves_whole_runs_or_none(store: RunStore) -> None:
     for number in range(6):
         make(store, f"r{number}", "interrupted", dict.fromkeys(range(40), 1.0))

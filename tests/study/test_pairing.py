@@ -40,11 +40,11 @@ def test_the_rule_with_its_choice_errs_in_at_most_five_per_cent(
         assert case.rate(nominal_level(alpha, n)) <= alpha * 1.04
 
 
-@pytest.mark.parametrize("n", [7, 12, 30])
-def test_numbers_of_seeds_between_the_rows_keep_their_rate(n: int) -> None:
+@pytest.mark.parametrize("n", [5, 7, 12, 30])
+def test_any_number_of_seeds_and_level_keeps_its_rate(n: int) -> None:
     generator = np.random.default_rng(3)
     cases = [MeasuredCase(50_000, n, r, ratio, generator) for r, ratio in calibrate.WORST]
-    for alpha in (0.05, 0.0166, 0.001):
+    for alpha in (0.3, 0.05, 0.0166, 0.001, 1e-4):
         assert max(case.rate(nominal_level(alpha, n)) for case in cases) <= alpha * 1.06
 
 
@@ -114,6 +114,15 @@ def test_below_three_seeds_and_without_noise_nothing_is_chosen() -> None:
     assert compare_as_measured([3.0] * 3, [3.0] * 3).reason == "identical losses"
     assert compare_as_measured([3.0, 3.1, 3.2], [2.0, 2.1, 2.2]).p_value is None
     assert compare_as_measured([3.0], [2.0]).p_value is None
+
+
+def test_extreme_values_do_no_harm() -> None:
+    assert whole_level(1e-320, 3) > 0
+    assert nominal_level(1e-300, 5) >= 0
+    base = [3.0, 3.0 + 2e-14, 3.0 - 2e-14]
+    for arm in (list(reversed(base)), [3.0, 3.0 - 4e-14, 3.0 + 4e-14], [3.0, 3.0, 3.0 + 1e-14]):
+        found = compare_as_measured(base, arm)
+        assert found.p_value is None or 0 <= found.p_value <= 1
 
 
 def test_a_constant_arm_has_no_correlation_and_stays_paired() -> None:

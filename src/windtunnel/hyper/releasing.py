@@ -19,7 +19,7 @@ from windtunnel.errors import UsageError
 from windtunnel.hyper.launch import ReadyGhn, ghn_parts, load_ghn, ready_ghn
 from windtunnel.hyper.network import HyperNetwork
 from windtunnel.hyper.rounded import Precision, packed, unpacked
-from windtunnel.hyper.stored import NETWORK, WEIGHTS, Stored, open_stored
+from windtunnel.hyper.stored import NETWORK, RELEASE, WEIGHTS, Stored, open_stored
 from windtunnel.runs import RunFolder
 from windtunnel.runs.durable import strict_json
 from windtunnel.runs.folder import RECORD
@@ -28,7 +28,6 @@ from windtunnel.train.launch import TOKENIZER
 from windtunnel.train.restore import kept_tensors
 from windtunnel.train.tensors import write_tensors
 
-RELEASE = "release.json"
 README = "README.md"
 Card: TypeAlias = Callable[[ReadyGhn, Mapping[str, Any], Mapping[str, Any]], str]
 _FORMAT = 1

@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from windtunnel.arch import Architecture, build
 from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import anatomy_of
-from windtunnel.hyper.evaluation.units import best_rate, next_rates
+from windtunnel.hyper.evaluation.units import best_rate, is_bracketed, next_rates
 from windtunnel.hyper.launch import ReadyGhn, load_ghn, ready_ghn, text_feed
 from windtunnel.hyper.members import largest_of_each_kind
 from windtunnel.hyper.singles import Singles, source_key, train_single
-from windtunnel.hyper.stored import NETWORK, WEIGHTS, singles_facts
+from windtunnel.hyper.stored import NETWORK, WEIGHTS, computing_seconds, singles_facts
 from windtunnel.runs import RunFolder
 from windtunnel.train.batch import BatchSource
 from windtunnel.train.config import TrainConfig
@@ -67,9 +67,7 @@ def train_rival(
     if record is None or record["status"] != "finished":
         raise UsageError(f"{ghn}: this run has not ended, so its cost is not known")
     ready = ready_ghn(load_ghn(ghn / "config.yaml"))
-    total = (
-        float(record.get("cpu_seconds", record["train_seconds"])) if seconds is None else seconds
-    )
+    total = computing_seconds(record) if seconds is None else seconds
     with _appearing(out) as draft:  # asked for before anything is trained
         singles = _untrained(ready)
         took = _trained(singles, ready, total, rates, batch_size, tell)
@@ -99,11 +97,11 @@ def _trained(
     for key, architecture in singles.sources.items():
         batches = text_feed(config, ready.dataset, architecture).batches
         began = time.process_time()
-        lr = _best_rate(architecture, batches, train, rates, _SEARCH * each)
+        lr, is_at_edge = _best_rate(architecture, batches, train, rates, _SEARCH * each)
         searched = time.process_time() - began
         model, recipe = singles.models[key], train.replace(lr=lr)
         took[key] = train_single(model, batches, recipe, seconds=each, tell=partial(tell, key))
-        took[key] |= {"lr": lr, "search_seconds": searched}
+        took[key] |= {"lr": lr, "at_edge": is_at_edge, "search_seconds": searched}
     return took
 
 
@@ -140,19 +138,20 @@ def _best_rate(
     train: TrainConfig,
     rates: Sequence[float] | None,
     seconds: float,
-) -> float:
-    """The rate of the lowest loss after so many seconds each."""
+) -> tuple[float, bool]:
+    """The rate of the lowest training loss after so many seconds each, and whether it is the lowest
+    or the highest that was tried."""
     done: dict[float, float] = {}
     asked = next_rates(done, _FIRST_LR, _LR_FACTOR) if rates is None else rates
     if len(asked) == 1:
-        return asked[0]
+        return asked[0], False
     while asked:
         for lr in asked:
             recipe = train.replace(lr=lr)
             loss = train_single(build(architecture), batches, recipe, seconds=seconds)["loss"]
             done[lr] = loss if math.isfinite(loss) else math.inf
         asked = next_rates(done, _FIRST_LR, _LR_FACTOR) if rates is None else ()
-    return best_rate(done)
+    return best_rate(done), not is_bracketed(done)
 
 
 def _recipe(ready: ReadyGhn, batch_size: int) -> TrainConfig:

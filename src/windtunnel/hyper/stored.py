@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from torch import nn
 
 from windtunnel.arch import ArchSpec, resolve
@@ -29,6 +31,7 @@ from windtunnel.train.shards import tensors_in
 
 NETWORK = "network.json"
 WEIGHTS = "weights.safetensors"
+RELEASE = "release.json"
 _FORMAT = 1
 
 logger = logging.getLogger(__name__)
@@ -106,16 +109,36 @@ def open_stored(path: Path) -> Stored:
     return Stored(network.eval(), tokenizer, d_model, n_layer, name, path)
 
 
+def computing_seconds(record: Mapping[str, Any]) -> float:
+    """Of the processors of all processes, as a run's record tells; by the clock, and so at least as
+    much with one thread, where it does not."""
+    own = record.get("cpu_seconds")
+    seconds = float(record["train_seconds"] if own is None else own)
+    return seconds * int(record.get("processes", 1))
+
+
 def training_seconds(path: Path) -> float | None:
     """Seconds of computing that the training in a folder took: of a hypernetwork's run, or of
     single models with the search of their rates. None where the folder does not tell."""
     record = None if (path / WEIGHTS).is_file() else RunFolder.open(path).read_record()
     if record is not None:
-        return float(record.get("cpu_seconds", record["train_seconds"]))
+        return computing_seconds(record)
     facts = json.loads((path / NETWORK).read_bytes())
     trained = facts.get("training", {}).values()
     parts = [one["seconds"] + one.get("search_seconds", 0) for one in trained]
     return float(sum(parts)) if parts else None
+
+
+def _check_digest(path: Path) -> None:
+    """Raises CheckpointError where a release's weights are not those that it was made with."""
+    if not (path / RELEASE).is_file():
+        return  # single models have none
+    try:
+        wanted = json.loads((path / RELEASE).read_bytes())["weights_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / RELEASE}: is damaged ({error})") from error
+    if hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest() != wanted:
+        raise CheckpointError(f"{path / WEIGHTS}: is damaged: {RELEASE} has another SHA-256")
 
 
 def load_network_weights(path: Path, network: nn.Module) -> None:
@@ -125,9 +148,10 @@ def load_network_weights(path: Path, network: nn.Module) -> None:
         CheckpointError: no checkpoint is whole, or they do not fit.
     """
     if (path / WEIGHTS).is_file():
+        _check_digest(path)
         try:
             values = unpacked(tensors_in([path / WEIGHTS]))
-        except ValueError as error:
+        except (ValueError, SafetensorError) as error:
             raise CheckpointError(f"{path / WEIGHTS}: is damaged ({error})") from error
         copy_values(kept_tensors(network), values, path / WEIGHTS)
         return

@@ -72,7 +72,8 @@ def _saved(found: Mapping[str, Any]) -> RenderableType:
             even = own["break_even"]
             table.add_row(
                 init, f"{100 * own['reached']:.0f}%", f"{own['steps']:,.0f}",
-                f"{own['seconds']:,.1f}", "-" if even is None else f"{even:,.0f} trainings",
+                "-" if own["seconds"] is None else f"{own['seconds']:,.1f}",
+                "-" if even is None else f"{even:,.0f} trainings",
                 f"{100 * own['strong_reaches_start']:.0f}%",
             )  # fmt: skip
     return table

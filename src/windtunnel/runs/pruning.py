@@ -227,7 +227,10 @@ class _Search:
                 yield Removal(path, "orphans", "left by a process that died", size_of(path), None)
         if any(note.stands and not note.ended for note in self._notes):
             return
-        used = _weights(self._runs) if folder.is_dir() else set()
+        used = _weights(self._root) if folder.is_dir() else set()
+        if used is None:
+            self.kept.append((folder, "a run's config cannot be read: it may begin with these"))
+            return
         for path in sorted(folder.glob("*.safetensors")):
             if path.resolve() not in used and self._is_old(path):
                 yield Removal(path, "orphans", "no run begins with it", size_of(path), None)
@@ -260,21 +263,27 @@ def _manifests(folder: Path) -> Iterator[tuple[Path, int, float | None]]:
 
 def _origins(runs: list[RunSummary]) -> set[Path]:
     """The folders of the runs that runs which have not ended begin with."""
-    return _begun_with([run for run in runs if run.status not in FINAL], "run")
+    return _begun_with([run.path for run in runs if run.status not in FINAL], "run")
 
 
-def _weights(runs: list[RunSummary]) -> set[Path]:
+def _weights(root: Path) -> set[Path] | None:
     """The files of weights that runs begin with; of those that have ended too, whose config is to
-    give the same run again."""
-    return _begun_with(runs, "weights")
+    give the same run again. None where a config cannot be read, a damaged run's included."""
+    from windtunnel.errors import ConfigError
+
+    folders = [path.parent for path in root.glob("*/config.yaml")]
+    try:
+        return _begun_with(folders, "weights")
+    except (ConfigError, OSError):
+        return None
 
 
-def _begun_with(runs: list[RunSummary], key: str) -> set[Path]:
+def _begun_with(folders: list[Path], key: str) -> set[Path]:
     from windtunnel.config import load_document  # brings pydantic
 
     found = set()
-    for run in runs:
-        origin = load_document(run.path / "config.yaml").tree.get("origin")
+    for folder in folders:
+        origin = load_document(folder / "config.yaml").tree.get("origin")
         if isinstance(origin, dict) and isinstance(origin.get(key), str):
-            found.add((run.path / origin[key]).resolve())
+            found.add((folder / origin[key]).resolve())
     return found

@@ -162,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         trials = options.trials or 400_000
         print("\n".join(calibrate_pairing.table(trials, options.seed)))
-        print("\n" + "\n".join(calibrate_pairing.power_table(trials // 4, options.seed)))
+        for made in (calibrate_pairing.power_table, calibrate_pairing.negative_table):
+            print("\n" + "\n".join(made(trials // 4, options.seed)))
     else:
         print("\n".join(tables(options.trials or 100_000, options.seed)))
 

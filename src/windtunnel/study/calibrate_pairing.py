@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from windtunnel.study.calibrate import PAIRED_POWER, WORST, Case, draw_losses, verdict_rate
+from windtunnel.study.calibrate import PAIRED_POWER, Case, draw_losses, verdict_rate
 from windtunnel.study.pairing import ALPHAS, SEEDS, least_correlation, nominal_level
 from windtunnel.study.statistics import (
     ALPHA,
@@ -15,6 +15,13 @@ from windtunnel.study.statistics import (
     paired_difference,
     welch_difference,
 )
+
+WORST = tuple(
+    (r, ratio)
+    for r in (0.0, 0.1, 0.3, 0.6, 0.9)
+    for ratio in (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 17.0, 30.0)
+)
+"""Correlations and spreads among which the worst case is sought."""
 
 
 class MeasuredCase:
@@ -83,6 +90,21 @@ def power_table(trials: int, seed: int) -> list[str]:
                 f"| {n} | {r:g} | {100 * PAIRED_POWER:.0f}% | {100 * seen:.0f}% | "
                 f"{100 * wrong:.1f}% |"
             )
+    return lines
+
+
+def negative_table(trials: int, seed: int) -> list[str]:
+    """How often the rule errs where runs of one seed disagree: the worst of several spreads."""
+    generator = np.random.default_rng(seed)
+    correlations = (-0.1, -0.2, -0.3, -0.5)
+    lines = ["| n | " + " | ".join(f"r = {r:g}" for r in correlations) + " |", "|---" * 5 + "|"]
+    for n in (3, 5, 10, 20):
+        level = nominal_level(ALPHA, n)
+        worst = [
+            max(MeasuredCase(trials, n, r, q, generator).rate(level) for q in (1.0, 1.5, 2.0, 5.0))
+            for r in correlations
+        ]
+        lines.append(f"| {n} | " + " | ".join(f"{100 * rate:.1f}%" for rate in worst) + " |")
     return lines
 
 

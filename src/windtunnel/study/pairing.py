@@ -2,8 +2,8 @@
 
 Runs of one seed are paired by design elsewhere. Here the measured correlation of the losses decides
 between the paired test and Welch's, and the level is lowered until the *whole* rule, choice
-included, errs in at most α of comparisons: for normal noise, correlations of 0 and above and any
-spreads. ``docs/design/statistics.md`` says what that wins and what it costs.
+included, errs in at most α of comparisons: for normal noise, true correlations of 0 and above and
+any spreads. ``docs/design/statistics.md`` says what that wins and what it costs.
 """
 
 from __future__ import annotations
@@ -56,38 +56,42 @@ def least_correlation(n: int) -> float:
 def nominal_level(alpha: float, n: int) -> float:
     """The level of the chosen test at which the whole rule errs in at most ``alpha``.
 
-    Between columns of the table the logarithm is interpolated, beyond the last one the ratio of the
-    last two columns goes on; between rows the lower one holds. Below three seeds nothing is chosen,
-    so the level is ``alpha`` itself.
+    Logarithms are interpolated between columns of the table; above the first the ratio stays. Below
+    the last the level falls with the square of ``alpha``, as the worst case of Welch's test does.
+    Between rows the smaller level of the two holds. Below three seeds nothing is chosen, so the
+    level is ``alpha`` itself.
     """
-    if n < SEEDS[0]:
-        return alpha
-    known = [math.log(level) for level in LEVELS[max(s for s in SEEDS if s <= n)]]
-    if n not in SEEDS and n < SEEDS[-1]:
-        above = LEVELS[min(s for s in SEEDS if s > n)]
-        known = [min(a, math.log(b)) for a, b in zip(known, above, strict=True)]
-    asked, columns = math.log(alpha), [math.log(a) for a in ALPHAS]
-    if asked <= columns[-1]:
-        slope = (known[-2] - known[-1]) / (columns[-2] - columns[-1])
-        return math.exp(known[-1] + max(1.0, slope) * (asked - columns[-1]))
-    if asked >= columns[0]:  # as far from all of it as at 5%
-        return alpha * math.exp(known[0] - columns[0])
-    return math.exp(float(np.interp(asked, columns[::-1], known[::-1])))
+    return alpha if n < SEEDS[0] or alpha <= 0 else _mapped(alpha, _LOGS, _row(n), _STEEP)
 
 
 def whole_level(nominal: float, n: int) -> float:
     """The other way round: how often the rule errs at a nominal level, at most; for p-values."""
-    from scipy.optimize import brentq
+    if n < SEEDS[0] or nominal <= 0:
+        return nominal
+    return min(1.0, _mapped(nominal, _row(n), _LOGS, 1 / _STEEP))
 
-    if nominal >= nominal_level(1.0, n):
-        return 1.0
-    if nominal <= 0:
-        return 0.0
 
-    def off(log_alpha: float) -> float:
-        return math.log(nominal_level(math.exp(log_alpha), n)) - math.log(nominal)
+_LOGS = [math.log(alpha) for alpha in ALPHAS]
+_STEEP = 2.0
 
-    return float(math.exp(brentq(off, math.log(nominal), 0.0, xtol=1e-13)))
+
+def _row(n: int) -> list[float]:
+    """Logarithms of the table's levels for a number of seeds."""
+    low = [math.log(level) for level in LEVELS[max(s for s in SEEDS if s <= n)]]
+    if n in SEEDS or n > SEEDS[-1]:
+        return low
+    high = LEVELS[min(s for s in SEEDS if s > n)]
+    return [min(a, math.log(b)) for a, b in zip(low, high, strict=True)]
+
+
+def _mapped(value: float, given: Sequence[float], wanted: Sequence[float], steep: float) -> float:
+    """From one scale of falling logarithms to the other; ``steep`` is the slope below both."""
+    at = math.log(value)
+    if at >= given[0]:
+        return math.exp(wanted[0] + at - given[0])
+    if at <= given[-1]:
+        return math.exp(wanted[-1] + steep * (at - given[-1]))
+    return math.exp(float(np.interp(at, given[::-1], wanted[::-1])))
 
 
 def compare_as_measured(base: Sequence[float], arm: Sequence[float]) -> Comparison:
@@ -108,6 +112,8 @@ def compare_as_measured(base: Sequence[float], arm: Sequence[float]) -> Comparis
     chosen = pairs
     if r is not None and r < least_correlation(n):
         apart = compare_arms(base, arm, paired=False)
+        if apart.p_value is None:  # its error is rounding
+            return pairs
         chosen = replace(apart, correlation=r, pairing_gain=pairs.pairing_gain)
     assert chosen.p_value is not None
     assert chosen.std_error is not None

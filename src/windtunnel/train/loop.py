@@ -67,8 +67,9 @@ class Progress:
     flops: float = 0.0
     seconds: float = 0.0
     """Spent on steps: without evaluation and checkpoints."""
-    cpu_seconds: float = 0.0
-    """Of the process's threads, on the same steps: what a step costs on a shared machine, too."""
+    cpu_seconds: float | None = 0.0
+    """Of the process's threads, on the same steps: what a step costs on a shared machine, too. None
+    where the run began before this was counted."""
     skipped: int = 0
     """Updates that were not made, for a loss or gradient that was not finite."""
     peak_memory_bytes: int = 0
@@ -262,7 +263,8 @@ def _take_step(state: TrainState) -> StepInfo:
     _count_in_stage(state, tokens, loss, finite)
     if not overflow:
         progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
-    progress.cpu_seconds += time.process_time() - computed
+    if progress.cpu_seconds is not None:
+        progress.cpu_seconds += time.process_time() - computed
     _count_time(state, time.perf_counter() - started)
     return StepInfo(
         progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite,

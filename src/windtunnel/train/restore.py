@@ -91,7 +91,7 @@ def restore(folder: Path, state: TrainState, warn: Warn, *, lenient: bool = Fals
     elif state.ema is not None:
         warn(f"{folder}: has no average of the weights: it begins with these weights")
     state.weights.publish()
-    state.progress = Progress(**document["progress"])
+    state.progress = Progress(**{"cpu_seconds": None, **document["progress"]})
     if state.scaler is not None:
         state.scaler = LossScaler(state.progress)
     if state.compiling is not None:

@@ -93,7 +93,7 @@ def _early(course: Course) -> dict[str, Floats]:
         for step in course.config.early:
             found.setdefault(f"{init}_{step}", []).append(losses[step])
         for sign in ("grad_norm", "snip"):
-            found.setdefault(f"{init}_{sign}", []).append(-more.get(sign, math.inf))
+            found.setdefault(f"{init}_{sign}", []).append(-more.get(sign, -math.inf))
     return {name: np.array(values) for name, values in found.items()}
 
 

@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -113,16 +112,15 @@ class Context:
             weights = predict(self.stored[unit.init], architecture, seed=unit.seed).weights
         else:
             weights = initial(unit.init, architecture, unit.seed, text.counts)
-        began = time.process_time()
-        losses = train_unit(
+        found = train_unit(
             architecture, weights, lr=unit.lr, seed=unit.seed, steps=self._steps(unit),
             batch_size=config.batch_size, train=text.train,
             held=text.test if unit.side == "test" else text.tune, eval_tokens=config.eval_tokens,
         )  # fmt: skip
-        more = {"seconds": time.process_time() - began}
-        if unit.side == "early":
-            more |= first_gradient(architecture, weights, seed=unit.seed, train=text.train)
-        return Outcome(losses, more)
+        if unit.side != "early":
+            return found
+        signs = first_gradient(architecture, weights, seed=unit.seed, train=text.train)
+        return Outcome(found.losses, {**found.more, **signs})
 
     def _steps(self, unit: Unit) -> Sequence[int]:
         """Where a unit's losses are measured."""
@@ -229,9 +227,10 @@ _MAY_GROW = frozenset({"splits", "others", "seeds", "name", "ranking"})
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What has changed that results hang on."""
-    old, new = before["config"], now["config"]
+    known = EvaluationConfig.model_validate_json(json.dumps(before["config"]))
+    old, new = known.model_dump(mode="json"), now["config"]  # keys that came later: as by default
     found = [key for key in new if key not in _MAY_GROW and new[key] != old.get(key)]
     found += [key for key in ("text", "space") if before[key] != now[key]]
-    known = before["weights"]
-    found += [n for n, digest in now["weights"].items() if known.get(n, digest) != digest]
+    weights = before["weights"]
+    found += [n for n, digest in now["weights"].items() if weights.get(n, digest) != digest]
     return found

@@ -14,13 +14,15 @@ Floats = NDArray[np.float64]
 
 def step_reaching(target: float, steps: Sequence[int], losses: Floats) -> float:
     """The first step at which a curve is at most ``target``, linear in log(1 + step) between the
-    measured ones; infinite where it never is.
+    measured ones; infinite where it never is, or where the target is no number.
 
     >>> step_reaching(2.0, [0, 1, 3], np.array([3.0, 2.0, 1.0]))
     1.0
     >>> step_reaching(1.5, [0, 1, 3], np.array([3.0, 2.0, 1.0]))
     1.8284271247461903
     """
+    if not math.isfinite(target):
+        return math.inf
     if losses[0] <= target:
         return float(steps[0])
     for i in range(1, len(steps)):
@@ -33,13 +35,14 @@ def step_reaching(target: float, steps: Sequence[int], losses: Floats) -> float:
 
 
 def saved(
-    strong: Floats, own: Floats, steps: Sequence[int], seconds: Floats, cost: float | None
+    strong: Floats, own: Floats, steps: Sequence[int], seconds: Floats | None, cost: float | None
 ) -> dict[str, Any]:
-    """What a start saves of the training that the strong one needs for its last loss.
+    """What a start saves of the training that the strong one needs for its last loss; nothing where
+    that has diverged.
 
     Args:
         strong, own: (architectures, steps) losses.
-        seconds: (architectures,) of the whole training.
+        seconds: (architectures,) of the whole training; None: not known.
         cost: seconds that the making of the start took; None: not known.
 
     Returns:
@@ -52,14 +55,14 @@ def saved(
     last = steps[-1]
     needed = np.array([step_reaching(a[-1], steps, b) for a, b in zip(strong, own, strict=True)])
     left = np.where(np.isfinite(needed), last - needed, 0.0)
-    kept = float((left / last * seconds).mean())
+    kept = None if seconds is None else float((left / last * seconds).mean())
     other = np.array([step_reaching(b[0], steps, a) for a, b in zip(strong, own, strict=True)])
     median = float(np.median(other))
     return {
         "steps": float(np.median(left)),
         "reached": float(np.isfinite(needed).mean()),
         "seconds": kept,
-        "break_even": cost / kept if cost is not None and kept > 0 else None,
+        "break_even": cost / kept if cost is not None and kept else None,
         "strong_reaches_start": float(np.isfinite(other).mean()),
         "strong_needs": median if math.isfinite(median) else None,
     }

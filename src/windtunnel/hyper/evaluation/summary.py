@@ -92,11 +92,14 @@ def _losses(init: str, groups: Sequence[Group], course: Course) -> Floats:
     )
 
 
-def _seconds(groups: Sequence[Group], course: Course) -> Floats:
-    """(architectures,): what a training of each took, from the strong initialisation."""
+def _seconds(groups: Sequence[Group], course: Course) -> Floats | None:
+    """(architectures,): what a training of each took, from the strong initialisation; None where
+    results of older versions do not tell."""
     pairs = [(group, index) for group in groups for index in group.measure]
     units = [course.measured_units(group, index, STRONG) for group, index in pairs]
-    return np.array([fmean(course.results.more(u)["seconds"] for u in own) for own in units])
+    told = [[course.results.more(unit).get("seconds", math.nan) for unit in own] for own in units]
+    found = np.array([fmean(own) for own in told])
+    return found if bool(np.isfinite(found).all()) else None
 
 
 def _by_step(course: Course, values: Floats) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from windtunnel.arch import Architecture, Model, build
 from windtunnel.data.loader import Batches
+from windtunnel.hyper.evaluation.units import Outcome
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.evaluation import evaluation_mode
 from windtunnel.train.loop import create_train_state, train_steps
@@ -32,8 +34,9 @@ def train_unit(
     train: NDArray[np.int64],
     held: NDArray[np.int64],
     eval_tokens: int,
-) -> dict[int, float]:
-    """Trains from given weights; the loss on ``held`` at each of ``steps``, in nats a token.
+) -> Outcome:
+    """Trains from given weights; the loss on ``held`` at each of ``steps``, in nats a token, and
+    the ``seconds`` of the processor that the steps themselves took.
 
     AdamW, a short warm-up, a flat rate, and a fall over the last fifth. What ``weights`` lacks is
     drawn as usual from the seed. A run that diverges has an infinite loss from then on.
@@ -43,7 +46,7 @@ def train_unit(
     model = _begun(architecture, weights, seed)
     found = {0: mean_loss(model, held, t, eval_tokens)} if 0 in steps else {}
     if steps[-1] == 0:
-        return found
+        return Outcome(found)
     config = TrainConfig(
         steps=steps[-1], batch_size=batch_size, seq_len=t, lr=lr, seed=seed, device="cpu",
         schedule=ScheduleConfig(type="wsd", warmup=min(20, steps[-1] // 4)),
@@ -53,7 +56,10 @@ def train_unit(
     for info in train_steps(state):
         if info.step in steps:
             found[info.step] = mean_loss(model, held, t, eval_tokens)
-    return {step: found.get(step, float("inf")) for step in steps}
+    return Outcome(
+        {step: found.get(step, math.inf) for step in steps},
+        {"seconds": state.progress.cpu_seconds or 0.0},
+    )
 
 
 def first_gradient(
@@ -93,7 +99,7 @@ def _begun(architecture: Architecture, weights: Mapping[str, Tensor], seed: int)
 
 @torch.no_grad()
 def mean_loss(model: torch.nn.Module, tokens: NDArray[np.int64], t: int, most: int) -> float:
-    """The mean loss of a model on evenly spaced rows of a text."""
+    """The mean loss of a model on evenly spaced rows of a text; infinite where it is none."""
     rows = max(1, min(most // t, (len(tokens) - 1) // t))
     starts = np.linspace(0, len(tokens) - 1 - t, rows).astype(np.int64)
     total = 0.0
@@ -103,4 +109,4 @@ def mean_loss(model: torch.nn.Module, tokens: NDArray[np.int64], t: int, most: i
             logits = model(window[:, :-1]).float()
             nats = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), reduction="sum")
             total += float(nats)
-    return total / (rows * t)
+    return total / (rows * t) if math.isfinite(total) else math.inf

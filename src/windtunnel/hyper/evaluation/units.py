@@ -77,7 +77,8 @@ class Results:
     def add(self, unit: Unit, losses: Mapping[int, float], **more: float) -> None:
         """Keeps a finished unit; a line is written whole."""
         kept = {name: value for name, value in more.items() if math.isfinite(value)}
-        self._found[unit.key] = Outcome(dict(losses), kept)
+        losses = {step: v if math.isfinite(v) else math.inf for step, v in losses.items()}
+        self._found[unit.key] = Outcome(losses, kept)
         told = {str(k): v if math.isfinite(v) else None for k, v in losses.items()}
         line = json.dumps({"unit": asdict(unit), "loss": told, "more": kept}) + "\n"
         with self.path.open("a", encoding="utf-8") as stream:
