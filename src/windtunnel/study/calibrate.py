@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--trials",
         type=int,
-        help="simulated studies a row [100,000; 20,000 for looks; 400,000 for levels]",
+        help="simulated studies a row [100,000; 20,000 for looks; 200,000 for levels]",
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.what == "levels":
         from windtunnel.study import calibrate_pairing  # which imports this module
 
-        trials = options.trials or 400_000
+        trials = options.trials or 200_000
         print("\n".join(calibrate_pairing.table(trials, options.seed)))
         for made in (calibrate_pairing.power_table, calibrate_pairing.negative_table):
             print("\n" + "\n".join(made(trials // 4, options.seed)))

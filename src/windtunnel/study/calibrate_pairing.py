@@ -24,6 +24,10 @@ WORST = tuple(
 """Correlations and spreads among which the worst case is sought."""
 
 
+_WORST_KEPT = 8
+"""Cases that the level is sought among: the worst at half of it."""
+
+
 class MeasuredCase:
     """Simulated studies of n seeds at one correlation and ratio of spreads, each with the test that
     its measured correlation chooses."""
@@ -57,6 +61,7 @@ def honest_levels(
 
 def _level(cases: Sequence[MeasuredCase], alpha: float) -> float:
     low, high = np.log(alpha / 50), np.log(alpha)
+    cases = sorted(cases, key=lambda case: -case.rate(alpha / 2))[:_WORST_KEPT]
     for _ in range(14):
         middle = (low + high) / 2
         if max(case.rate(float(np.exp(middle))) for case in cases) > alpha:
