@@ -8,7 +8,7 @@ time of the first; then evaluates them on architectures and text that none has s
 for 1000 steps and ranks 100 architectures, on whose results the performance predictor is fitted;
 ``short`` compares the decoders, and all candidates for the strong initialisation, over 200.
 
-About seven core-hours. What has finished in the folder is kept, so the command may be interrupted
+About six core-hours. What has finished in the folder is kept, so the command may be interrupted
 and started again. Writes benchmarks/results/hypernetwork.json and prints the tables of
 docs/results.md; ``--table`` prints them from that file alone, ``--only main`` does one evaluation.
 """
@@ -119,7 +119,7 @@ def costs(work: Path) -> dict[str, Any]:
         record = RunFolder.open(path).read_record() if path.exists() else None
         if record is not None:
             keys = ("steps", "train_seconds", "cpu_seconds", "tokens", "flops", "params")
-            found[name] = {key: record[key] for key in keys}
+            found[name] = {key: record.get(key) for key in keys}
             found[name]["loss"] = record["final"]["loss"]
     if (work / "singles" / "network.json").exists():
         facts = json.loads((work / "singles" / "network.json").read_text(encoding="utf-8"))
