@@ -46,6 +46,11 @@ VARIANTS: dict[str, list[str]] = {
     "left": ["split.left_out=[gru]"],
     "low_rank": ["decoder=low_rank", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
     "tiled": ["decoder=tiled", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
+    "hybrid": [
+        "decoder=hybrid",
+        'train.groups=[{match: "encoder.*", lr: 0.3}, {match: "decoder.banks.hidden.*", lr: 0.3}, '
+        '{match: "decoder.banks.mixture.*", lr: 0.3}]',
+    ],
     "seed1": ["train.seed=1"],
     "seed2": ["train.seed=2"],
 }
@@ -53,19 +58,20 @@ SHORT, LONG = (0, 10, 50, 100, 200), (0, 10, 50, 100, 200, 500, 1000)
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "main": {
         "ghn": "full", "others": ("singles",), "splits": {"in_distribution": 32}, "steps": LONG,
-        "ranking": 68, "early": (10, 50),
+        "ranking": 68, "early": (10, 50), "seeds": (0, 1, 2),
     },
     "short": {
-        "ghn": "full", "others": ("singles", "table", "low_rank", "tiled"),
+        "ghn": "full", "others": ("singles", "table", "low_rank", "tiled", "hybrid"),
         "splits": {"in_distribution": 32}, "steps": SHORT, "candidates": CANDIDATES,
     },
     "larger": {
-        "ghn": "full", "others": ("singles",), "splits": {"wide": 8, "deep": 8}, "steps": SHORT,
+        "ghn": "full", "others": ("singles",), "splits": {"wide": 32, "deep": 32, "large": 32},
+        "steps": SHORT,
     },
-    "left_out": {"ghn": "left", "others": (), "splits": {"left_out": 8}, "steps": SHORT},
+    "left_out": {"ghn": "left", "others": (), "splits": {"left_out": 32}, "steps": SHORT},
     "seeds": {
         "ghn": "full", "others": ("seed1", "seed2"), "splits": {"in_distribution": 32},
-        "steps": SHORT,
+        "steps": SHORT, "seeds": (0, 1, 2),
     },
 }  # fmt: skip
 

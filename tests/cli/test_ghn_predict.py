@@ -190,7 +190,9 @@ def test_values_that_a_precision_cannot_hold_are_refused() -> None:
 
 def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: Path) -> None:
     Path("there").mkdir()
+    assert windtunnel("ghn", "release", "tiny", "--out", "small").code == 0
     for command, told in (
+        (("ghn", "release", "small", "--out", "new"), "is a release already"),
         (("ghn", "release", "tiny", "--out", "new", "--precision", "float61"), "float16"),
         (("ghn", "release", "tiny", "--out", "there"), "exists already"),
         (("ghn", "release", "tinny", "--out", "new"), "no run 'tinny'"),
@@ -203,6 +205,7 @@ def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: 
         answer = windtunnel(*command)
         assert answer.code == 2, (command, answer.err)
         assert told in answer.err
+        assert answer.err.count("(allowed:") <= 1
         assert not Path("new").exists()
     network = trained / "network.json"
     network.write_text(network.read_text(encoding="utf-8")[:-40], encoding="utf-8")

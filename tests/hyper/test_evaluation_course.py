@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.hyper.tiny import grown_space
+from tests.hyper.tiny import grown_space, member
 
-from windtunnel.arch import build
+from windtunnel.arch import Architecture, build
 from windtunnel.errors import RunError, UsageError
 from windtunnel.hyper.anatomy import anatomy_of
 from windtunnel.hyper.evaluation.config import CANDIDATES, EvaluationConfig
-from windtunnel.hyper.evaluation.inits import initial
+from windtunnel.hyper.evaluation.inits import initial, scaling_of
 from windtunnel.hyper.evaluation.plan import Course, Group, groups_of, ranks_of
 from windtunnel.hyper.evaluation.ranking import ranked_losses
 from windtunnel.hyper.evaluation.run import Context, _differences
@@ -28,6 +28,7 @@ from windtunnel.hyper.evaluation.unit import mean_loss, train_unit
 from windtunnel.hyper.evaluation.units import MOST_RATES, Results, Unit, best_rate, next_rates
 from windtunnel.report.hypernetwork import _gain
 from windtunnel.runs.durable import strict_json
+from windtunnel.train.group_config import MupConfig
 
 TEXT = {"train": "0:1", "tune": "1:2", "test": "2:3"}
 
@@ -279,6 +280,38 @@ def test_the_unigram_initialisation_begins_near_the_frequencies() -> None:
         model.load_state_dict(initial(name, member.architecture, 0, counts), strict=False)
         losses[name] = mean_loss(model, tokens, 6, 200)
     assert losses["unigram"] < 0.2 < losses["default"]
+
+
+def of_width(d_model: int) -> Architecture:
+    return member("mini_gpt", d_model=d_model, tie_weights=False)
+
+
+def test_mup_is_the_default_at_its_base_and_scales_beyond() -> None:
+    counts = np.arange(1, 12)
+    base, wide = of_width(64), of_width(128)
+    for name, value in initial("mup", base, 0, counts).items():
+        assert torch.equal(value, initial("default", base, 0, counts)[name]), name
+    plain, scaled = (initial(name, wide, 0, counts) for name in ("default", "mup"))
+    ratio = float(scaled["head.weight"].std() / plain["head.weight"].std())
+    assert ratio == pytest.approx(2**-0.5, rel=1e-3)
+    inside = "layers.0.mixer.q.weight"
+    assert torch.equal(plain[inside], scaled[inside])
+
+
+def test_mup_scales_rates_and_has_no_rule_for_tied_heads_without_a_norm() -> None:
+    wide = of_width(128)
+    assert scaling_of("default", wide) is None
+    mup = scaling_of("mup", wide)
+    assert mup == MupConfig(base_width=64)
+    assert scaling_of("mup", member("lstm", d_model=128, tie_weights=True)) is None
+    tokens = np.random.default_rng(0).integers(0, 11, 2000)
+    weights = initial("mup", wide, 0, np.ones(11))
+    rates = {
+        "seed": 1, "steps": (1,), "batch_size": 2, "train": tokens, "held": tokens,
+        "eval_tokens": 160, "lr": 1e-3,
+    }  # fmt: skip
+    slow, fast = (train_unit(wide, weights, mup=m, **cast(Any, rates)) for m in (mup, None))
+    assert slow.losses != fast.losses
 
 
 def test_a_unit_is_a_function_of_its_arguments() -> None:

@@ -29,6 +29,7 @@ from windtunnel.hyper.launch import (
 )
 from windtunnel.hyper.releasing import release
 from windtunnel.hyper.rounded import PRECISIONS, Precision
+from windtunnel.hyper.stored import RELEASE
 from windtunnel.report.hypernetwork_card import card_text
 from windtunnel.runs import RunFolder
 from windtunnel.train.run_config import load_run
@@ -140,13 +141,12 @@ def release_verb(
 ) -> dict[str, Any]:
     """Writes a release of a hypernetwork's finished run; its facts."""
     if precision not in PRECISIONS:
-        raise UsageError(
-            f"--precision: {precision!r}{suggestion(precision, PRECISIONS)} (allowed: "
-            f"{', '.join(PRECISIONS)})"
-        )
+        raise UsageError(f"--precision: {precision!r}{suggestion(precision, PRECISIONS)}")
     if out.exists():
         raise UsageError(f"{out}: exists already; nothing was written")
     path = find_stored(reference, runs).path
+    if (path / RELEASE).is_file():
+        raise UsageError(f"{path}: is a release already; give the folder of a hypernetwork's run")
     folder = RunFolder.open(path)
     dataset = prepare_with_progress(load_ghn(folder.config_path).data)
     kept = cast("Precision", precision)

@@ -10,7 +10,7 @@ from windtunnel.config import Config
 
 Split = Literal["in_distribution", "wide", "deep", "left_out", "large"]
 
-CANDIDATES = ("default", "gpt2", "gpt2_wide", "torch", "orthogonal", "unigram")
+CANDIDATES = ("default", "gpt2", "gpt2_wide", "torch", "orthogonal", "unigram", "mup")
 """Initialisations of which the best is the strong one; see ``inits``."""
 
 

@@ -4,7 +4,8 @@
 as well (Radford et al. 2019). ``gpt2_wide``: the same with embeddings of 0.1, which suits tied
 heads. ``torch``: what ``nn.Linear``, ``nn.Embedding`` and ``nn.RNN`` do. ``orthogonal``: orthogonal
 maps, forget gates open. ``unigram``: the default, and logits that begin at the tokens' frequencies,
-through the last norm's bias.
+through the last norm's bias. ``mup``: the default's deviations and rates by muP, at their usual
+values where ``d_model`` is 64; without a rule of muP (a tied head without a norm), the default.
 """
 
 from __future__ import annotations
@@ -20,9 +21,18 @@ from torch import Tensor
 from windtunnel.arch import Architecture, build
 from windtunnel.hyper.anatomy import Slot, anatomy_of
 from windtunnel.nn.initialize import keyed_generator
+from windtunnel.train.group_config import MupConfig
+from windtunnel.train.mup import mup_architecture, mup_misfit, rescale
 
 Weights = dict[str, Tensor]
 _GPT2, _WIDE = 0.02, 0.1
+_MUP = MupConfig(base_width=64)
+
+
+def scaling_of(name: str, architecture: Architecture) -> MupConfig | None:
+    """How the learning rates go with the width, for the initialisation of that name."""
+    fits = name == "mup" and mup_misfit(architecture, _MUP) is None
+    return _MUP if fits else None
 
 
 def initial(name: str, architecture: Architecture, seed: int, counts: NDArray[np.int64]) -> Weights:
@@ -31,9 +41,12 @@ def initial(name: str, architecture: Architecture, seed: int, counts: NDArray[np
     Args:
         counts: (V,), how often each token occurs in the training text.
     """
-    model = build(architecture, seed)
+    scaling = scaling_of(name, architecture)
+    model = build(mup_architecture(architecture, scaling) if scaling else architecture, seed)
+    if scaling:
+        rescale(model, scaling)
     weights = {name: value.detach() for name, value in model.named_parameters()}
-    if name == "default":
+    if name in ("default", "mup"):
         return weights
     if name == "unigram":
         return _unigram(weights, architecture, counts)

@@ -21,7 +21,7 @@ from windtunnel.config import decode, load_document
 from windtunnel.errors import RunError, UsageError
 from windtunnel.hyper.config import GhnConfig
 from windtunnel.hyper.evaluation.config import EvaluationConfig
-from windtunnel.hyper.evaluation.inits import initial
+from windtunnel.hyper.evaluation.inits import initial, scaling_of
 from windtunnel.hyper.evaluation.plan import AS_IS, Course, groups_of, ranks_of
 from windtunnel.hyper.evaluation.text import Text, read_text
 from windtunnel.hyper.evaluation.unit import first_gradient, train_unit
@@ -116,6 +116,7 @@ class Context:
             architecture, weights, lr=unit.lr, seed=unit.seed, steps=self._steps(unit),
             batch_size=config.batch_size, train=text.train,
             held=text.test if unit.side == "test" else text.tune, eval_tokens=config.eval_tokens,
+            mup=scaling_of(unit.init, architecture),
         )  # fmt: skip
         if unit.side != "early":
             return found
@@ -199,7 +200,7 @@ def evaluate_ghn(
 
 def _check_same(context: Context, out: Path) -> None:
     """What the folder's results are of, written at the first start: the config, and digests of
-    weights, text and space. More splits, seeds and rivals may come later."""
+    weights, text and space. More splits, seeds, candidates and rivals may come later."""
     path = out / "evaluation.json"
     now = {
         "config": context.config.model_dump(mode="json"),
@@ -222,7 +223,7 @@ def _check_same(context: Context, out: Path) -> None:
     write_atomic(path, strict_json(now, indent=1) + "\n")
 
 
-_MAY_GROW = frozenset({"splits", "others", "seeds", "name", "ranking"})
+_MAY_GROW = frozenset({"splits", "others", "seeds", "name", "ranking", "candidates"})
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

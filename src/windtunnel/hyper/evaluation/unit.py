@@ -16,6 +16,7 @@ from windtunnel.data.loader import Batches
 from windtunnel.hyper.evaluation.units import Outcome
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.evaluation import evaluation_mode
+from windtunnel.train.group_config import MupConfig
 from windtunnel.train.loop import create_train_state, train_steps
 from windtunnel.train.schedule_config import ScheduleConfig
 
@@ -34,12 +35,14 @@ def train_unit(
     train: NDArray[np.int64],
     held: NDArray[np.int64],
     eval_tokens: int,
+    mup: MupConfig | None = None,
 ) -> Outcome:
     """Trains from given weights; the loss on ``held`` at each of ``steps``, in nats a token, and
     the ``seconds`` of the processor that the steps themselves took.
 
     AdamW, a short warm-up, a flat rate, and a fall over the last fifth. What ``weights`` lacks is
-    drawn as usual from the seed. A run that diverges has an infinite loss from then on.
+    drawn as usual from the seed. ``mup`` scales the rates. A run that diverges has an infinite loss
+    from then on.
     """
     torch.set_num_threads(1)
     t = architecture.max_seq_len
@@ -48,7 +51,7 @@ def train_unit(
     if steps[-1] == 0:
         return Outcome(found)
     config = TrainConfig(
-        steps=steps[-1], batch_size=batch_size, seq_len=t, lr=lr, seed=seed, device="cpu",
+        steps=steps[-1], batch_size=batch_size, seq_len=t, lr=lr, seed=seed, device="cpu", mup=mup,
         schedule=ScheduleConfig(type="wsd", warmup=min(20, steps[-1] // 4)),
     )  # fmt: skip
     batches = Batches(train, seq_len=t, batch_size=batch_size, seed=seed)
