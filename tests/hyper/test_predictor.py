@@ -85,6 +85,8 @@ def test_a_known_relation_is_found_with_an_honest_interval() -> None:
         assert row["low"] <= row["value"] <= row["high"]
     bins = [name for name in told["parts"] if name.endswith(" parameters")]
     assert len(bins) == 4
+    assert [row["k"] for row in told["picks"]] == [1, 3, 6]
+    assert all(row["gain"]["low"] > 0 for row in told["picks"][:2])
 
 
 def test_its_predictions_are_as_sure_as_they_say() -> None:

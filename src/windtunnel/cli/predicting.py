@@ -94,17 +94,24 @@ def print_quality(told: Mapping[str, Any]) -> None:
         f"{told['spread']:.3f}); {_interval(told['coverage_95'])} of the results lie in the 95% "
         "that was told"
     )
+    for row in told.get("picks", ()):
+        gain = row["gain"]
+        print(
+            f"the best of the {row['k']} ranked first among {row['of']} left out: "
+            f"{row['predictor']:.3f} above the lowest loss; of {row['k']} at random "
+            f"{row['random']:.3f}, gain {_interval(gain, 3)}"
+        )
     print(
         f"{told['structures']} structures, {told['folds']} folds drawn {told['repeats']} times; "
         "intervals: 95%, bootstrap over structures"
     )
 
 
-def _interval(told: Mapping[str, float | None]) -> str:
+def _interval(told: Mapping[str, float | None], digits: int = 2) -> str:
     value, low, high = (told[key] for key in ("value", "low", "high"))
     if value is None or low is None or high is None:
         return ""
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("-", "−")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from windtunnel.errors import UsageError
 from windtunnel.hyper import regression
+from windtunnel.hyper.picks import picks
 from windtunnel.hyper.predictor import (
     LEAST,
     Features,
@@ -130,9 +131,10 @@ def quality(features: Features, outcomes: Sequence[Outcome], *, seed: int = 0) -
     where the one it says is worse ends with the higher loss.
 
     ``overall``, within families, within quarters of log parameters, and each of these by itself;
-    the error in nats, and how often a result lies in the interval of 95% that was told. Where
-    errors are larger than was told, ``sd_factor`` says by how much, and the predictor's own
-    deviations are multiplied by it: kernel and noise were chosen among many, which flatters them.
+    what it is worth to train first what is ranked first (``picks``); the error in nats, and how
+    often a result lies in the interval of 95% that was told. Where errors are larger than was told,
+    ``sd_factor`` says by how much, and the predictor's own deviations are multiplied by it: kernel
+    and noise were chosen among many, which flatters them.
     """
     losses = np.array([one.loss for one in outcomes])
     counts = np.array([float(one.count) for one in outcomes])
@@ -169,6 +171,7 @@ def quality(features: Features, outcomes: Sequence[Outcome], *, seed: int = 0) -
             inside.mean(0) @ resampling.weights.T / len(losses), float(inside.mean())
         ),
         "sd_factor": max(1.0, excess) ** 0.5,
+        "picks": picks(found.means, found.folds, losses),
         "parts": told,
     }
 
