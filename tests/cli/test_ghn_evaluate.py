@@ -7,6 +7,8 @@ import pytest
 from tests.cli.ghn_files import GHN, SPACE
 from tests.conftest import Command
 
+from windtunnel.runs import RunLock
+
 EVALUATION = """\
 name: tiny
 ghn: ghn
@@ -75,6 +77,9 @@ def test_from_a_hypernetwork_to_its_worth(folder: Path, windtunnel: Command) -> 
     assert json.loads(again.out) == summary
     assert (folder / "out" / "units.jsonl").read_text() == units, "nothing was trained again"
 
+    with RunLock(folder / "out" / "evaluation.lock"):
+        busy = windtunnel("ghn", "evaluate", "evaluation.yaml", "--out", "out")
+    assert (busy.code, "is writing here; wait for it" in busy.err) == (1, True)
     _refused(windtunnel, "another text", "evaluate", "evaluation.yaml", "--out", "out", "--set",
              "text.test=5:7", "--set", "text.tune=4:5")  # fmt: skip
     weights = folder / "rival" / "weights.safetensors"

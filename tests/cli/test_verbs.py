@@ -226,7 +226,9 @@ def test_a_finished_run_is_found_by_its_key(windtunnel) -> None:
     assert (answer.code, "no evaluations: " in answer.err) == (0, True)
 
 
-def test_a_comparison_ends_with_a_verdict_and_a_page(windtunnel, workplace: Path) -> None:
+def test_a_comparison_ends_with_a_verdict_and_a_page(
+    windtunnel, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = (workplace / "run.yaml").read_text(encoding="utf-8").replace("small", "gru")
     other = other.replace("{type: attention, num_heads: 2}", "gru")
     (workplace / "other.yaml").write_text(other, encoding="utf-8")
@@ -250,6 +252,15 @@ def test_a_comparison_ends_with_a_verdict_and_a_page(windtunnel, workplace: Path
     assert ("measuring speeds" in first.err, "measuring speeds" in again.err) == (True, False)
     assert "reference" in again.out
     assert json.loads(windtunnel("report", "c", "--json").out)["arms"] == result["arms"]
+    (workplace / "runs").rename(workplace / "kept")
+    lost = windtunnel("report", "c")
+    assert (lost.code, "WINDTUNNEL_RUNS" in lost.err) == (1, True)
+    monkeypatch.setenv("WINDTUNNEL_RUNS", "kept")
+    assert json.loads(windtunnel("report", "c", "--json").out)["arms"] == result["arms"]
+    monkeypatch.delenv("WINDTUNNEL_RUNS")
+    (workplace / "kept").rename(workplace / "c" / "runs")
+    assert json.loads(windtunnel("report", "c", "--json").out)["arms"] == result["arms"]
+    (workplace / "c" / "runs").rename(workplace / "runs")
     taken = windtunnel("compare", "run.yaml", "other.yaml", "--seeds", 1, "--budget", 300,
                        "--out", "c")  # fmt: skip
     assert (taken.code, "holds another study" in taken.err) == (2, True)

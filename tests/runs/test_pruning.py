@@ -126,7 +126,7 @@ def test_what_is_written_stays_and_is_looked_at_again_before_it_goes(store: RunS
     assert places(found) == [run.path.name]
     with run.lock():
         assert find(store).removals == ()
-        assert "is writing this run" in prune(store, found)[run.path]
+        assert "is writing here" in prune(store, found)[run.path]
     with run.open_events() as log:
         log.append("step", step=1)
     run.write_record({"status": "finished", "steps": 7})

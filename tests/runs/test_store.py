@@ -93,7 +93,7 @@ def test_status_follows_lock_events_and_record(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
     folder = make(RunStore(tmp_path))
-    message = f"process {os.getpid()} is writing this run"
+    message = f"process {os.getpid()} is writing here"
     with folder.lock(), pytest.raises(RunError, match=message):
         folder.lock().acquire()
     with folder.lock():

@@ -280,7 +280,7 @@ def test_resuming_with_another_recipe_names_what_changed(tmp_path: Path) -> None
 
 def test_a_second_writer_is_refused_before_it_touches_anything(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "run")
-    with folder.lock(), pytest.raises(RunError, match="is writing this run"):
+    with folder.lock(), pytest.raises(RunError, match="is writing here"):
         train_run(parts(), RunFolder.open(folder.path))
     assert folder.read_events() == []
 

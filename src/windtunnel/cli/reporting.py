@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from windtunnel.cli.options import note
+from windtunnel.cli.options import note, runs_folder
 from windtunnel.config import annotated_yaml
 from windtunnel.errors import RunError, UsageError
 from windtunnel.report.ladder_page import render_ladder
 from windtunnel.report.page import render_search, write_html, write_page
 from windtunnel.report.study_report import Curve, StudyReport, curve_from_events
 from windtunnel.runs import RunFolder
+from windtunnel.runs.folder import IDENTITY
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.plan import Plan
 
@@ -41,7 +42,7 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
         begun = plan is not None or folder.read_question()
         what = "holds a study that has not ended" if begun else "holds no study"
         raise UsageError(f"{path}: {what}")
-    runs = {key: RunFolder.open(Path(where)) for key, where in results["runs"].items()}
+    runs = {key: _run(key, Path(where), folder) for key, where in results["runs"].items()}
     records = {key: run.read_record() or {} for key, run in runs.items()}
     beside = ("runs", "failures", "ablation")
     verdicts = {name: value for name, value in results.items() if name not in beside}
@@ -59,6 +60,25 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
     page = path / PAGE
     write_html(page, report)
     return results, page
+
+
+def _run(key: str, where: Path, study: StudyFolder) -> RunFolder:
+    """A run of a study: where it lay, or, if it was moved since, in the study's own folder or in
+    the store.
+
+    Raises:
+        RunError: it is in none of them.
+    """
+    store = runs_folder(None)
+    for place in (where, study.runs / where.name, store / where.name):
+        if (place / IDENTITY).is_file():
+            found = RunFolder.open(place)
+            if found.key == key:
+                return found
+    raise RunError(
+        f"{where}: the run is not there, nor in {study.runs}, nor in the store {store}; if its "
+        "store was moved, name it by WINDTUNNEL_RUNS"
+    )
 
 
 def _curves(plan: Plan, arm: str, runs: dict[str, RunFolder]) -> dict[int, Curve]:

@@ -33,7 +33,7 @@ class GraphEncoder(nn.Module):
 
     def forward(self, graph: Graph) -> Tensor:
         own = self.features.weight  # says where to compute, and in which precision
-        ahead = graph.ahead.to(own.device)
+        ahead = graph.ahead.to(own.device, torch.int32)
         x: Tensor = self.kind(graph.kinds.to(own.device)) + self.features(graph.features.to(own))
         bias = (self.ahead(ahead) + self.back(ahead.T)).permute(2, 0, 1)
         for block in self.blocks:

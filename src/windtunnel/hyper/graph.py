@@ -33,7 +33,7 @@ class Graph:
     features: Tensor
     """(n, FEATURES)"""
     ahead: Tensor
-    """(n, n), int32: the bucket of the shortest path from row to column. The way back is its
+    """(n, n), uint8: the bucket of the shortest path from row to column. The way back is its
     transpose."""
 
 
@@ -90,11 +90,11 @@ def _inside(
         found[u, v] = np.where(steps > 0, steps, np.where(u == v, 0, FAR + 1))
 
 
-def _bucket_table() -> NDArray[np.int32]:
+def _bucket_table() -> NDArray[np.uint8]:
     steps = np.arange(FAR + 2)
     near = np.minimum(steps, 4)
     further = 4 + np.floor(2 * np.log2(np.maximum(steps, 4) / 4))
-    table = np.where(steps <= 4, near, further).astype(np.int32)
+    table = np.where(steps <= 4, near, further).astype(np.uint8)
     table[FAR + 1] = BUCKETS - 1
     assert table[FAR] < BUCKETS - 1
     return table

@@ -56,7 +56,7 @@ class RunLock:
             holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(handle)
             raise RunError(
-                f"{self.path.parent}: process {holder} is writing this run; wait for it or stop it"
+                f"{self.path.parent}: process {holder} is writing here; wait for it or stop it"
             )
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

@@ -31,7 +31,7 @@ from windtunnel.hyper.launch import load_ghn, space_digest
 from windtunnel.hyper.members import Members
 from windtunnel.hyper.predict import predict, same_ids
 from windtunnel.hyper.stored import Stored, open_stored, training_seconds
-from windtunnel.runs import code_digest
+from windtunnel.runs import RunLock, code_digest
 from windtunnel.runs.durable import strict_json, write_atomic
 from windtunnel.spaces.declared import load_space
 
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 UNITS = "units.jsonl"
 SUMMARY = "summary.json"
+LOCK = "evaluation.lock"
 
 Tell = Callable[[int, int], None]
 
@@ -162,19 +163,30 @@ def evaluate_ghn(
 
     Raises:
         UsageError: the folder is of another evaluation, or the files do not fit.
+        RunError: another process evaluates there, or a worker was killed.
     """
     from windtunnel.hyper.evaluation.summary import summarized
 
     context = Context(config)
     groups = groups_of(context.members.parts, config)
+    ranks = ranks_of(context.members.parts, config, groups)
     assert context.text.counts.sum()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be made: {error.strerror}") from error
-    _check_same(context, out)
-    ranks = ranks_of(context.members.parts, config, groups)
-    course = Course(config, groups, Results(out / UNITS), ranks=ranks)
+    with RunLock(out / LOCK):
+        _check_same(context, out)
+        course = Course(config, groups, Results(out / UNITS), ranks=ranks)
+        _go(course, out, workers, tell)
+        found = summarized(course, context)
+        write_atomic(out / SUMMARY, strict_json(found, indent=1) + "\n")
+    return found
+
+
+def _go(course: Course, out: Path, workers: int, tell: Tell) -> None:
+    """Runs a course in worker processes."""
+    config = course.config
     with ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(config,)
     ) as pool:
@@ -193,9 +205,6 @@ def evaluate_ghn(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # what waits is not begun
             raise
-    found = summarized(course, context)
-    write_atomic(out / SUMMARY, strict_json(found, indent=1) + "\n")
-    return found
 
 
 def _check_same(context: Context, out: Path) -> None:
