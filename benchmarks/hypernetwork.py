@@ -57,8 +57,8 @@ VARIANTS: dict[str, list[str]] = {
 SHORT, LONG = (0, 10, 50, 100, 200), (0, 10, 50, 100, 200, 500, 1000)
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "main": {
-        "ghn": "full", "others": ("singles",), "splits": {"in_distribution": 32}, "steps": LONG,
-        "ranking": 68, "early": (10, 50), "seeds": (0, 1, 2),
+        "ghn": "full", "others": ("singles", "hybrid"), "splits": {"in_distribution": 32},
+        "steps": LONG, "ranking": 68, "early": (10, 50),
     },
     "short": {
         "ghn": "full", "others": ("singles", "table", "low_rank", "tiled", "hybrid"),
@@ -71,7 +71,7 @@ EVALUATIONS: dict[str, dict[str, Any]] = {
     "left_out": {"ghn": "left", "others": (), "splits": {"left_out": 32}, "steps": SHORT},
     "seeds": {
         "ghn": "full", "others": ("seed1", "seed2"), "splits": {"in_distribution": 32},
-        "steps": SHORT,
+        "steps": SHORT, "seeds": (0, 1, 2),
     },
 }  # fmt: skip
 

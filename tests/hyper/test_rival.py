@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from tests.cli.ghn_files import write_ghn
+from tests.hyper.tiny import member
 
 from windtunnel.arch import build
 from windtunnel.errors import UsageError
+from windtunnel.hyper.anatomy import anatomy_of
 from windtunnel.hyper.launch import create_ghn_folder, load_ghn, ready_ghn, train_ghn
 from windtunnel.hyper.members import largest_of_each_kind
 from windtunnel.hyper.predict import predict
@@ -59,10 +61,32 @@ def test_singles_are_trained_for_each_kind_and_open_again(ghn: Path) -> None:
         fresh = dict(build(architecture).named_parameters())
         kept = dict(stored.network.models[key].named_parameters())
         assert any(not torch.equal(fresh[name], kept[name]) for name in fresh), "it was trained"
+        whole = stored.network.weights(anatomy_of(architecture))
+        assert whole.keys() == kept.keys()
+        assert all(torch.equal(whole[name], kept[name]) for name in kept), "nothing is cut off"
     with pytest.raises(UsageError, match="already exists"):
         train_rival(ghn, ghn.parent / "rival")
     facts = json.loads((ghn.parent / "rival" / "network.json").read_text())
     assert facts["training"].keys() == took.keys()
+
+
+def test_every_tensor_is_cut_from_the_one_at_its_place() -> None:
+    """Of a source whose tensors are numbered; a block has two norms, and each takes its own."""
+    singles = Singles({"attention": member("mini_gpt", d_model=8, n_layer=2)})
+    own = dict(singles.models["attention"].named_parameters())
+    with torch.no_grad():
+        for number, value in enumerate(own.values()):
+            value.fill_(number + 1)
+    for layers in (1, 2, 4):
+        found = singles.weights(anatomy_of(member("mini_gpt", d_model=4, n_layer=layers)))
+        for name, value in found.items():
+            parts = name.split(".")
+            if parts[0] == "layers":
+                parts[1] = str(int((int(parts[1]) + 0.5) / layers * 2))
+            source = own[".".join(parts)]
+            factor = (source.shape[-1] / value.shape[-1]) ** 0.5 if value.dim() > 1 else 1.0
+            factor = 1.0 if parts[0] == "embedding" or parts[:2] == ["head", "weight"] else factor
+            assert torch.allclose(value, source.flatten()[0] * factor), name
 
 
 def test_a_rival_that_is_interrupted_leaves_nothing(

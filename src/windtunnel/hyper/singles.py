@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,21 @@ def source_key(anatomy: Anatomy) -> str:
     return next((op.kind for op in anatomy.ops if op.kind in GATES), "attention")
 
 
+Place: TypeAlias = tuple[str, int | None, int]
+"""A role, a layer, and which one of its role it is there: a layer has several norms."""
+
+
+def _placed(anatomy: Anatomy) -> list[tuple[Place, Slot]]:
+    """The slots of an anatomy with the place of each; no two have the same."""
+    seen: Counter[tuple[str, int | None]] = Counter()
+    found = []
+    for slot in anatomy.slots:
+        where = (slot.role, anatomy.ops[slot.op].layer)
+        found.append(((*where, seen[where]), slot))
+        seen[where] += 1
+    return found
+
+
 class Singles(nn.Module):
     """A trained model of each kind, and parameters of other sizes cut out of it.
 
@@ -39,10 +55,7 @@ class Singles(nn.Module):
         anatomies = {key: anatomy_of(architecture) for key, architecture in sources.items()}
         self.limits = Limits.of(anatomies.values())
         self._own = {key: Limits.of([anatomy]) for key, anatomy in anatomies.items()}
-        self._slots = {
-            key: {(slot.role, anatomy.ops[slot.op].layer): slot for slot in anatomy.slots}
-            for key, anatomy in anatomies.items()
-        }
+        self._slots = {key: dict(_placed(anatomy)) for key, anatomy in anatomies.items()}
         self._layers = {key: anatomy.n_layer for key, anatomy in anatomies.items()}
         self.models = nn.ModuleDict({key: build(a) for key, a in sources.items()})
 
@@ -58,19 +71,19 @@ class Singles(nn.Module):
             return {}
         tensors = dict(self.models[key].named_parameters())
         found = {}
-        for slot in anatomy.slots:
-            source = self._source(key, slot, anatomy)
+        for place, slot in _placed(anatomy):
+            source = self._source(key, place, anatomy)
             if source is not None:
                 found[slot.name] = self._cut(tensors[source.name], slot, source, key)
         return found
 
-    def _source(self, key: str, slot: Slot, anatomy: Anatomy) -> Slot | None:
-        layer = anatomy.ops[slot.op].layer
+    def _source(self, key: str, place: Place, anatomy: Anatomy) -> Slot | None:
+        role, layer, number = place
         if layer is not None:
             layer = int((layer + 0.5) / anatomy.n_layer * self._layers[key])
-        found = self._slots[key].get((slot.role, layer))
-        if found is None and slot.role == "head":
-            found = self._slots[key].get(("embedding", None))
+        found = self._slots[key].get((role, layer, number))
+        if found is None and role == "head":
+            found = self._slots[key].get(("embedding", None, 0))
         return found
 
     def _cut(self, value: Tensor, slot: Slot, source: Slot, key: str) -> Tensor:
