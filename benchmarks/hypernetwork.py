@@ -46,22 +46,17 @@ VARIANTS: dict[str, list[str]] = {
     "left": ["split.left_out=[gru]"],
     "low_rank": ["decoder=low_rank", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
     "tiled": ["decoder=tiled", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
-    "hybrid": [
-        "decoder=hybrid",
-        'train.groups=[{match: "encoder.*", lr: 0.3}, {match: "decoder.banks.hidden.*", lr: 0.3}, '
-        '{match: "decoder.banks.mixture.*", lr: 0.3}]',
-    ],
     "seed1": ["train.seed=1"],
     "seed2": ["train.seed=2"],
 }
 SHORT, LONG = (0, 10, 50, 100, 200), (0, 10, 50, 100, 200, 500, 1000)
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "main": {
-        "ghn": "full", "others": ("singles", "hybrid"), "splits": {"in_distribution": 32},
+        "ghn": "full", "others": ("singles",), "splits": {"in_distribution": 32},
         "steps": LONG, "ranking": 68, "early": (10, 50),
     },
     "short": {
-        "ghn": "full", "others": ("singles", "table", "low_rank", "tiled", "hybrid"),
+        "ghn": "full", "others": ("singles", "table", "low_rank", "tiled"),
         "splits": {"in_distribution": 32}, "steps": SHORT, "candidates": CANDIDATES,
     },
     "larger": {

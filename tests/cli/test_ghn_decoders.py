@@ -9,7 +9,6 @@ from tests.cli.ghn_files import write_ghn
 from tests.conftest import Command
 
 from windtunnel.hyper.anatomy import anatomy_of
-from windtunnel.hyper.hybrid import HybridDecoder
 from windtunnel.hyper.launch import load_ghn, ready_ghn
 from windtunnel.hyper.low_rank import LowRankDecoder
 from windtunnel.hyper.predict import predict
@@ -19,7 +18,6 @@ from windtunnel.hyper.tiled import TiledDecoder
 DECODERS = {
     "tiled": ("{type: tiled, block: 6, hidden: 8}", TiledDecoder),
     "low_rank": ("{type: low_rank, rank: 3, hidden: 8}", LowRankDecoder),
-    "hybrid": ("{type: hybrid, tiles: {block: 6, hidden: 8}}", HybridDecoder),
 }
 
 
@@ -29,7 +27,7 @@ def files(workplace: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_another_decoder_trains_and_opens_again(windtunnel: Command, name: str) -> None:
+def test_a_baseline_trains_and_opens_again(windtunnel: Command, name: str) -> None:
     written, kind = DECODERS[name]
     answer = windtunnel("ghn", "train", "ghn.yaml", "--out", "run", "--json",
                         "--set", f"decoder={written}")  # fmt: skip

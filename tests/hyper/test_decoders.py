@@ -14,7 +14,7 @@ from torch.func import functional_call
 from windtunnel.hyper.anatomy import Anatomy, Slot, anatomy_of
 from windtunnel.hyper.banks import NestedBanks
 from windtunnel.hyper.coded import CodedDecoder
-from windtunnel.hyper.config import BanksConfig, HybridConfig, LowRankConfig, TiledConfig
+from windtunnel.hyper.config import BanksConfig, LowRankConfig, TiledConfig
 from windtunnel.hyper.limits import Limits
 from windtunnel.hyper.low_rank import LowRankDecoder
 from windtunnel.hyper.network import decoder_of
@@ -25,9 +25,6 @@ CONFIGS: dict[str, Any] = {
     "banks": BanksConfig(components=2, knots=3, hidden=7),
     "tiled": TiledConfig(block=5, hidden=40),
     "low_rank": LowRankConfig(rank=3, hidden=40),
-    "hybrid": HybridConfig(
-        banks=BanksConfig(components=2, knots=3, hidden=7), tiles=TiledConfig(block=5, hidden=40)
-    ),
 }
 LARGEST = limits(d_model=8, ff_ratio=3)
 
@@ -155,7 +152,8 @@ def test_weights_start_at_a_usual_size(name: str) -> None:
     torch.manual_seed(0)
     wide = limits(d_model=64, ff_ratio=4, n_head=4)
     anatomy = anatomy_of(member("mini_gpt", d_model=64, ff_ratio=4, n_head=4, n_layer=2))
-    made = decoder_of(type(CONFIGS[name])(), wide, 64)
+    configs = {"banks": BanksConfig(), "tiled": TiledConfig(), "low_rank": LowRankConfig()}
+    made = decoder_of(configs[name], wide, 64)
     with torch.no_grad():
         found = made(anatomy, torch.randn(len(anatomy.ops), 64))
     for slot in anatomy.slots:
@@ -252,26 +250,6 @@ def test_depth_alone_tells_layers_apart_where_operations_are_alike() -> None:
     )
 
 
-# The hybrid
-
-
-def test_a_hybrid_writes_gates_from_blocks_and_the_rest_from_banks() -> None:
-    made = decoder("hybrid")
-    for anatomy in both_ties(d_model=8):
-        nodes = nodes_of(anatomy)
-        found = made(anatomy, nodes)
-        banks, tiles = made.banks(anatomy, nodes), made.tiles(anatomy, nodes)
-        for slot in anatomy.slots:
-            source = tiles if slot.role.startswith(("rnn", "lstm", "gru")) else banks
-            assert torch.equal(found[slot.name], source[slot.name])
-
-
-def test_a_hybrid_without_recurrent_families_is_banks() -> None:
-    few = limits(d_model=8, ff_ratio=3).only(lambda role: "gates" not in role.axes)
-    made = decoder("hybrid", few)
-    assert all(name.startswith("banks.") for name, _ in made.named_parameters())
-
-
 # The baselines
 
 
@@ -361,7 +339,7 @@ def test_a_table_is_cropped_alike_at_every_width() -> None:
 def test_decoders_of_a_trials_size_are_comparable() -> None:
     """At d 128, f 512 and 512 tokens, the usual config of each: within a tenth."""
     trial = limits(d_model=128, ff_ratio=4, n_head=4, vocab_size=512, max_seq_len=64)
-    usual = (BanksConfig(), TiledConfig(), LowRankConfig(), HybridConfig())
+    usual = (BanksConfig(), TiledConfig(), LowRankConfig())
     counts = [
         sum(p.numel() for p in decoder_of(config, trial, 64).parameters()) for config in usual
     ]

@@ -44,10 +44,9 @@ class CodedDecoder(nn.Module, ABC):
                 std = 0.05 if role.name == "position" else 0.1
                 self.tables[role.name] = nn.Parameter(torch.randn(limits.shape(role)) * std)
         self.codes = nn.Parameter(torch.randn(codes, width))
-        if self.tables:
-            self.gain = nn.Linear(width, 1)
-            nn.init.zeros_(self.gain.weight)
-            nn.init.zeros_(self.gain.bias)
+        self.gain = nn.Linear(width, 1)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.zeros_(self.gain.bias)
 
     @abstractmethod
     def maps(self, codes: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:

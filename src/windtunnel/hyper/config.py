@@ -71,20 +71,8 @@ class LowRankConfig(Config):
     parameters as in the banks for widths up to 128."""
 
 
-class HybridConfig(Config):
-    """Recurrent layers from a block for each gate, all else from nested banks."""
-
-    type: Literal["hybrid"] = "hybrid"
-    """The kind of decoder."""
-    banks: BanksConfig = BanksConfig()
-    """What writes attention, feed-forwards, norms and tables."""
-    tiles: TiledConfig = TiledConfig(hidden=176)
-    """What writes the maps and biases of gates. With the defaults there are as many parameters as
-    in the banks alone for widths up to 128 and three recurrent families."""
-
-
 DecoderConfig: TypeAlias = Annotated[
-    BanksConfig | TiledConfig | LowRankConfig | HybridConfig, Field(discriminator="type")
+    BanksConfig | TiledConfig | LowRankConfig, Field(discriminator="type")
 ]
 
 
@@ -121,8 +109,7 @@ class GhnConfig(Config):
     decoder: Annotated[
         DecoderConfig,
         BeforeValidator(
-            _named,
-            json_schema_input_type=Literal["banks", "tiled", "low_rank", "hybrid"] | DecoderConfig,
+            _named, json_schema_input_type=Literal["banks", "tiled", "low_rank"] | DecoderConfig
         ),
     ] = BanksConfig()
     """What writes its parameters."""

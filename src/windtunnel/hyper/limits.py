@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,10 +54,6 @@ class Limits:
                     roles.setdefault(slot.role, _role(slot, anatomy))
         known = tuple(roles[name] for name in sorted(roles))
         return cls(d, f, vocab, longest, known, tuple(sorted(traits)))
-
-    def only(self, wanted: Callable[[Role], bool]) -> Limits:
-        """The same sizes, of some of the roles."""
-        return replace(self, roles=tuple(role for role in self.roles if wanted(role)))
 
     def strange(self, anatomy: Anatomy) -> tuple[str, ...]:
         """What an architecture does that none of these do."""

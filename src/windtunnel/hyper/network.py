@@ -14,16 +14,9 @@ from torch.func import functional_call
 from windtunnel.arch import Architecture, Model, build
 from windtunnel.hyper.anatomy import Anatomy, anatomy_of
 from windtunnel.hyper.banks import NestedBanks
-from windtunnel.hyper.config import (
-    DecoderConfig,
-    EncoderConfig,
-    HybridConfig,
-    LowRankConfig,
-    TiledConfig,
-)
+from windtunnel.hyper.config import DecoderConfig, EncoderConfig, LowRankConfig, TiledConfig
 from windtunnel.hyper.encoder import GraphEncoder
 from windtunnel.hyper.graph import Graph, graph_of
-from windtunnel.hyper.hybrid import HybridDecoder
 from windtunnel.hyper.limits import Limits
 from windtunnel.hyper.low_rank import LowRankDecoder
 from windtunnel.hyper.tiled import TiledDecoder
@@ -137,8 +130,6 @@ def decoder_of(config: DecoderConfig, limits: Limits, width: int) -> nn.Module:
         return TiledDecoder(config, limits, width)
     if isinstance(config, LowRankConfig):
         return LowRankDecoder(config, limits, width)
-    if isinstance(config, HybridConfig):
-        return HybridDecoder(config, limits, width)
     return NestedBanks(config, limits, width)
 
 
