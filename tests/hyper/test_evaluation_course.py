@@ -18,7 +18,7 @@ from windtunnel.errors import RunError, UsageError
 from windtunnel.hyper.anatomy import anatomy_of
 from windtunnel.hyper.evaluation.config import CANDIDATES, EvaluationConfig
 from windtunnel.hyper.evaluation.inits import initial, scaling_of
-from windtunnel.hyper.evaluation.plan import Course, Group, groups_of, ranks_of
+from windtunnel.hyper.evaluation.plan import Course, Group, groups_of, ranks_of, shares
 from windtunnel.hyper.evaluation.ranking import ranked_losses
 from windtunnel.hyper.evaluation.run import Context, _differences
 from windtunnel.hyper.evaluation.saved import saved
@@ -254,8 +254,29 @@ def test_groups_hold_different_structures_of_every_kind() -> None:
     assert sum(len(group.measure) for group in groups) == 10
     indices = [i for group in groups for i in (*group.tune, *group.measure)]
     assert len({space.whole[i].structure for i in indices}) == len(indices)
-    with pytest.raises(UsageError, match="structures"):
+    with pytest.raises(UsageError, match=r"40 structures to measure .* there are 9 of rnn"):
         groups_of({"in_distribution": space[:9]}, config(splits={"in_distribution": 40}))
+
+
+def test_a_kind_with_few_structures_leaves_its_share_to_the_others() -> None:
+    space = grown_space()
+    few = space.where("family != rnn or (n_layer == 1 and d_model == 16)")
+    rnns = len(set(few.where("family == rnn").structures().tolist()))
+    assert rnns < 4
+    groups = groups_of({"in_distribution": few}, config(splits={"in_distribution": 16}))
+    counts = {group.kind: len(group.measure) for group in groups}
+    assert sum(counts.values()) == 16
+    assert counts["rnn"] == rnns - 2
+    assert max(counts.values()) - min(n for k, n in counts.items() if k != "rnn") <= 1
+
+
+@given(st.integers(0, 30), st.lists(st.integers(0, 9), min_size=1, max_size=5))
+def test_shares_are_alike_within_their_room(count: int, room: list[int]) -> None:
+    found = shares(count, room)
+    assert sum(found) == min(count, sum(room))
+    assert all(own <= most for own, most in zip(found, room, strict=True))
+    free = [own for own, most in zip(found, room, strict=True) if own < most]
+    assert all(max(found) - own <= 1 for own in free)
 
 
 @pytest.mark.parametrize("name", CANDIDATES)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+import numpy as np
+
 from windtunnel.errors import UsageError
 from windtunnel.hyper.evaluation.config import EvaluationConfig
 from windtunnel.hyper.evaluation.units import (
@@ -178,7 +180,8 @@ def kind_of(family: str) -> str:
 
 
 def groups_of(parts: Mapping[str, Space], config: EvaluationConfig) -> list[Group]:
-    """The architectures of each split, alike many of each kind, all structures different.
+    """The architectures of each split, alike many of each kind (of a kind with too few, all that
+    there are, and of the others more), all structures different.
 
     Raises:
         UsageError: a split has too few.
@@ -188,23 +191,40 @@ def groups_of(parts: Mapping[str, Space], config: EvaluationConfig) -> list[Grou
         if split not in parts:
             raise UsageError(f"splits.{split}: the hypernetwork's file makes no such split")
         part = parts[split]
-        kinds = list(dict.fromkeys(kind_of(family) for family in part.families()))
-        for place, kind in enumerate(kinds):
-            share = count // len(kinds) + (place < count % len(kinds))
+        kinds: dict[str, Space] = {}
+        for kind in dict.fromkeys(kind_of(family) for family in part.families()):
             names = ", ".join(name for name in part.families() if kind_of(name) == kind)
-            own = part.where(f"family in [{names}]")
-            chosen = _distinct(own, share + config.tune_members)
-            if len(chosen) < share + config.tune_members:
-                raise UsageError(
-                    f"splits.{split}: {kind} has {len(chosen)} structures, and {share} to measure "
-                    f"and {config.tune_members} to tune on are asked for"
-                )
+            kinds[kind] = part.where(f"family in [{names}]")
+        n = config.tune_members
+        room = [len(np.unique(own.structures())) - n for own in kinds.values()]
+        if min(room) < 0 or sum(room) < count:
+            there = ", ".join(f"{r + n} of {k}" for r, k in zip(room, kinds, strict=True))
+            raise UsageError(
+                f"splits.{split}: {count} structures to measure are asked for, and {n} of each "
+                f"kind to tune on; there are {there}"
+            )
+        for (kind, own), share in zip(kinds.items(), shares(count, room), strict=True):
+            chosen = _distinct(own, share + n)
             chosen.sort(key=lambda index: part.whole[index].params)
-            n = config.tune_members
             tune = tuple(chosen[int((i + 0.5) * len(chosen) / n)] for i in range(n))
             measure = tuple(index for index in chosen if index not in tune)
             groups.append(Group(split, kind, tune, measure))
     return groups
+
+
+def shares(count: int, room: Sequence[int]) -> list[int]:
+    """``count`` in parts that are alike but for one, none larger than its room.
+
+    >>> shares(10, [9, 9, 2])
+    [4, 4, 2]
+    """
+    found = [0] * len(room)
+    while count and any(own < most for own, most in zip(found, room, strict=True)):
+        for place, most in enumerate(room):
+            if count and found[place] < most:
+                found[place] += 1
+                count -= 1
+    return found
 
 
 def ranks_of(
