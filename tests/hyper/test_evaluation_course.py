@@ -1,5 +1,6 @@
 """The course of an evaluation, its statistics, and what it refuses."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from tests.hyper.tiny import grown_space, member
 
 from windtunnel.arch import Architecture, build
@@ -26,7 +28,7 @@ from windtunnel.hyper.evaluation.summary import summarized
 from windtunnel.hyper.evaluation.text import _check_disjoint
 from windtunnel.hyper.evaluation.unit import mean_loss, train_unit
 from windtunnel.hyper.evaluation.units import MOST_RATES, Results, Unit, best_rate, next_rates
-from windtunnel.report.hypernetwork import _gain
+from windtunnel.report.hypernetwork import _gain, evaluation_view
 from windtunnel.runs.durable import strict_json
 from windtunnel.train.group_config import MupConfig
 
@@ -214,6 +216,25 @@ def test_the_summary_counts_gains_and_intervals_over_architectures(tmp_path: Pat
     assert found["inits"]["table"]["ghn_gain_over_it"]["5"]["mean"] == pytest.approx(0.8, abs=1e-6)
     assert found["inits"]["ghn"]["below_unigram"] == pytest.approx(4 / 6)
     assert set(found["kinds"]) == {"rnn", "lstm"}
+
+
+def test_the_halves_by_size_make_up_the_whole(tmp_path: Path) -> None:
+    made = course(tmp_path)
+    made.go(FakeRuns(made))
+    summary = summarized(made, context(4.1))
+    found = summary["splits"]["in_distribution"]
+    assert list(found["halves"]) == ["smaller", "larger"]
+    for init in ("strong", "table"):
+        both = [found["halves"][half][init]["5"] for half in ("smaller", "larger")]
+        assert sum(gain["of"] for gain in both) == 6
+        whole = found["inits"]["table"]["ghn_gain_over_it"] if init == "table" else None
+        if whole is not None:
+            mean = sum(gain["mean"] * gain["of"] for gain in both) / 6
+            assert mean == pytest.approx(whole["5"]["mean"])
+    assert summary["splits"]["wide"]["halves"] == {}  # three architectures
+    told = io.StringIO()
+    Console(file=told, width=120).print(evaluation_view(summary))
+    assert "ghn over table, larger half" in told.getvalue()
 
 
 def test_runs_that_diverge_are_counted_and_leave_no_number_that_is_none(tmp_path: Path) -> None:

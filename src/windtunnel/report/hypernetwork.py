@@ -56,6 +56,9 @@ def _gains(found: Mapping[str, Any]) -> RenderableType:
             table.add_row(f"{init} over strong", *_gain(values["gain"][last]))
         if "ghn_gain_over_it" in values:
             table.add_row(f"ghn over {init}", *_gain(values["ghn_gain_over_it"][last]))
+    for half, others in found.get("halves", {}).items():
+        for init, gain in others.items():
+            table.add_row(f"ghn over {init}, {half} half", *_gain(gain[last]))
     return table
 
 

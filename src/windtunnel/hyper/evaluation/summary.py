@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ def _split(split: str, course: Course, context: Context, entropy: float) -> dict
     }
     space = context.members.space.whole
     params = np.log([space[index].params for index in indices])
+    found["halves"] = _halves(losses, params, course)
     found["ranking"] = of_split(groups, losses, params)
     if split == IN_REACH and (course.ranks or course.config.early):
         everyone = course.everyone()
@@ -78,6 +79,19 @@ def _split(split: str, course: Course, context: Context, entropy: float) -> dict
         for row, (index, kind) in enumerate(zip(indices, kinds, strict=True))
     ]  # fmt: skip
     return found
+
+
+def _halves(losses: Mapping[str, Floats], params: Floats, course: Course) -> dict[str, Any]:
+    """What the hypernetwork gains over each other start, on the smaller and on the larger half of
+    the architectures; nothing where there are fewer than four."""
+    order = np.argsort(params, kind="stable")
+    if len(order) < 4:
+        return {}
+    others = [init for init in losses if init != "ghn"]
+    return {
+        name: {init: _gains((losses[init] - losses["ghn"])[rows], course) for init in others}
+        for name, rows in zip(("smaller", "larger"), np.array_split(order, 2), strict=True)
+    }
 
 
 def _losses(init: str, groups: Sequence[Group], course: Course) -> Floats:
