@@ -115,3 +115,40 @@ def test_a_mistake_is_told_in_one_line(text: str, message: str) -> None:
 def test_a_long_condition_is_no_trouble() -> None:
     text: Any = " or ".join(["d_model == 64"] * 100)
     assert len(reasonable().where(text)) == len(reasonable().where("d_model == 64"))
+
+
+def test_whole_numbers_do_not_overflow() -> None:
+    columns = {"n": np.array([3, 2**40, 2**61, -(2**61)]), "x": np.array([0.5, 1, 2, 3])}
+    rows = [{name: column[i].item() for name, column in columns.items()} for i in range(4)]
+    for text in (
+        "n * n < 0", "n * n * n > 0", "n + n + n < 0", "n - 0 - n - n - n < n", "n * n == n",
+        "n * n // n == n", "n * n % 7 == 2", "n * n / n <= x", "-(n * n) < 0 and n * n != n",
+        "n * n > 4_611_686_018_427_387_904", "n < 99_999_999_999_999_999_999",
+        "n * n in [9, 1_208_925_819_614_629_174_706_176]", "n * n * x > 100",
+    ):  # fmt: skip
+        found = Expression(text)(columns.get, set(columns))
+        assert np.broadcast_to(found, 4).tolist() == [eval(text, {}, row) for row in rows], text
+    assert len(reasonable().where("params * params < 0")) == 0
+    assert len(reasonable().where("params * params * params > 1e20")) > 0
+    big = {"n": np.full(5_000_000, 2**40)}
+    with pytest.raises(UsageError, match=r"can be 2\^62 or more for 5,000,000 members"):
+        Expression("n * n > 3")(big.get)
+    assert Expression("n * 3 > 3")(big.get).all()
+    with pytest.raises(UsageError, match="more than 300 digits"):
+        Expression("n < " + "9" * 400)
+
+
+def test_a_text_that_is_no_value_is_told() -> None:
+    with pytest.raises(UsageError, match="no value is the text 'lsmt'; did you mean 'lstm'"):
+        reasonable().where("family == 'lsmt'")
+    assert len(reasonable().where("family == 'lstm'")) == 448
+
+
+def test_not_in_is_a_comparison_too() -> None:
+    assert not any(held("lacking not in [1, 2]"))
+    assert all(held("not lacking in [1, 2]"))
+    space = reasonable()
+    assert space.where("n_head not in [2]").families().keys() == {"gpt_encoder", "mini_gpt"}
+    assert space.where("family not in [lstm, gru]").families().keys() == {
+        "rnn", "gpt_encoder", "mini_gpt",
+    }  # fmt: skip

@@ -57,6 +57,7 @@ def test_the_full_space_is_there_at_once_and_small() -> None:
     # An idle core takes 0.1 s; the bound leaves room for a busy one.
     assert best(lambda: space.where("params < 30M and family in [lstm, gru]"), 3) < 1.0
     assert best(lambda: space.where("p_drop > 0.1 or head_dim == 64"), 3) < 1.0
+    assert len(space.where("params * params < 0")) == 0, "whole numbers do not overflow"
 
 
 def test_conditions_pick_what_a_loop_would() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from windtunnel.cli.options import note, print_json, print_table
 from windtunnel.config import annotated_yaml
-from windtunnel.errors import UsageError
+from windtunnel.errors import ConfigError, UsageError
 from windtunnel.report.units import count_text
 from windtunnel.spaces import Member, Space
 from windtunnel.spaces.block import MOST_COUNTED
@@ -22,6 +22,8 @@ _BINS = 16
 _WIDTH = 40
 _COUNTED = 400
 """Members that tell of the rest, where there is no closed form and too many to count."""
+_MOST, _DRAWN = 10_000_000, 100_000
+"""Members that are all gone through in closed form, and those that tell of more."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def _one(space: Space, wish: Wish) -> Member | None:
 
 def _print_member(member: Member, wish: Wish) -> None:
     if wish.as_yaml:
+        _check_run_file(member)
         typer.echo(annotated_yaml(_plain(member.document.tree)), nl=False)
     elif wish.as_json:
         print_json(_told(member))
@@ -102,6 +105,16 @@ def _print_member(member: Member, wish: Wish) -> None:
         rows += [[key, str(value)] for key, value in member.config.items()]
         for key, value in rows:
             typer.echo(f"{key:<12} {value}")
+
+
+def _check_run_file(member: Member) -> None:
+    """Raises UsageError for a member that ``check`` would refuse."""
+    from windtunnel.train.run_config import load_run_document
+
+    try:
+        load_run_document(member.document, base=member.block.family.folder)
+    except ConfigError as error:
+        raise UsageError(f"{member.name} is no run file that can be trained: {error}") from None
 
 
 def _told(member: Member) -> dict[str, Any]:
@@ -126,8 +139,8 @@ def _print_members(members: list[Member], *, as_json: bool) -> None:
 def statistics(space: Space) -> dict[str, Any]:
     """Counts, quantiles of parameters by family, and a histogram of log parameters, as plain JSON.
 
-    Where parameters are counted one by one and there are too many, those of a sample are told, and
-    ``counted`` says of how many.
+    Where there are too many (few where parameters are counted one by one), those of a sample are
+    told, and ``counted`` says of how many.
     """
     counted = _countable(space)
     params = counted.params
@@ -151,9 +164,8 @@ def statistics(space: Space) -> dict[str, Any]:
 
 def _countable(space: Space) -> Space:
     closed = all(block.closed for block in space.blocks)
-    if closed or len(space) <= min(MOST_COUNTED, _COUNTED):
-        return space
-    return space.shuffled(0)[:_COUNTED]
+    most, drawn = (_MOST, _DRAWN) if closed else (min(MOST_COUNTED, _COUNTED), _COUNTED)
+    return space if len(space) <= most else space.shuffled(0)[:drawn]
 
 
 def _quantiles(params: Any) -> dict[str, int | float] | None:
@@ -189,8 +201,8 @@ def _print_statistics(found: dict[str, Any]) -> None:
     typer.echo(f"\n{found['space']}: {found['count']:,} members; {found['structures']:,} structures"
                f"{among} differ in more than dropout or the family's name")  # fmt: skip
     if found["counted"] < found["count"]:
-        note(f"parameters are those of {found['counted']:,} members drawn at random: they have no "
-             "closed form here")  # fmt: skip
+        note(f"parameters are those of {found['counted']:,} members drawn at random: there are too "
+             "many to count all")  # fmt: skip
     most = max((row["count"] for row in found["histogram"]), default=0)
     for row in found["histogram"]:
         bar = "█" * round(_WIDTH * row["count"] / most)

@@ -11,7 +11,8 @@ from windtunnel.spaces.expression import Expression
 from windtunnel.spaces.families import Family, family_names, family_of, register
 from windtunnel.spaces.generator import Configs, ModelConfigGenerator
 from windtunnel.spaces.grids import family_block, full, reasonable
-from windtunnel.spaces.space import Member, Space, union
+from windtunnel.spaces.member import Member
+from windtunnel.spaces.space import Space, union
 
 if TYPE_CHECKING:
     from windtunnel.spaces.loaders import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,19 @@ class Axis:
     structural: bool = True
 
     def __post_init__(self) -> None:
-        if not self.values:
+        if not len(self.values):
             raise UsageError(f"axis {self.name} has no values")
-        labels = [label(value) for value in self.values]
-        if len(set(labels)) < len(labels):
-            twice = next(text for text in labels if labels.count(text) > 1)
-            raise UsageError(f"axis {self.name} has the value {twice} twice")
+        plain = tuple(v.item() if isinstance(v, np.generic) else v for v in self.values)
+        object.__setattr__(self, "values", plain)
+        for value in plain:
+            if isinstance(value, float) and not isfinite(value):
+                raise UsageError(f"axis {self.name} has the value {value}: no finite number")
+        seen: set[Any] = set()
+        for value in plain:
+            same = value if type(value) in (int, float) else label(value)  # 2 is 2.0
+            if same in seen:
+                raise UsageError(f"axis {self.name} has the value {label(value)} twice")
+            seen.add(same)
 
     def column(self) -> Column:
         """The values as an array: numbers, truths, or words for everything else."""
@@ -55,6 +62,11 @@ class Axis:
             return np.array(self.values, dtype=np.int64 if whole else np.float64)
         return np.array([label(value) for value in self.values])
 
+    def words(self) -> set[str]:
+        """The texts that stand for its values in conditions, where those are no numbers."""
+        column = self.column()
+        return set(column.tolist()) if column.dtype.kind == "U" else set()
+
 
 def label(value: Any) -> str:
     """A value as one word.
@@ -62,6 +74,8 @@ def label(value: Any) -> str:
     >>> label(True), label(0.5), label("gelu"), label({"type": "rope"})
     ('true', '0.5', 'gelu', '{"type":"rope"}')
     """
+    if type(value) is int:
+        return str(value)
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
@@ -144,6 +158,19 @@ class Product:
         number, place = self._places[name]
         return self.digits[number].axes[place].column()[self.positions(name)]
 
+    def at(self, rows: Indices) -> Rows:
+        """The axes at some rows."""
+        return Rows(self, self._places_of(rows))
+
+    def _places_of(self, rows: Indices) -> tuple[Indices, ...] | None:
+        if not rows.size:
+            return None
+        return np.unravel_index(rows, self.shape) if self.shape else ()
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Which digit an axis is of, and which of its axes."""
+        return self._places[name]
+
     def positions(self, name: str) -> NDArray[np.int32]:
         """The place of each value on its axis, in a shape that broadcasts to :attr:`shape`."""
         number, place = self._places[name]
@@ -163,6 +190,27 @@ class Product:
                     distance += each[digit.table[:, place]]
             index = index * digit.size + int(distance.argmin())
         return index
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a product; what is asked for is worked out for those alone."""
+
+    product: Product
+    places: tuple[Indices, ...] | None
+    """The row of each digit; None where there are no rows."""
+
+    def grid(self, name: str) -> Column:
+        """The values of an axis."""
+        number, place = self.product.place(name)
+        return self.product.digits[number].axes[place].column()[self.positions(name)]
+
+    def positions(self, name: str) -> NDArray[np.int32]:
+        """The place of each value on its axis."""
+        number, place = self.product.place(name)
+        if self.places is None:
+            return np.zeros(0, dtype=np.int32)
+        return self.product.digits[number].table[:, place][self.places[number]]
 
 
 def _distance(value: Any, wanted: Any) -> float:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from windtunnel.config import Document, Path, format_path
-from windtunnel.data.order import keyed_number
+from windtunnel.config import Document, Path
 from windtunnel.errors import UsageError
-from windtunnel.spaces.axis import Axis, Column, Digit, Indices, Product, digits_of, label
+from windtunnel.spaces.axis import Axis, Column, Digit, Indices, Product, Rows, digits_of, label
 from windtunnel.spaces.expression import Expression, condition
 from windtunnel.spaces.families.family import Family, twins_of
+from windtunnel.spaces.structure import Tree, hashed, tree_of
 
 if TYPE_CHECKING:
     from windtunnel.arch import Architecture, ArchSpec
@@ -28,7 +28,8 @@ MOST_COUNTED = 20_000
 """Structures without a closed form whose parameters are counted one by one."""
 _LONGEST_NAME = 100
 """Characters of an architecture's name in a run file."""
-_WORD = 2**64 - 1
+MOST_PARAMS = 2**62
+"""What counts of parameters stay below."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,24 @@ class Block:
     _counted: dict[int, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        for what, size in self.constants().items():
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise UsageError(f"{what} must be a whole number, at least 1, not {size!r}")
         own = {axis.name for axis in self.axes}
         missing = [name for name in self.family.axes if name not in own]
         if missing:
             raise UsageError(f"family {self.family.name} needs values of {', '.join(missing)}")
         for axis in self.axes:
-            if axis.name not in self.family.axes and not axis.paths:
+            if axis.name in self.family.axes:
+                self.family.check(axis.name, axis.values)
+            elif not axis.paths:
                 raise UsageError(f"family {self.family.name} has no axis {axis.name}")
         digits = self.digits
         if digits is None:
             coupled = self.family.coupled
             digits = digits_of(self.axes, coupled, self.family.valid if coupled else None)
         object.__setattr__(self, "product", Product(digits))
-        derived = self.family.derived(_Ones())
+        derived = derived_names(self.family)
         names = frozenset({*own, *derived, *_CONSTANTS, "params", "family"})
         object.__setattr__(self, "_names", names)
 
@@ -96,16 +102,39 @@ class Block:
 
     def words(self) -> set[str]:
         """The texts among the values, and the family's name."""
-        columns = [axis.column() for axis in self.axes]
-        return {str(v) for c in columns if c.dtype.kind == "U" for v in c} | {self.family.name}
+        return {word for axis in self.axes for word in axis.words()} | {self.family.name}
 
-    def times(self, axes: Sequence[Axis]) -> Block:
-        """The product with further axes, innermost."""
+    def times(self, axes: Sequence[Axis], origins: Mapping[Path, str] | None = None) -> Block:
+        """The product with further axes, innermost; ``origins`` tell where each was written."""
         more = tuple(axes)
-        return Block(
-            self.family, (*self.axes, *more), self.naming, self.vocab_size, self.max_seq_len,
-            (*self.product.digits, *digits_of(more)),
-        )  # fmt: skip
+        return replace(
+            self,
+            axes=(*self.axes, *more),
+            digits=(*self.product.digits, *digits_of(more)),
+            origins={**self.origins, **(origins or {})},
+        )
+
+    def renamed(self, prefix: str) -> Block:
+        """The same members, whose names begin with another word."""
+        naming = replace(self.naming, prefix=f"{prefix}-{self.naming.prefix}")
+        return replace(self, naming=naming, digits=self.product.digits)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same members under the same names."""
+        if self is other or not isinstance(other, Block):
+            return self is other
+        return self._told() == other._told() and all(
+            np.array_equal(one.table, another.table)
+            for one, another in zip(self.product.digits, other.product.digits, strict=True)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.naming, self.size))
+
+    def _told(self) -> tuple[Any, ...]:
+        axes = [(a.name, tuple(map(label, a.values)), a.paths, a.structural) for a in self.axes]
+        sizes = self.vocab_size, self.max_seq_len, self.product.shape
+        return self.family.identity(), axes, self.naming, sizes
 
     # One member
 
@@ -128,7 +157,7 @@ class Block:
     def name(self, row: int, values: Mapping[str, Any]) -> str:
         """The name of a member."""
         own = self.family.parts
-        parts = [own.get(axis.name, axis.name + "={}").format(self._text(values[axis.name]))
+        parts = [own.get(axis.name, axis.name + "={}").replace("{}", self._text(values[axis.name]))
                  for axis in self.axes]  # fmt: skip
         return "-".join([self.naming.prefix, f"{row + self.naming.first:03d}", *parts])
 
@@ -202,61 +231,86 @@ class Block:
             return None
         if name == "params" and not self.closed:
             return self._counted_params(np.arange(self.size) if rows is None else rows)
-        grid = self._grid(name)
-        return grid if rows is None else self.taken(grid, rows)
+        if rows is None:
+            return self._column(name, self.product)
+        found = self._column(name, self.product.at(rows))
+        return np.broadcast_to(found, rows.shape)
 
-    def _grid(self, name: str) -> Column:
+    def _column(self, name: str, of: Product | Rows) -> Column:
         if name == "family":
             return np.array(self.family.name)
-        if name in _CONSTANTS:
-            return np.array(self.constants()[name])
         if any(axis.name == name for axis in self.axes):
-            return self.product.grid(name)
+            return of.grid(name)
+        if name in _CONSTANTS:
+            edited = self._edited_size(name, of)
+            return np.array(self.constants()[name]) if edited is None else edited
         everything: dict[str, Any] = {k: np.array(v) for k, v in self.constants().items()}
-        everything |= {axis: self.product.grid(axis) for axis in self.family.axes}
+        everything |= {axis: of.grid(axis) for axis in self.family.axes}
         if name == "params":
+            self._check_sizes()
             return np.asarray(self.family.params(everything))
         return np.asarray(self.family.derived(everything)[name])
 
-    def taken(self, grid: Column, rows: Indices) -> Column:
-        """The entries of a grid at some rows."""
-        if grid.ndim == 0:
-            return np.broadcast_to(grid, rows.shape)
-        places = np.unravel_index(rows, self.product.shape)
-        where = tuple(p if n > 1 else 0 for p, n in zip(places, grid.shape, strict=True))
-        return np.asarray(grid[where])
+    def _edited_size(self, name: str, of: Product | Rows) -> Column | None:
+        """A size as the members' run files have it, where those tell it."""
+        if not (self._own_tree and self.size):
+            return None
+        return self._tree.column((name,), of.positions)
 
-    def holds(self, expression: Expression, names: set[str]) -> NDArray[np.bool_]:
-        """Which members a condition holds for. What is not in closed form is counted for those
-        alone that all other conditions leave.
+    def _check_sizes(self) -> None:
+        """Raises UsageError where the largest values give more parameters than can be counted."""
+        largest = {a.name: max(a.values) for a in self.axes if a.name in self.family.axes
+                   and all(isinstance(v, int | float) for v in a.values)}  # fmt: skip
+        for tied in (False, True):
+            values = {k: tied if isinstance(v, bool) else v for k, v in largest.items()}
+            if len(values) < len(self.family.axes):
+                return
+            if abs(self.family.params({**self.constants(), **values})) >= MOST_PARAMS:
+                raise UsageError(f"{self.naming.prefix}: its largest members have 2^62 parameters "
+                                 "or more, which cannot be counted")  # fmt: skip
+
+    def holds(
+        self, expression: Expression, names: set[str], rows: Indices | None = None
+    ) -> NDArray[np.bool_]:
+        """Which members a condition holds for, of all or of some rows. What is not in closed form
+        is counted for those alone that all other conditions leave.
 
         Raises:
-            UsageError: the block is too large to go through.
+            UsageError: these are too many to go through.
         """
-        if self.size > MOST_FILTERED:
+        size = self.size if rows is None else len(rows)
+        if size > MOST_FILTERED:
             raise UsageError(
-                f"{self.naming.prefix}: {self.size:,} members; a condition is tried on at most "
+                f"{self.naming.prefix}: {size:,} members; a condition is tried on at most "
                 f"{MOST_FILTERED:,}: put it under `where` of the block, or leave values out"
             )
-        slow = [n for n in expression.conjuncts() if not self.closed and "params" in n.names()]
+        nodes = expression.conjuncts()
+        slow = [n for n in nodes if not self.closed and "params" in n.names()]
         found: Column = np.ones((), dtype=bool)
-        for node in expression.conjuncts():
+        for node in nodes:
             if node not in slow:
-                found = found & condition(node, self.column, names, expression.text)
-        found = np.broadcast_to(found, self.product.shape).reshape(-1)
+                lookup = partial(self.column, rows=rows)
+                found = found & condition(node, lookup, names, expression.text)
+        shape = self.product.shape if rows is None else rows.shape
+        found = np.broadcast_to(found, shape).reshape(-1)
         if slow:
             found = found.copy()
             for node in slow:
-                rows = np.flatnonzero(found)
-                lookup = partial(self.column, rows=rows)
-                found[rows] = condition(node, lookup, names, expression.text)
+                left = np.flatnonzero(found)
+                lookup = partial(self.column, rows=left if rows is None else rows[left])
+                found[left] = condition(node, lookup, names, expression.text)
         return found
 
     def _counted_params(self, rows: Indices) -> Column:
         """Parameters structure by structure, each counted once."""
-        structures, first, where = np.unique(
-            self.structures(rows), return_index=True, return_inverse=True
-        )
+        if not rows.size:
+            return np.zeros(0, dtype=np.int64)
+        if len(rows) > MOST_FILTERED:
+            raise UsageError(f"{self.naming.prefix}: params of {len(rows):,} members would be "
+                             "counted one by one; select some first")  # fmt: skip
+        exact = self._tree.exact(self.product.at(rows).positions) if self._own_tree else None
+        alike = self.structures(rows) if exact is None else np.broadcast_to(exact, rows.shape)
+        structures, first, where = np.unique(alike, return_index=True, return_inverse=True)
         new = [int(s) not in self._counted for s in structures]
         if sum(new) > MOST_COUNTED:
             raise UsageError(
@@ -269,22 +323,40 @@ class Block:
         return counts[where]
 
     def structures(self, rows: Indices | None = None) -> NDArray[np.uint64]:
-        """A number for what each member is without what changes no tensor: equal numbers mean equal
-        structures, in other spaces too, and twin families share theirs."""
-        twins = min(twins_of(self.family.name))
-        total = np.full((1,) * len(self.product.shape), _hashed("family", twins), dtype=np.uint64)
+        """A number for what each member is without what changes no tensor, and without what it is
+        called: equal numbers mean equal structures, in other spaces too, and twin families share
+        theirs. See :mod:`windtunnel.spaces.structure`."""
+        if not self.size or (rows is not None and not rows.size):
+            return np.zeros(0, dtype=np.uint64)
+        of = self.product if rows is None else self.product.at(rows)
+        total = self._tree.total(of.positions) if self._own_tree else self._of_family(of)
+        shape = self.product.shape if rows is None else rows.shape
+        return np.broadcast_to(total, shape).reshape(-1)
+
+    def _of_family(self, of: Product | Rows) -> NDArray[np.uint64]:
+        """The structures of a family's own axes."""
+        total = np.array([hashed("family", min(twins_of(self.family.name)))], dtype=np.uint64)
         for axis in self.axes:
-            if not axis.structural or axis.name in self.family.free:
-                continue
-            what = ",".join(map(format_path, axis.paths)) or axis.name
-            hashes = np.array([_hashed(what, label(v)) for v in axis.values], dtype=np.uint64)
-            total = total + hashes[self.product.positions(axis.name)]
-        if rows is None:
-            return np.broadcast_to(total, self.product.shape).reshape(-1)
-        return self.taken(total, rows)
+            if axis.structural and axis.name not in self.family.free:
+                hashes = [hashed(axis.name, label(value)) for value in axis.values]
+                total = total + np.array(hashes, dtype=np.uint64)[of.positions(axis.name)]
+        return total
+
+    @property
+    def _own_tree(self) -> bool:
+        """Whether members are told by their run files, and not by a family's axes."""
+        return not self.family.told or any(axis.paths and axis.structural for axis in self.axes)
+
+    @cached_property
+    def _tree(self) -> Tree:
+        return tree_of(
+            self.axes, self.values(0), partial(self.document, name="member"), self.family.folder
+        )
 
     def num_structures(self) -> int:
         """How many of the members differ in more than what changes no tensor."""
+        if self._own_tree:
+            return len(np.unique(self.structures()))
         free = self.family.free | {a.name for a in self.axes if not a.structural}
         sizes = []
         for digit in self.product.digits:
@@ -296,12 +368,13 @@ class Block:
 _CONSTANTS = ("vocab_size", "max_seq_len")
 
 
+def derived_names(family: Family) -> tuple[str, ...]:
+    """The names of the columns that a family derives."""
+    return tuple(family.derived(_Ones()))
+
+
 class _Ones(dict[str, Any]):
     """Any value is 1: what names a family derives."""
 
     def __missing__(self, key: str) -> int:
         return 1
-
-
-def _hashed(*parts: str) -> int:
-    return keyed_number("structure", *parts) & _WORD

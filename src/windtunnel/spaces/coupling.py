@@ -28,7 +28,7 @@ def coupled_digits(
         UsageError: an unknown name, or a group with too many combinations.
     """
     names = [axis.name for axis in axes]
-    words = {str(v) for a in axes for c in [a.column()] if c.dtype.kind == "U" for v in c}
+    words = {word for axis in axes for word in axis.words()}
     rules: list[_Rule] = []
     for expression in expressions:
         expression.check(dict.fromkeys(names), words)

@@ -11,11 +11,13 @@ where: d_model % heads == 0 and params < 10M
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from windtunnel.config import (
@@ -25,22 +27,21 @@ from windtunnel.config import (
     decode,
     format_path,
     load_document,
-    parse_path,
     suggestion,
 )
 from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.spaces.axis import Axis
-from windtunnel.spaces.block import Block, Naming
+from windtunnel.spaces.block import Block, Naming, derived_names
 from windtunnel.spaces.coupling import coupled_digits
+from windtunnel.spaces.declared_axes import SECTIONS, Axes, first_document, set_twice, told_at
+from windtunnel.spaces.declared_family import Declared
 from windtunnel.spaces.expression import Expression
 from windtunnel.spaces.families import Family, family_of
 from windtunnel.spaces.grids import GRIDS, MAX_SEQ_LEN, VOCAB_SIZE, full, reasonable
 from windtunnel.spaces.space import Space, union
 
-_SECTIONS = ("arch", "data", "train")
-_FREE = ("dropout", "init_std", "name")
-"""Last steps of paths whose values change no tensor's shape and nothing that is computed in use."""
-_MOST_VALUES = 100_000
+_BEGINNINGS = ("preset", "base", "family", "space")
+_SIZES = frozenset({"vocab_size", "max_seq_len"})
 _DEEPEST = 5
 
 
@@ -52,7 +53,8 @@ class PartConfig(Config):
     """
 
     name: str | None = Field(None, min_length=1, max_length=60)
-    """How names of its members begin; that of what they begin with when left out."""
+    """How names of its members begin; that of what they begin with when left out. Of the members of
+    another space it stands before their names."""
     preset: str | None = None
     """An architecture to begin with."""
     base: str | None = None
@@ -80,33 +82,6 @@ class SpaceConfig(PartConfig):
     """Several parts, one after another, in place of a single one."""
     plugins: tuple[str, ...] = ()
     """Python files with families or components of your own, relative to this file."""
-
-
-class Declared(Family):
-    """Members of a run file: every difference is an edit of some path."""
-
-    closed = False
-    axes = ()
-    parts: ClassVar[Mapping[str, str]] = {}
-    free = frozenset()
-
-    def __init__(self, name: str, base: Document, folder: FilePath) -> None:
-        self.name = name  # type: ignore[misc]
-        self.folder = folder
-        self._base = base
-
-    def document(self, values: Mapping[str, Any]) -> Document:
-        return self._base
-
-    def params(self, values: Mapping[str, Any]) -> Any:
-        raise NotImplementedError("counted from the architecture")
-
-    def arch(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        arch: dict[str, Any] = self._base.tree["arch"]
-        return arch
-
-    def config(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {}
 
 
 def load_space(
@@ -137,7 +112,7 @@ def _loaded(
     if depth > _DEEPEST:
         raise UsageError(f"{file}: spaces of spaces, more than {_DEEPEST} deep")
     document = load_document(file)
-    for section in _SECTIONS:
+    for section in SECTIONS:
         if section in document.tree:
             text = "is a run file's; a space names one as `base: run.yaml`, and has `axes`"
             raise ConfigError([Problem(section, text, document.place((section,), key=True))])
@@ -149,7 +124,9 @@ def _loaded(
     if config.plugins:
         from windtunnel.arch.plugins import load_plugins
 
-        load_plugins(config.plugins, file.parent)
+        for number, plugin in enumerate(config.plugins):
+            with told_at(document, ("plugins", number)):
+                load_plugins([plugin], file.parent)
     return _Reader(config, document, file, depth).whole()
 
 
@@ -165,14 +142,19 @@ class _Reader:
         own = config.name or self.file.stem
         if not config.union:
             return self._part(config, (), own)
-        given = [key for key in ("preset", "base", "family", "space") if getattr(config, key)]
+        given = [key for key in _BEGINNINGS if getattr(config, key)]
         if given or config.axes:
             raise self._wrong((given or ["axes"])[0], "stands beside `union`: put it into a part")
         parts = [
             self._part(part, ("union", number), part.name or _begins(part) or f"part{number}")
             for number, part in enumerate(config.union)
         ]
-        return self._held(union(own, *parts), config.where, ())
+        with self._told_at(("union",)):
+            together = union(own, *parts)
+        return self._held(together, self._conditions(config.where, ()))
+
+    def _told_at(self, path: Path) -> AbstractContextManager[None]:
+        return told_at(self.document, path)
 
     def _wrong(self, key: str | Path, message: str) -> ConfigError:
         path = (key,) if isinstance(key, str) else key
@@ -180,60 +162,102 @@ class _Reader:
         return ConfigError([Problem(format_path(path), message, place)])
 
     def _part(self, part: PartConfig, path: Path, name: str) -> Space:
-        given = [k for k in ("preset", "base", "family", "space") if getattr(part, k) is not None]
+        given = [k for k in _BEGINNINGS if getattr(part, k) is not None]
         if len(given) != 1:
             text = (
                 f"needs one of preset, base, family or space, not {' and '.join(given) or 'none'}"
             )
             raise self._wrong((*path, given[1]) if given else path, text)
-        axes = [
-            self._axis((*path, "axes", key), key, value, own=self._own_axes(part))
-            for key, value in part.axes.items()
-        ]
-        axes = _named_apart(axes)
-        places = [self.document.place((*path, "axes", key)) for key in part.axes]
-        origins = {p: at for axis, at in zip(axes, places, strict=True) for p in axis.paths}
-        if part.space is not None:
-            config = self.config
-            whole = _loaded(part.space, self.file.parent, config.vocab_size, config.max_seq_len,
-                            self.depth + 1)  # fmt: skip
-            held = whole.times(*axes) if axes else whole
-            return self._held(held, part.where, path)
-        return self._product(part, path, name, axes, origins)
+        make = self._product if part.space is None else self._of_space
+        space = make(part, path, name)
+        for block, values in _edited(space):
+            with self._told_at((*path, "axes")):
+                _check_member(block, values)
+        return space
 
-    def _own_axes(self, part: PartConfig) -> frozenset[str]:
-        return frozenset(family_of(part.family).axes if part.family is not None else ())
+    def _of_space(self, part: PartConfig, path: Path, name: str) -> Space:
+        """All members of another space, in the product with the part's axes."""
+        config = self.config
+        with self._told_at((*path, "space")):
+            whole = _loaded(str(part.space), self.file.parent, config.vocab_size,
+                            config.max_seq_len, self.depth + 1)  # fmt: skip
+            whole = whole.named(name, prefix=part.name)
+        taken = frozenset(name for block in whole.blocks for name in block.names) - _SIZES
+        axes, origins = self._axes(part, path, None, taken)
+        if axes:
+            with self._told_at((*path, "axes")):
+                whole = whole.times(*axes, origins=origins)
+            for block in whole.blocks:
+                self._check_paths(block, path, part, axes)
+        return self._held(whole, self._conditions(part.where, path))
 
-    def _product(
-        self, part: PartConfig, path: Path, name: str, axes: list[Axis], origins: dict[Path, str]
-    ) -> Space:
+    def _axes(
+        self, part: PartConfig, path: Path, family: Family | None, taken: frozenset[str]
+    ) -> tuple[list[Axis], dict[Path, str]]:
+        reader = Axes(self.document, (*path, "axes"), family, taken)
+        axes = reader.read(part.axes, of_file=part.family is None and part.space is None)
+        return axes, reader.origins(part.axes, axes)
+
+    def _check_paths(
+        self, block: Block, path: Path, part: PartConfig, axes: Sequence[Axis]
+    ) -> None:
+        """Raises ConfigError for a path that two axes set."""
+        if not any(axis.paths for axis in block.axes):
+            return
+        values = {axis.name: axis.values[0] for axis in block.axes}
+        with self._told_at(path):
+            tree = first_document(block, values).tree
+        if (found := set_twice(block, tree)) is not None:
+            place, first, later = found
+            keys = {axis.name: key for key, axis in zip(part.axes, axes, strict=True)}
+            where = (*path, "axes", keys[later]) if later in keys else (*path, "axes")
+            raise self._wrong(where, f"{format_path(place)} is a path set by two axes, {first} and "
+                              f"{later}")  # fmt: skip
+
+    def _product(self, part: PartConfig, path: Path, name: str) -> Space:
+        """A family, a preset or a run file over the part's axes. Conditions on axes alone shape the
+        product; all others select of it."""
         family = self._family(part, path, name)
+        registered = family if part.family is not None else None
+        axes, origins = self._axes(part, path, registered, frozenset(derived_names(family)))
+        written = list(axes)
         order = {axis: place for place, axis in enumerate(family.axes)}
         axes.sort(key=lambda axis: order.get(axis.name, len(order)))
-        axes = [Axis(a.name, a.values, a.paths, a.structural and a.name not in family.free)
-                for a in axes]  # fmt: skip
-        known = {axis.name for axis in axes}
-        rules, rest = self._conditions(part.where, path, known)
-        digits = coupled_digits(axes, rules, family if family.coupled else None)
-        block = Block(
-            family, tuple(axes), Naming(name), self.config.vocab_size, self.config.max_seq_len,
-            digits, origins,
-        )  # fmt: skip
-        space = Space(name, [block])
-        if block.size and not block.closed:
-            block.architecture(block.values(0), name)  # tells a wrong path at once
-        for text in rest:
-            space = self._held(space, text, path)
-        return space
+        axes = [Axis(a.name, a.values, a.paths, (a.structural or not a.paths)
+                     and a.name not in family.free) for a in axes]  # fmt: skip
+        conditions = self._conditions(part.where, path)
+        others = {"params", "family", *_SIZES, *derived_names(family)} - {a.name for a in axes}
+        known = {*others, *(axis.name for axis in axes)}
+        words = {word for axis in axes for word in axis.words()} | {family.name}
+        for expression, at in conditions:
+            with self._told_at(at):
+                expression.check(dict.fromkeys([*(a.name for a in axes), *sorted(others)]), words)
+        names = {id(e): set(e.root.names()) & known for e, _ in conditions}
+        rules = [(e, at) for e, at in conditions if names[id(e)] and not names[id(e)] & others]
+        with self._told_at(rules[0][1] if rules else path):
+            digits = coupled_digits(
+                axes, [rule for rule, _ in rules], family if family.coupled else None
+            )
+        with self._told_at((*path, "family") if registered else path):
+            block = Block(
+                family, tuple(axes), Naming(name), self.config.vocab_size, self.config.max_seq_len,
+                digits, origins,
+            )  # fmt: skip
+        self._check_paths(block, path, part, written)
+        with self._told_at((*path, "axes")):
+            space = Space(name, [block])
+        return self._held(space, [pair for pair in conditions if pair not in rules])
 
     def _family(self, part: PartConfig, path: Path, name: str) -> Family:
         if part.family is not None:
-            return family_of(part.family)
+            with self._told_at((*path, "family")):
+                return family_of(part.family)
         from windtunnel.arch import expand_preset, preset_names
 
         if part.base is not None:
             file = self.file.parent / part.base
-            return Declared(name, expand_preset(load_document(file)), file.parent)
+            with self._told_at((*path, "base")):
+                return Declared(name, expand_preset(load_document(file)), file.parent)
         if part.preset not in preset_names():
             text = f"unknown preset {part.preset!r}{suggestion(part.preset, preset_names())}"
             raise self._wrong((*path, "preset"), text)
@@ -241,107 +265,53 @@ class _Reader:
         return Declared(name, base, FilePath())
 
     def _conditions(
-        self, where: str | tuple[str, ...], path: Path, known: set[str]
-    ) -> tuple[list[Expression], list[str]]:
-        """Conditions on axes alone, which shape the product, and those on what members are."""
-        rules, rest = [], []
-        for text in (where,) if isinstance(where, str) else where:
-            try:
-                expression = Expression(text)
-            except UsageError as error:
-                raise self._wrong((*path, "where"), str(error)) from None
-            others = {n for n in expression.root.names() if n not in known}
-            of_members = others & {"params", "family", "vocab_size", "max_seq_len", "d_ff",
-                                   "head_dim"}  # fmt: skip
-            if of_members:
-                rest.append(text)
-            else:
-                rules.append(expression)
-        return rules, rest
+        self, where: str | tuple[str, ...], path: Path
+    ) -> list[tuple[Expression, Path]]:
+        """Every condition that must hold, and where it is written."""
+        found: list[tuple[Expression, Path]] = []
+        for number, text in enumerate((where,) if isinstance(where, str) else where):
+            at = (*path, "where") if isinstance(where, str) else (*path, "where", number)
+            with self._told_at(at):
+                found += [(each, at) for each in Expression(text).parts()]
+        return found
 
-    def _held(self, space: Space, where: str | tuple[str, ...], path: Path) -> Space:
-        for text in (where,) if isinstance(where, str) else where:
-            try:
-                space = space.where(text)
-            except ConfigError:
-                raise
-            except UsageError as error:
-                raise self._wrong((*path, "where"), str(error)) from None
+    def _held(self, space: Space, conditions: Sequence[tuple[Expression, Path]]) -> Space:
+        for expression, at in conditions:
+            with self._told_at(at):
+                space = space.where(expression)
         return space
 
-    def _axis(self, path: Path, key: str, value: Any, *, own: frozenset[str]) -> Axis:
-        if key in own:
-            return Axis(key, self._values(path, value))
-        if isinstance(value, Mapping) and ("path" in value or "paths" in value):
-            unknown = [k for k in value if k not in ("path", "paths", "values")]
-            if unknown or ("path" in value) == ("paths" in value) or "values" not in value:
-                raise self._wrong(path, "takes path (or paths) and values")
-            texts = value["paths"] if "paths" in value else (value["path"],)
-            if not isinstance(texts, tuple | list) or not texts:
-                raise self._wrong((*path, "paths"), "takes a list of paths")
-            return self._edit(path, key, [str(text) for text in texts], value["values"])
-        if key.split(".")[0].split("[")[0] not in _SECTIONS:
-            hint = f"; the family's are {', '.join(sorted(own))}" if own else ""
-            raise self._wrong(path, f"is no path such as arch.{key}{hint}")
-        return self._edit(path, "", [key], value)
 
-    def _edit(self, path: Path, name: str, texts: Sequence[str], values: Any) -> Axis:
-        paths = tuple(parse_path(text) for text in texts)
-        for one in paths:
-            if one[0] not in _SECTIONS or len(one) < 2:
-                raise self._wrong(path, f"{format_path(one)} is no path below arch, data or train")
-        structural = any(_structural(one) for one in paths)
-        return Axis(name, self._values(path, values), paths, structural)
-
-    def _values(self, path: Path, value: Any) -> tuple[Any, ...]:
-        if isinstance(value, Mapping) and set(value) <= {"from", "to", "step"} and "from" in value:
-            return self._range(path, value)
-        if not isinstance(value, tuple | list):
-            raise self._wrong(path, "takes a list of values, or {from: 2, to: 8, step: 2}")
-        try:
-            return Axis(format_path(path), tuple(value)).values
-        except UsageError as error:
-            raise self._wrong(path, str(error).partition(": ")[2] or str(error)) from None
-
-    def _range(self, path: Path, value: Mapping[str, Any]) -> tuple[int, ...]:
-        first, last, step = value["from"], value.get("to", "none"), value.get("step", 1)
-        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (first, last, step))
-        if not whole or step < 1 or last < first:
-            raise self._wrong(path, "a range takes whole numbers: from ≤ to, and step ≥ 1")
-        if (last - first) // step >= _MOST_VALUES:
-            raise self._wrong(path, f"has more than {_MOST_VALUES:,} values")
-        return tuple(range(first, last + 1, step))
+def _edited(space: Space) -> Iterator[tuple[Block, dict[str, Any]]]:
+    """The first selected member of each block whose run files are edited."""
+    if not any(map(_is_edited, space.blocks)):
+        return
+    if len(space) == len(space.whole):
+        yield from ((b, b.values(0)) for b in space.blocks if b.size and _is_edited(b))
+        return
+    _, first = np.unique(space.block_numbers(), return_index=True)
+    for position in first.tolist():
+        member = space[position]
+        if _is_edited(member.block):
+            yield member.block, member.values
 
 
-def _structural(path: Path) -> bool:
-    """Whether a value at that place can decide what a model computes in use."""
-    return path[-1] not in _FREE and (path[0] == "arch" or path[:2] == ("data", "tokenizer"))
+def _is_edited(block: Block) -> bool:
+    return not block.family.told or any(axis.paths for axis in block.axes)
+
+
+def _check_member(block: Block, values: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a member's run file has a wrong key, value or size."""
+    if not block.family.told:
+        block.architecture(values, "member")
+        return
+    from windtunnel.arch import resolve
+    from windtunnel.train.run_config import RunConfig
+
+    resolve(decode(first_document(block, values), RunConfig).arch)
 
 
 def _begins(part: PartConfig) -> str | None:
     """What members begin with, as a name."""
     base = FilePath(part.base).stem if part.base is not None else None
     return part.preset or part.family or base
-
-
-def _named_apart(axes: Sequence[Axis]) -> list[Axis]:
-    """Axes without a name get the shortest end of their path that no other has."""
-    named = []
-    for place, axis in enumerate(axes):
-        if axis.name:
-            named.append(axis)
-            continue
-        others = [p for i, a in enumerate(axes) if i != place for p in a.paths]
-        end = _shortest_end(axis.paths[0], others, {a.name for a in axes})
-        named.append(Axis(format_path(end), axis.values, axis.paths, axis.structural))
-    return named
-
-
-def _shortest_end(path: Path, others: Sequence[Path], taken: Collection[str]) -> Path:
-    for start in range(len(path) - 1, -1, -1):
-        end = path[start:]
-        begins_well = isinstance(end[0], str) and end[0] != "*"
-        alone = all(other[-len(end) :] != end for other in others)
-        if begins_well and alone and format_path(end) not in taken:
-            return end
-    return path

@@ -36,12 +36,17 @@ _COMPARE: dict[str, Callable[[Column, Column], Column]] = {
     "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal,
     "==": np.equal, "!=": np.not_equal,
 }  # fmt: skip
+_EXACT = 2**62
+"""What whole numbers of 64 bits stay below; others are those of Python."""
+_MOST_EXACT = 4_000_000
+"""Whole numbers of Python that one operation makes at most."""
 _ARITHMETIC: dict[str, Callable[[Column, Column], Column]] = {
     "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "//": np.floor_divide,
     "%": np.remainder,
 }  # fmt: skip
 _MOST_TOKENS = 400
 _DEEPEST = 50
+_LONGEST_NUMBER = 300
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,13 @@ class Node:
         for part in self.parts:
             yield from part.names()
 
+    def texts(self) -> Iterator[str]:
+        """Every text in quotes below."""
+        if self.kind == "value" and isinstance(self.value, str):
+            yield self.value
+        for part in self.parts:
+            yield from part.texts()
+
 
 class Expression:
     """A parsed condition.
@@ -72,9 +84,13 @@ class Expression:
     [False, True, False]
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, root: Node | None = None) -> None:
         self.text = text
-        self.root = _Parser(text).whole()
+        self.root = _Parser(text).whole() if root is None else root
+
+    def parts(self) -> tuple[Expression, ...]:
+        """The conditions that must all hold, each as one of its own."""
+        return tuple(Expression(self.text, node) for node in self.conjuncts())
 
     def conjuncts(self) -> tuple[Node, ...]:
         """The conditions that must all hold."""
@@ -94,6 +110,10 @@ class Expression:
             if name not in names and name not in words:
                 allowed = [*names, *sorted(words)]
                 raise _mistake(self.text, f"unknown name {name!r}{suggestion(name, allowed)}")
+        for word in self.root.texts():
+            if word not in words:
+                hint = suggestion(word, sorted(words))
+                raise _mistake(self.text, f"no value is the text {word!r}{hint}")
 
     def __call__(self, lookup: Lookup, names: set[str] | None = None) -> Column:
         """Which rows hold; ``names`` are those of some family, all others are words."""
@@ -124,7 +144,7 @@ def _truth(node: Node, at: _Evaluation) -> Column:
 
 def _value(node: Node, at: _Evaluation) -> Column:
     if node.kind == "value":
-        return np.asarray(node.value)
+        return _constant(node.value)
     if node.kind == "name":
         found = at.lookup(node.value)
         if found is not None:
@@ -136,28 +156,55 @@ def _value(node: Node, at: _Evaluation) -> Column:
         return (np.logical_and if node.kind == "and" else np.logical_or)(*sides)
     if node.kind == "not":
         return np.logical_not(_truth(node.parts[0], at))
-    if node.kind == "in":
+    if node.kind in ("in", "not in"):
         return _member(node, at)
     if node.kind in _COMPARE:
         return _compared(node, at)
     sides = [_value(part, at) for part in node.parts]
     for part, side in zip(node.parts, sides, strict=True):
-        if side.dtype.kind not in "iuf":
+        if side.dtype.kind not in "iufO":
             raise _mistake(at.text, f"{_shown(part)} is no number")
     if node.kind == "negative":
         return np.negative(sides[0])
-    divides = node.kind in ("/", "//", "%")
-    if divides:  # by zero nothing comes out, and whole numbers have no sign for that
+    if node.kind in ("/", "//", "%") and (sides[1] == 0).any():
+        # By zero nothing comes out, and whole numbers have no sign for that.
         sides[1] = np.where(sides[1] == 0, np.nan, sides[1])
-    return _ARITHMETIC[node.kind](*sides)
+    return _reckoned(node.kind, sides[0], sides[1], at)
+
+
+def _constant(value: Any) -> Column:
+    large = type(value) is int and abs(value) >= _EXACT
+    return np.asarray(value, dtype=object if large else None)
+
+
+def _reckoned(sign: str, left: Column, right: Column, at: _Evaluation) -> Column:
+    """Arithmetic; whole numbers that 64 bits cannot hold are worked out as Python does."""
+    if all(side.dtype.kind in "iu" for side in (left, right)) and sign in ("+", "-", "*"):
+        bounds = _bound(left), _bound(right)
+        if (bounds[0] * bounds[1] if sign == "*" else sum(bounds)) >= _EXACT:
+            left, right = left.astype(object), right.astype(object)
+    exact = left.dtype == object or right.dtype == object
+    if exact and (size := np.broadcast(left, right).size) > _MOST_EXACT:
+        raise _mistake(at.text, f"the result of {sign!r} can be 2^62 or more for {size:,} members; "
+                       f"that is worked out for at most {_MOST_EXACT:,}")  # fmt: skip
+    try:
+        return np.asarray(_ARITHMETIC[sign](left, right), dtype=object if exact else None)
+    except OverflowError:
+        raise _mistake(at.text, f"the result of {sign!r} is too large for a fraction") from None
+
+
+def _bound(side: Column) -> int:
+    return max(abs(int(side.min())), abs(int(side.max()))) if side.size else 0
 
 
 def _member(node: Node, at: _Evaluation) -> Column:
+    """Equal to one of the choices; or, of ``not in``, other than each."""
     subject, *choices = node.parts
-    found = [_compared(Node("==", (subject, choice)), at) for choice in choices]
-    out = np.zeros((), dtype=bool)
-    for each in found:
-        out = np.logical_or(out, each)
+    outside = node.kind == "not in"
+    out = np.full((), outside)
+    for choice in choices:
+        each = _compared(Node("!=" if outside else "==", (subject, choice)), at)
+        out = np.logical_and(out, each) if outside else np.logical_or(out, each)
     return out
 
 
@@ -175,9 +222,9 @@ def _compared(node: Node, at: _Evaluation) -> Column:
     found = _COMPARE[node.kind](left, right)
     if node.kind == "!=":
         for side in (left, right):
-            if side.dtype.kind == "f":
-                found = found & ~np.isnan(side)
-    return found
+            if side.dtype.kind in "fO":  # what is no number differs from itself
+                found = found & (side == side)
+    return np.asarray(found, dtype=bool)
 
 
 def _shown(node: Node) -> str:
@@ -208,6 +255,8 @@ class _Parser:
                 raise _mistake(self.text, f"cannot read {self.text[place:].strip()[:20]!r}")
             place = match.end()
             if match["number"]:
+                if len(match["number"]) > _LONGEST_NUMBER:
+                    raise _mistake(self.text, f"a number of more than {_LONGEST_NUMBER} digits")
                 yield "value", _number(match["number"], match["unit"])
             elif match["text"]:
                 yield "value", match["text"][1:-1]
@@ -272,7 +321,7 @@ class _Parser:
             return self._choices(left)
         if self._next("not"):
             self._need("in")
-            return Node("not", (self._choices(left),))
+            return Node("not in", self._choices(left).parts)
         found: Node | None = None
         while (sign := self._next(*_COMPARE)) is not None:
             right = self._sum()
@@ -324,6 +373,5 @@ def _number(text: str, unit: str | None) -> int | float:
     text = text.replace("_", "")
     factor = _UNITS[unit] if unit else 1
     if text.isdigit():
-        whole = int(text) * factor
-        return whole if whole < 2**62 else float(whole)
+        return int(text) * factor
     return float(text) * factor

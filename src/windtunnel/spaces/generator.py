@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from windtunnel.spaces.block import Naming
 from windtunnel.spaces.families import family_names
@@ -17,7 +21,8 @@ from windtunnel.spaces.grids import (
     grid_values,
     reasonable,
 )
-from windtunnel.spaces.space import Member, Space
+from windtunnel.spaces.member import Member
+from windtunnel.spaces.space import Space
 
 SEED = 42
 
@@ -42,11 +47,11 @@ class Configs(Sequence[dict[str, Any]]):
     @overload
     def __getitem__(self, key: int) -> dict[str, Any]: ...
     @overload
-    def __getitem__(self, key: slice) -> Configs: ...
-    def __getitem__(self, key: int | slice) -> dict[str, Any] | Configs:
-        if isinstance(key, slice):
+    def __getitem__(self, key: slice | NDArray[Any]) -> Configs: ...
+    def __getitem__(self, key: int | slice | NDArray[Any]) -> dict[str, Any] | Configs:
+        if isinstance(key, slice) or (isinstance(key, np.ndarray) and key.ndim):
             return Configs(self.space[key])
-        return _config(self.space[key])
+        return _config(self.space[operator.index(key)])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(_config, self.space)

@@ -17,7 +17,8 @@ from windtunnel.data.order import KeyedPermutation
 from windtunnel.errors import UsageError
 from windtunnel.spaces.generator import SEED, Configs, ModelConfigGenerator
 from windtunnel.spaces.grids import MAX_SEQ_LEN, VOCAB_SIZE
-from windtunnel.spaces.space import Member, Space
+from windtunnel.spaces.member import Member
+from windtunnel.spaces.space import Space
 
 Init: TypeAlias = Literal["real", "skip", "meta"]
 """real: initial weights; skip: memory with arbitrary content, for weights that come from elsewhere;
@@ -26,6 +27,7 @@ Metadata: TypeAlias = dict[str, Any]
 Batch: TypeAlias = tuple[list[Model], list[Metadata]]
 
 INITS = ("real", "skip", "meta")
+_DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 INIT: Init = "real"
 """What loaders do where nothing is said."""
 
@@ -99,7 +101,10 @@ def placed(device: torch.device | str | None) -> torch.device:
     here = torch.cuda.is_available()
     if device is None:
         return torch.device("cuda" if here else "cpu")
-    found = torch.device(device)
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"unknown device {device!r}{suggestion(device, _DEVICES)}") from None
     if found.type == "cuda" and not here:
         warnings.warn(f"{device} is not on this machine: models are put on the CPU", UserWarning,
                       stacklevel=3)  # fmt: skip

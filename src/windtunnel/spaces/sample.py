@@ -9,17 +9,27 @@ from windtunnel.data.order import KeyedPermutation
 from windtunnel.errors import UsageError
 from windtunnel.spaces.space import Space
 
+MOST_SORTED, POOL = 20_000_000, 1_000_000
+"""Members that are sorted into strata at most, and how many are drawn at random of more."""
+MOST_BINS = 100_000
+
 
 def stratified(space: Space, k: int, seed: int = 0, *, bins: int = 8) -> Space:
     """``k`` members, as evenly as can be over strata: each family times ``bins`` equal steps of log
     parameters between the family's least and most. In the order of their indices.
 
     Small strata are taken whole, and what they lack is spread over the others. Within a stratum
-    each member is as likely as any other.
+    each member is as likely as any other. Of more than :data:`MOST_SORTED` members a million is
+    drawn at random first, and the sample from those.
 
     Raises:
-        UsageError: fewer than ``k`` members are there.
+        UsageError: fewer than ``k`` members are there, or ``bins`` is no number of steps.
     """
+    if not 1 <= bins <= MOST_BINS:
+        raise UsageError(f"bins must be a whole number from 1 to {MOST_BINS:,}, not {bins}")
+    if len(space) > MOST_SORTED and 0 <= k <= POOL:
+        lot = KeyedPermutation(len(space), "pool", seed)(np.arange(POOL))
+        space = space[np.sort(lot)]
     size = len(space)
     if not 0 <= k <= size:
         raise UsageError(f"{space.name}: {k:,} of {size:,} members cannot be drawn")
@@ -28,7 +38,8 @@ def stratified(space: Space, k: int, seed: int = 0, *, bins: int = 8) -> Space:
     strata = _strata(space, bins)
     counts = np.bincount(strata)
     wanted = _evenly(counts, k, seed)
-    by_stratum = np.argsort(strata.astype(np.int16), kind="stable")
+    few = len(counts) < 2**15  # which are sorted faster
+    by_stratum = np.argsort(strata.astype(np.int16) if few else strata, kind="stable")
     taken, start = [], 0
     for number, (count, n) in enumerate(zip(counts.tolist(), wanted.tolist(), strict=True)):
         if n:

@@ -2,114 +2,30 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from windtunnel.config import Document, suggestion
+from windtunnel.config import Path, suggestion
 from windtunnel.errors import UsageError
 from windtunnel.spaces.axis import Axis, Column, Indices
 from windtunnel.spaces.block import Block
 from windtunnel.spaces.expression import Expression
+from windtunnel.spaces.member import Member
 from windtunnel.spaces.selection import Run, Selection, listed, shuffled
 
-if TYPE_CHECKING:
-    from windtunnel.arch import Architecture, ArchSpec
-
 _AT_ONCE = 4096
-
-
-class Member:
-    """One architecture of a space; what it is gets worked out when it is asked for."""
-
-    __slots__ = ("_block", "_row", "_values", "index")
-
-    def __init__(self, index: int, block: Block, row: int) -> None:
-        self.index = index
-        """Its index in the whole space."""
-        self._block = block
-        self._row = row
-        self._values: dict[str, Any] | None = None
-
-    @property
-    def family(self) -> str:
-        """The name of its family."""
-        return self._block.family.name
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The value on each axis."""
-        if self._values is None:
-            self._values = self._block.values(self._row)
-        return self._values
-
-    @property
-    def name(self) -> str:
-        """The name that :meth:`Space.find` takes."""
-        return self._block.name(self._row, self.values)
-
-    @property
-    def params(self) -> int:
-        """The number of parameters; those of tied weights count once."""
-        return self._block.params(self.values)
-
-    @property
-    def structure(self) -> int:
-        """Equal for members that have the same tensors and use them alike."""
-        return int(self._block.structures(np.array([self._row]))[0])
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Its sizes, the vocabulary's and the context's among them."""
-        constants = self._block.constants()
-        config = self._block.family.config({**constants, **self.values})
-        edits = {a.name: self.values[a.name] for a in self._block.axes if a.paths}
-        return {**config, **edits}
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """``name``, ``model_type``, ``config`` and ``num_params``."""
-        return {
-            "name": self.name,
-            "model_type": self.family,
-            "config": self.config,
-            "num_params": self.params,
-        }
-
-    @property
-    def document(self) -> Document:
-        """The run file that ``windtunnel check`` and ``train`` take."""
-        return self._block.document(self.values, self.name)
-
-    @property
-    def arch(self) -> ArchSpec:
-        """The architecture, as a run file has it."""
-        return self._block.arch(self.values, self.name)
-
-    @property
-    def architecture(self) -> Architecture:
-        """The architecture in its final form, which :func:`windtunnel.arch.build` takes."""
-        return self._block.architecture(self.values, self.name)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Member)
-            and self._block is other._block
-            and self._row == other._row
-            and self.index == other.index
-        )
-
-    def __hash__(self) -> int:
-        return hash((id(self._block), self._row))
-
-    def __repr__(self) -> str:
-        return f"Member({self.index}, {self.name})"
+MOST_MEMBERS = 2**62
+"""Members of a space: what an index can tell apart, after a shuffle too."""
+MOST_LISTED = 100_000_000
+"""Members that are looked at all at once."""
 
 
 class Space(Sequence[Member]):
@@ -131,6 +47,9 @@ class Space(Sequence[Member]):
         starts = [0]
         for block in self.blocks:
             starts.append(starts[-1] + block.size)
+        if starts[-1] > MOST_MEMBERS:
+            raise UsageError(f"{name}: {starts[-1]:,} members; a space may have at most "
+                             f"{MOST_MEMBERS:,}")  # fmt: skip
         self._starts = starts
         self._selection = Run(range(starts[-1])) if selection is None else selection
 
@@ -162,7 +81,7 @@ class Space(Sequence[Member]):
             return self._with(self._selection.cut(key))
         if isinstance(key, np.ndarray) and key.ndim:
             return self._with(listed(self._selection.many(self._positions(key))))
-        position = int(key)
+        position = operator.index(key)
         size = len(self._selection)
         if not -size <= position < size:
             raise IndexError(f"{self.name} has {size:,} members, none at {position:,}")
@@ -174,6 +93,8 @@ class Space(Sequence[Member]):
             if key.shape != (size,):
                 raise IndexError(f"{self.name}: a mask of {key.shape}, not ({size},)")
             return np.flatnonzero(key)
+        if key.dtype.kind not in "iu" and key.size:
+            raise TypeError(f"{self.name}: positions are whole numbers, not {key.dtype}")
         positions = key.astype(np.int64)
         if positions.size and not (-size <= positions.min() and positions.max() < size):
             raise IndexError(f"{self.name} has {size:,} members")
@@ -199,8 +120,19 @@ class Space(Sequence[Member]):
         return f"Space({self.name!r}, {len(self):,} members)"
 
     def indices(self) -> Indices:
-        """The index of each member in the whole space."""
+        """The index of each member in the whole space.
+
+        Raises:
+            UsageError: there are too many to list.
+        """
+        self._check_listed()
         return self._selection.many(np.arange(len(self)))
+
+    def _check_listed(self) -> None:
+        if len(self) > MOST_LISTED:
+            raise UsageError(f"{self.name}: {len(self):,} members; at most {MOST_LISTED:,} are "
+                             "gone through at once: take a part, such as "
+                             "space.shuffled(0)[:100_000]")  # fmt: skip
 
     # Names
 
@@ -273,6 +205,7 @@ class Space(Sequence[Member]):
 
     def _gathered(self, of: Any) -> Column:
         """A column put together from those of the blocks."""
+        self._check_listed()
         pieces: list[tuple[Indices | slice, Column | None]] = []
         if self._is_whole():
             pairs = zip(self._starts, self.blocks, strict=False)
@@ -304,30 +237,42 @@ class Space(Sequence[Member]):
 
     def block_numbers(self) -> NDArray[np.int64]:
         """Which block each member is of."""
+        self._check_listed()
         if self._is_whole():
             return np.repeat(np.arange(len(self.blocks)), [block.size for block in self.blocks])
         return np.searchsorted(self._starts, self.indices(), side="right") - 1
 
     # Parts
 
-    def where(self, text: str) -> Space:
-        """The members for which a condition holds, in their order.
+    def where(self, condition: str | Expression) -> Space:
+        """The members for which a condition holds, in their order. Of a selection only its own
+        members are looked at.
 
         Raises:
             UsageError: it cannot be read, or names what no family has.
         """
-        expression = Expression(text)
+        expression = Expression(condition) if isinstance(condition, str) else condition
         names = set(self.names())
         words = {word for block in self.blocks for word in block.words()}
         expression.check(dict.fromkeys(self.names()), words)
         if not len(self):
             return self
-        held = [block.holds(expression, names) for block in self.blocks]
         if self._is_whole():
+            held = [block.holds(expression, names) for block in self.blocks]
             kept = [np.flatnonzero(h) + s for h, s in zip(held, self._starts, strict=False)]
             return self._with(listed(np.concatenate(kept)))
         indices = self.indices()
-        return self._with(listed(indices[np.concatenate(held)[indices]]))
+        holds = np.zeros(len(indices), dtype=bool)
+        for number, block in enumerate(self.blocks):
+            start = self._starts[number]
+            of = np.flatnonzero((indices >= start) & (indices < self._starts[number + 1]))
+            if of.size:
+                holds[of] = block.holds(expression, names, indices[of] - start)
+        return self._with(listed(indices[holds]))
+
+    def selected(self, indices: Indices) -> Space:
+        """The members at some indices of the whole space, in that order."""
+        return self._with(listed(indices))
 
     def shuffled(self, seed: int) -> Space:
         """All members, each once, in an order that the seed chooses; nothing is stored."""
@@ -346,11 +291,17 @@ class Space(Sequence[Member]):
 
         return by_structure(self, shares, seed)
 
-    def times(self, *axes: Axis) -> Space:
-        """The product with further axes, innermost, each of which edits paths of the run file."""
+    def times(self, *axes: Axis, origins: Mapping[Path, str] | None = None) -> Space:
+        """The product with further axes, innermost, each of which edits paths of the run file;
+        ``origins`` tell where each path was written."""
         if not self._is_whole():
             raise UsageError(f"{self.name}: a product needs the whole space, not a selection")
-        return Space(self.name, [block.times(axes) for block in self.blocks])
+        return Space(self.name, [block.times(axes, origins) for block in self.blocks])
+
+    def named(self, name: str, *, prefix: str | None = None) -> Space:
+        """The same members; with a ``prefix`` before each of their names."""
+        blocks = [block.renamed(prefix) for block in self.blocks] if prefix else self.blocks
+        return Space(name, blocks, self._selection)
 
 
 def _spread(column: Column | None, block: Block) -> Column | None:
@@ -380,22 +331,36 @@ def _joined(pieces: Sequence[tuple[Indices | slice, Column | None]], size: int) 
 
 
 def union(name: str, *spaces: Space) -> Space:
-    """All members of several spaces, one after another; of selections of one space each once.
+    """All members of several spaces, one after another; of what they share each once, which stands
+    where it is first.
 
     Raises:
-        UsageError: two of the spaces would have members of one name.
+        UsageError: two of the spaces would have different members of one name, or none is given.
     """
-    first = spaces[0]
-    if all(space.blocks == first.blocks for space in spaces):
-        together = np.unique(np.concatenate([space.indices() for space in spaces]))
-        return Space(name, first.blocks, listed(together))
-    blocks = [block for space in spaces for block in space.blocks]
+    if not spaces:
+        raise UsageError(f"union {name}: needs a space at least")
+    blocks = list(dict.fromkeys(block for space in spaces for block in space.blocks))
     prefixes = [block.naming.prefix for block in blocks]
     twice = sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1})
     if twice:
-        raise UsageError(f"union: two parts name their members {twice[0]}-…; rename one")
-    if all(len(space) == len(space.whole) for space in spaces):
+        raise UsageError(f"two parts name their members {twice[0]}-…; rename one")
+    if sum(len(space) for space in spaces) == sum(block.size for block in blocks) and all(
+        len(space) == len(space.whole) for space in spaces
+    ):
         return Space(name, blocks)
-    starts = np.cumsum([0, *(len(space.whole) for space in spaces)])
-    shifted = [space.indices() + start for space, start in zip(spaces, starts, strict=False)]
-    return Space(name, blocks, listed(np.concatenate(shifted)))
+    whole = Space(name, blocks)
+    if all(space.blocks == spaces[0].blocks for space in spaces):
+        together = np.unique(np.concatenate([space.indices() for space in spaces]))
+        return whole.selected(together)
+    found = np.concatenate([_moved(space, whole) for space in spaces])
+    _, first = np.unique(found, return_index=True)
+    return whole.selected(found[np.sort(first)])
+
+
+def _moved(space: Space, whole: Space) -> Indices:
+    """The indices that the members of a space have in another, which has all its blocks."""
+    numbers = [whole.blocks.index(block) for block in space.blocks]
+    starts = np.cumsum([0, *(block.size for block in whole.blocks)])[numbers]
+    own = np.cumsum([0, *(block.size for block in space.blocks)])[:-1]
+    moved = space.indices() + (starts - own)[space.block_numbers()]
+    return np.asarray(moved, dtype=np.int64)

@@ -27,7 +27,8 @@ def by_structure(space: Space, shares: Mapping[str, float], seed: int = 0) -> di
     Raises:
         UsageError: shares that are not positive or do not sum to 1.
     """
-    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
+    whole = abs(sum(shares.values()) - 1) <= 1e-9  # false too where one is no number
+    if not (shares and whole and min(shares.values()) > 0):
         raise UsageError(f"shares must be positive and sum to 1, not {dict(shares)}")
     draws = _draws(space, seed)
     edges = np.cumsum(list(shares.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -13,6 +13,32 @@ from windtunnel.errors import UsageError
 _DEFAULT_VOCABULARY, _SMALLEST_VOCABULARY = 4096, 259
 """Of the tokenizer that a run file has where it names none, and the smallest that it can have."""
 _DEFAULT_SEQ_LEN = 256
+_MOST_SIZE, _MOST_LAYERS = 2**31, 100_000
+
+
+def _size(value: Any) -> bool:
+    return type(value) is int and 1 <= value < _MOST_SIZE
+
+
+def _share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1
+
+
+def _truth(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _depth(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _MOST_LAYERS
+
+
+_SIZE = ("whole numbers from 1 to 2^31 - 1", _size)
+_DEPTH = ("whole numbers from 1 to 100,000", _depth)
+ALLOWED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "d_model": _SIZE, "n_layer": _DEPTH, "n_head": _SIZE, "ff_ratio": _SIZE,
+    "p_drop": ("numbers from 0 to below 1", _share), "tie_weights": ("true and false", _truth),
+}  # fmt: skip
+"""What the values of an axis of that name must be, in words and as a test."""
 F = TypeVar("F", bound="type[Family]")
 _FAMILIES: dict[str, Family] = {}
 
@@ -40,8 +66,31 @@ class Family(ABC):
 
     folder: Path = Path()
     """What plugins of the run file are relative to."""
+    bounded: ClassVar[bool] = True
+    """Whether values on axes of the names in :data:`ALLOWED` must be as that says."""
+    told: ClassVar[bool] = True
+    """Whether its name and the values of its axes tell a member, so that they are its structure."""
     closed: ClassVar[bool] = True
     """Whether :meth:`params` is a closed form; else members are built up and counted."""
+
+    def check(self, name: str, values: Sequence[Any]) -> None:
+        """Raises UsageError for a value that an axis cannot have."""
+        wrong = self.unfit(name, values)
+        if wrong is not None:
+            allowed = ALLOWED[name][0]
+            raise UsageError(f"family {self.name}: {name} takes {allowed}, not {values[wrong]!r}")
+
+    def unfit(self, name: str, values: Sequence[Any]) -> int | None:
+        """The place of the first value that an axis cannot have; what is not among :data:`ALLOWED`
+        may be anything."""
+        if not self.bounded or name not in ALLOWED:
+            return None
+        fits = ALLOWED[name][1]
+        return next((n for n, value in enumerate(values) if not fits(value)), None)
+
+    def identity(self) -> Any:
+        """What two families must have alike so that equal values give equal members."""
+        return self.name
 
     def valid(self, values: Mapping[str, Any]) -> Any:
         """Which combinations of the coupled axes there are; arrays in, truths out."""
@@ -77,13 +126,17 @@ def register(kind: F) -> F:
     """
     family = kind()
     known = _FAMILIES.get(family.name)
-    if known is not None and type(known).__qualname__ != kind.__qualname__:
+    if known is not None and _whence(type(known)) != _whence(kind):
         raise UsageError(f"a family named {family.name!r} is there already")
     if tuple(family.parts) != family.axes:
         raise UsageError(f"family {family.name}: parts names {', '.join(family.parts)}, axes "
                          f"{', '.join(family.axes)}")  # fmt: skip
     _FAMILIES[family.name] = family
     return kind
+
+
+def _whence(kind: type[Family]) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
 
 
 def family_names() -> tuple[str, ...]:

@@ -1,0 +1,359 @@
+"""What members with edited run files are, as numbers: a sum over the entries of the architecture.
+
+The entries of an architecture are its values by place, every default written out, without those
+that change no tensor. A structure is the sum of a number for each entry, so an axis adds what its
+entries differ by, over a whole product at once, and what the part or the file is called does not
+enter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from windtunnel.config import Document, Path, format_path
+from windtunnel.data.order import keyed_number
+from windtunnel.errors import UsageError
+from windtunnel.spaces.axis import Axis, label
+from windtunnel.spaces.families.family import Family, family_names, family_of, twins_of
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Entries = dict[Path, str]
+"""Values by place, as texts."""
+Sums = NDArray[np.uint64]
+Made = Callable[[Mapping[str, Any]], Document]
+"""The run file of some values."""
+
+FREE = ("dropout", "init_std", "init", "name")
+"""Last steps of places whose values change no tensor and nothing that is computed in use."""
+MOST_JOINT = 100_000
+"""Combinations of axes that set places of each other."""
+_SIZES = (("vocab_size",), ("max_seq_len",))
+_WORD = 2**64 - 1
+_PROBED: dict[str, tuple[Any, Any]] = {
+    "d_model": (48, 96), "n_layer": (2, 3), "n_head": (2, 4), "ff_ratio": (2, 3),
+    "p_drop": (0.0, 0.1), "tie_weights": (True, False),
+}  # fmt: skip
+
+
+def hashed(*parts: str) -> int:
+    """A number of 64 bits for some words."""
+    return keyed_number("structure", *parts) & _WORD
+
+
+@cache
+def _entry(place: Path, text: str) -> int:
+    return hashed("entry", format_path(place), text)
+
+
+def entries(document: Document, folder: Any, vocabulary: int | None = None) -> Entries:
+    """The entries of a run file's architecture. Where it leaves the vocabulary to the tokenizer, it
+    is ``vocabulary``; without that, the run file's. Plugins of the run file are loaded.
+
+    Raises:
+        ConfigError: the architecture cannot be read.
+    """
+    from windtunnel.arch import ArchSpec, expand_preset
+    from windtunnel.config import decode
+    from windtunnel.train.run_config import RunConfig, counted_vocab_size, load_run_document
+
+    if vocabulary is None and "plugins" in document.tree:
+        load_run_document(document, base=folder)
+    document = expand_preset(document)
+    spec, counted = decode(Document(document.tree["arch"]), ArchSpec), vocabulary
+    if spec.vocab_size == "auto" and counted is None:
+        counted = counted_vocab_size(decode(document, RunConfig))
+    found = {place: text for place, text in _walked(spec, ()) if place[-1] not in FREE}
+    if spec.vocab_size == "auto":
+        found["vocab_size",] = _text(counted)
+    return found
+
+
+def _walked(value: Any, place: Path) -> Iterator[tuple[Path, str]]:
+    from pydantic import BaseModel
+
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            if not _unwritten(value, name):
+                yield from _walked(getattr(value, name), (*place, name))
+    elif isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _walked(item, (*place, str(name)))
+    elif isinstance(value, list | tuple) and value:
+        for number, item in enumerate(value):
+            yield from _walked(item, (*place, number))
+    else:
+        yield place, _text(value)
+
+
+def _unwritten(value: BaseModel, name: str) -> bool:
+    """Whether a field came later than the first structures and holds its default."""
+    unwritten: frozenset[str] = getattr(value, "unwritten_defaults", frozenset())
+    return name in unwritten and getattr(value, name) == type(value).model_fields[name].default
+
+
+def _text(value: Any) -> str:
+    """A value as text; whole numbers alike, however they are written."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, default=str, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Axes that set entries of each other (mostly one alone), and for each combination of their
+    values the entries that any of them changes; None where an entry is not there."""
+
+    axes: tuple[Axis, ...]
+    places: tuple[Path, ...]
+    rows: tuple[tuple[str | None, ...], ...]
+    odd: tuple[str, ...]
+    """For each combination, its own words where it is no architecture; else empty."""
+
+    def sums(self, weight: Callable[[Path, str], int]) -> Sums:
+        """The sum of the weights of the entries of each combination, over the axes' values."""
+        sums = [
+            sum(weight(place, text) for place, text in zip(self.places, row, strict=True)
+                if text is not None) + (hashed("no architecture", odd) if odd else 0) & _WORD
+            for row, odd in zip(self.rows, self.odd, strict=True)
+        ]  # fmt: skip
+        shape = [len(axis.values) for axis in self.axes]
+        return np.array([total & _WORD for total in sums], dtype=np.uint64).reshape(shape)
+
+    def column(self, place: Path) -> NDArray[np.int64]:
+        """The whole number at a place, of each combination; 0 where none is."""
+        number = self.places.index(place)
+        found = [int(row[number] or 0) if (row[number] or "0").isdigit() else 0
+                 for row in self.rows]  # fmt: skip
+        return np.array(found, dtype=np.int64).reshape([len(axis.values) for axis in self.axes])
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The entries of a block: those of its first member, and how groups of axes change them."""
+
+    first: Entries
+    groups: tuple[Group, ...]
+
+    def exact(self, positions: Callable[[str], NDArray[Any]]) -> Sums:
+        """A number for all entries, at some positions on the axes."""
+        return self._summed(_entry, positions)
+
+    def total(self, positions: Callable[[str], NDArray[Any]]) -> Sums:
+        """The structures at some positions on the axes. What is a member of a registered family has
+        the structure that the family gives it, whatever its vocabulary and its context."""
+        total = self.exact(positions)
+        for template in filter(None, map(_template, family_names())):
+            rest = self._summed(template.other, positions)
+            same = rest == template.rest
+            if same.any():
+                own = self._summed(template.own, positions) + template.begins
+                total = np.where(same, own, total)
+        return total
+
+    def _summed(
+        self, weight: Callable[[Path, str], int], positions: Callable[[str], NDArray[Any]]
+    ) -> Sums:
+        changed = {place for group in self.groups for place in group.places}
+        fixed = sum(weight(p, text) for p, text in self.first.items() if p not in changed)
+        total: Sums = np.array([fixed & _WORD], dtype=np.uint64)  # an array, which wraps silently
+        for group in self.groups:
+            sums = group.sums(weight)
+            if (sums != sums.flat[0]).any():
+                total = total + sums[tuple(positions(axis.name) for axis in group.axes)]
+            else:
+                total = total + sums.flat[0]
+        return total
+
+    def column(
+        self, place: Path, positions: Callable[[str], NDArray[Any]]
+    ) -> NDArray[np.int64] | None:
+        """The whole number at a place, at some positions on the axes; None where there is none."""
+        for group in self.groups:
+            if place in group.places:
+                at = tuple(positions(axis.name) for axis in group.axes)
+                return np.asarray(group.column(place)[at], dtype=np.int64)
+        text = self.first.get(place, "")
+        return np.array(int(text)) if text.isdigit() else None
+
+
+def tree_of(axes: Sequence[Axis], values: Mapping[str, Any], made: Made, folder: Any) -> Tree:
+    """The entries of all members, from the values of the first.
+
+    Raises:
+        ConfigError: the first member is no architecture.
+        UsageError: too many axes set places of each other.
+    """
+    first = entries(made(values), folder)
+    reader = _Changes(first, values, made, folder)
+    alone = [group for axis in axes if (group := reader.group((axis,))).places or any(group.odd)]
+    joined: list[list[Group]] = []
+    for group in alone:
+        others = [g for g in joined if any(_touch(group, other) for other in g)]
+        joined = [g for g in joined if not any(g is other for other in others)]
+        joined.append([group, *(each for other in others for each in other)])
+    order = {axis.name: number for number, axis in enumerate(axes)}
+    groups = []
+    for each in joined:
+        own = sorted((g.axes[0] for g in each), key=lambda axis: order[axis.name])
+        groups.append(each[0] if len(each) == 1 else reader.group(tuple(own)))
+    return Tree(first, tuple(groups))
+
+
+def _touch(one: Group, other: Group) -> bool:
+    """Whether one sets entries that the other does, or above or below them."""
+    if set(one.places) & set(other.places):
+        return True
+    pairs = product(_paths(one), _paths(other))
+    return any(below(a, b) or below(b, a) for a, b in pairs)
+
+
+def _paths(group: Group) -> list[Path]:
+    return [path for axis in group.axes for path in axis.paths]
+
+
+def below(path: Path, other: Path) -> bool:
+    """Whether a path leads to a place that the other does, or below it."""
+    return len(path) >= len(other) and fits(path[: len(other)], other)
+
+
+def fits(path: Path, other: Path) -> bool:
+    """Whether two paths can lead to one place; a star is any number, as is a negative one."""
+    return len(path) == len(other) and all(
+        a == b or (_any(a) and isinstance(b, int)) or (_any(b) and isinstance(a, int))
+        or (_any(a) and _any(b)) for a, b in zip(path, other, strict=True)
+    )  # fmt: skip
+
+
+def _any(step: Any) -> bool:
+    return step == "*" or (isinstance(step, int) and step < 0)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What axes change of the first member's entries."""
+
+    first: Entries
+    values: Mapping[str, Any]
+    made: Made
+    folder: Any
+
+    def group(self, axes: tuple[Axis, ...]) -> Group:
+        if len(axes) == 1 and (direct := self._direct(axes[0])) is not None:
+            return direct
+        sizes = prod(len(axis.values) for axis in axes)
+        if len(axes) > 1 and sizes > MOST_JOINT:
+            names = ", ".join(axis.name for axis in axes)
+            raise UsageError(f"{names} set places of each other in {sizes:,} combinations; at most "
+                             f"{MOST_JOINT:,} can be told apart")  # fmt: skip
+        if not any(axis.structural for axis in axes):
+            return Group(axes, (), ((),) * sizes, ("",) * sizes)
+        of_run = any(path[0] == "data" for axis in axes for path in axis.paths)
+        vocabulary = None if of_run else int(self.first.get(("vocab_size",), "0"))
+        found: list[Entries | None] = []
+        odd = []
+        for combination in product(*(axis.values for axis in axes)):
+            own = {axis.name: value for axis, value in zip(axes, combination, strict=True)}
+            try:
+                document = self.made({**self.values, **own})
+                found.append(entries(document, self.folder, vocabulary))
+                odd.append("")
+            except UsageError:  # no member, or none with the other values of the first
+                found.append(None)
+                odd.append(" ".join(f"{_words(a)}={label(own[a.name])}" for a in axes))
+        there = [each for each in found if each is not None]
+        places = sorted(
+            {p for each in there for p in each.keys() | self.first.keys()
+             if each.get(p) != self.first.get(p)},
+            key=str,
+        )  # fmt: skip
+        rows = tuple(tuple((each or self.first).get(p) for p in places) for each in found)
+        return Group(axes, tuple(places), rows, tuple(odd))
+
+    def _direct(self, axis: Axis) -> Group | None:
+        """Numbers that replace a number: nothing else can change, so nothing has to be read."""
+        if not axis.paths or not all(type(v) in (int, float) for v in axis.values):
+            return None
+        places: list[Path] = []
+        for path in axis.paths:
+            if path[0] != "arch" or any(isinstance(s, int) and s < 0 for s in path):
+                return None
+            matching = [place for place in self.first if fits(place, path[1:])]
+            if not matching or not all(_numeric(self.first[p]) for p in matching):
+                return None
+            places += [place for place in matching if place not in places]
+        texts = [_text(value) for value in axis.values]
+        return Group((axis,), tuple(places), tuple((t,) * len(places) for t in texts),
+                     ("",) * len(texts))  # fmt: skip
+
+
+def _numeric(text: str) -> bool:
+    return text.lstrip("-")[:1].isdigit()
+
+
+def _words(axis: Axis) -> str:
+    return ",".join(map(format_path, axis.paths)) or axis.name
+
+
+@dataclass(frozen=True)
+class _Template:
+    """How a registered family's members are written: the entry of each axis, and all others."""
+
+    begins: np.uint64
+    axes: Mapping[Path, str]
+    rest: int
+
+    def other(self, place: Path, text: str) -> int:
+        return 0 if place in self.axes or place in _SIZES else _entry(place, text)
+
+    def own(self, place: Path, text: str) -> int:
+        return hashed(self.axes[place], json.loads(text) if text[0] == '"' else text) if (
+            place in self.axes
+        ) else 0  # fmt: skip
+
+
+_TEMPLATES: dict[str, tuple[Family, _Template | None]] = {}
+
+
+def _template(name: str) -> _Template | None:
+    family = family_of(name)
+    if name not in _TEMPLATES or _TEMPLATES[name][0] is not family:
+        _TEMPLATES[name] = (family, _templated(family))
+    return _TEMPLATES[name][1]
+
+
+def _templated(family: Family) -> _Template | None:
+    """None for a family with axes that are not those of the built-in ones, or that do not stand in
+    one place each."""
+    if not set(family.axes) <= _PROBED.keys():
+        return None
+    values = {"vocab_size": 512, "max_seq_len": 256, **{a: _PROBED[a][0] for a in family.axes}}
+    first = entries(family.document(values), family.folder, 512)
+    axes: dict[Path, str] = {}
+    for axis in family.axes:
+        if axis in family.free:
+            continue
+        changed = entries(family.document({**values, axis: _PROBED[axis][1]}), family.folder, 512)
+        places = [p for p in changed.keys() | first.keys() if changed.get(p) != first.get(p)]
+        if len(places) != 1 or changed.get(places[0]) != _text(_PROBED[axis][1]):
+            return None
+        axes[places[0]] = axis
+    rest = sum(_entry(p, t) for p, t in first.items() if p not in axes and p not in _SIZES)
+    begins = hashed("family", min(twins_of(family.name)))
+    return _Template(np.uint64(begins), axes, rest & _WORD)
+
+
+def own_places(family: Family) -> Mapping[Path, str]:
+    """The places of a run file that a built-in family's axes set, and which axis each."""
+    template = _template(family.name) if family.name in family_names() else None
+    return {("arch", *place): axis for place, axis in template.axes.items()} if template else {}

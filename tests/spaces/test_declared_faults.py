@@ -1,0 +1,141 @@
+"""Declared spaces: what used to be wrong or a traceback, each fault with what it must be now."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from windtunnel.cli.spacing import statistics
+from windtunnel.errors import UsageError
+from windtunnel.spaces.declared import load_space
+
+LSTM = {"d_model": "[64]", "n_layer": "[1]", "p_drop": "[0.0]", "tie_weights": "[true]"}
+GPT = {**LSTM, "n_head": "[2]", "ff_ratio": "[4]"}
+
+
+def written(folder: Path, text: str, name: str = "space.yaml") -> Path:
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def of_family(family: str, **axes: str) -> str:
+    values = {**(GPT if family == "mini_gpt" else LSTM), **axes}
+    lines = "".join(f"  {name}: {value}\n" for name, value in values.items())
+    return f"family: {family}\naxes:\n{lines}"
+
+
+def test_conditions_that_leave_nothing_leave_an_empty_space(tmp_path: Path) -> None:
+    text = "preset: llama\naxes: {arch.d_model: [64, 128]}\nwhere: d_model > 1000\n"
+    space = load_space(written(tmp_path, text))
+    assert len(space) == 0
+    assert space.params.tolist() == space.structures().tolist() == []
+    assert statistics(space)["count"] == 0
+    assert len(space.where("params < 3 or vocab_size == 4096")) == 0
+    assert space.blocks[0].num_structures() == 0
+    assert {n: len(s) for n, s in space.split({"a": 0.5, "b": 0.5}).items()} == {"a": 0, "b": 0}
+
+
+def test_a_space_without_axes_has_one_member(tmp_path: Path) -> None:
+    space = load_space(written(tmp_path, "preset: llama\n"))
+    assert space.params.tolist() == [space[0].params]
+    assert len(space.where("params > 0")) == 1
+
+
+def test_the_part_of_a_condition_about_axes_shapes_the_product(tmp_path: Path) -> None:
+    text = """\
+preset: llama
+axes:
+  arch.d_model: [64, 128]
+  heads: {path: 'arch.layers[*].mixer.num_heads', values: [6, 4]}
+where: d_model % heads == 0 and params < 1B
+"""
+    space = load_space(written(tmp_path, text))
+    assert [(m.values["d_model"], m.values["heads"]) for m in space] == [(64, 4), (128, 4)]
+    few = load_space(written(tmp_path, text.replace("1B", "1M")))
+    assert [m.values["d_model"] for m in few] == [64]
+    assert space.params[0] < 1_000_000 < space.params[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (of_family("lstm", d_model="[abc]"), "3:13: axes.d_model[0]: family lstm: d_model takes"),
+        (of_family("lstm", d_model="[8, null]"), "whole numbers from 1 to 2^31 - 1, not None"),
+        (of_family("lstm", d_model="[-5]"), "from 1 to 2^31 - 1, not -5"),
+        (of_family("lstm", d_model="[0]"), "from 1 to 2^31 - 1, not 0"),
+        (of_family("lstm", d_model="{from: 0, to: 3}"), "axes.d_model[0]: family lstm: d_model"),
+        (of_family("lstm", tie_weights="[maybe]"), "tie_weights takes true and false, not 'maybe'"),
+        (of_family("mini_gpt", n_head="[two]"), "n_head takes whole numbers"),
+        (of_family("mini_gpt", n_head="[0, 2]"), "n_head takes whole numbers"),
+        (of_family("mini_gpt", n_head="[2.0]"), "n_head takes whole numbers"),
+        (of_family("lstm", n_layer="[1.5]"), "n_layer takes whole numbers from 1 to 100,000"),
+        (of_family("lstm", p_drop="[2.0]"), "p_drop takes numbers from 0 to below 1, not 2.0"),
+        (of_family("lstm", p_drop="[a, b]"), "p_drop takes numbers"),
+        (of_family("lstm", **{"train.lrr": "[1.0]"}), "space.yaml:7:14: train.lrr: unknown key"),
+        (of_family("lstm", **{"train.lr": "[1e-3, .nan]"}), "the value nan: no finite number"),
+        (of_family("lstm", **{"train.lr": "[word]"}), "space.yaml:7:13: train.lr: "),
+        (of_family("lstm", **{"arch.d_model": "[32]"}), "7:3: axes.arch.d_model: arch.d_model is a "
+         "path set by two axes, d_model and arch.d_model"),
+        (of_family("lstm", **{"arch.layers": "[[gru]]"}), "path set by two axes, n_layer and"),
+        ("space: reasonable\naxes: {train.lrr: [1.0]}\n", "space.yaml:2:19: train.lrr: unknown"),
+        ("space: reasonable\naxes: {arch.d_model: [64]}\n", "path set by two axes, d_model and"),
+        ("preset: llama\naxes: {train.lr: [.inf]}\n", "2:8: axes.train.lr: axis train.lr has"),
+        ("preset: llama\naxes:\n  a: {path: arch.d_model, values: [64, 128]}\n"
+         "  b: {path: arch.d_model, values: [32, 48]}\n", "4:3: axes.b: arch.d_model is a path set "
+         "by two axes, a and b"),
+        ("preset: llama\naxes:\n  arch.layers[0].mixer.num_heads: [2, 4]\n"
+         "  arch.layers[0].mixer: [attention]\n", "4:3: axes.arch.layers[0].mixer: "
+         "arch.layers[0].mixer.num_heads is a path set by two axes, num_heads and mixer"),
+        ("preset: llama\naxes:\n  arch.layers[*].repeat: [2, 4]\n"
+         "  arch.layers[0].repeat: [2]\n", "arch.layers[0].repeat is a path set by two axes"),
+        ("preset: llama\naxes: {arch.d_model: [64, 64.0]}\n", "has the value 64.0 twice"),
+    ],
+)  # fmt: skip
+def test_a_wrong_axis_is_told_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_space(written(tmp_path, text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_one_layer_of_many_may_have_an_axis_of_its_own(tmp_path: Path) -> None:
+    run = "arch: {d_model: 32, layers: [{mixer: {num_heads: 4}}, {mixer: {num_heads: 4}}]}\n"
+    written(tmp_path, run, "run.yaml")
+    text = """\
+base: run.yaml
+axes:
+  all: {path: 'arch.layers[*].mixer.num_heads', values: [2, 4]}
+  first: {path: 'arch.layers[0].mixer.num_heads', values: [2, 8]}
+"""
+    space = load_space(written(tmp_path, text))
+    found = [[layer.mixer.num_heads for layer in m.arch.layers] for m in space]  # type: ignore[attr-defined]
+    assert found == [[2, 2], [8, 2], [2, 4], [8, 4]]
+    assert len(np.unique(space.structures())) == 4
+
+
+def test_a_vast_space_is_refused_and_a_large_one_sampled(tmp_path: Path) -> None:
+    numbers = "{from: 1, to: 90000}"
+    vast = of_family("lstm", d_model=numbers, n_layer=numbers, **{
+        "train.steps": numbers, "train.seed": numbers
+    })  # fmt: skip
+    with pytest.raises(UsageError, match=r"65,610,000,000,000,000,000 members; a space may have"):
+        load_space(written(tmp_path, vast))
+    text = of_family("lstm", d_model=numbers, n_layer="{from: 1, to: 20000}")
+    space = load_space(written(tmp_path, text))
+    assert len(space) == 1_800_000_000
+    found = statistics(space)
+    assert (found["count"], found["counted"]) == (1_800_000_000, 100_000)
+    sample = space.sample(40, seed=1)
+    assert [m.params for m in sample] == sample.params.tolist()
+    assert len(sample) == 40
+    assert (np.diff(sample.indices()) > 0).all()
+    part = space.shuffled(3)[:1000].where("d_model > 45k")
+    assert 400 < len(part) < 600
+    assert min(m.values["d_model"] for m in part) > 45_000
+    for action in (space.indices, space.structures, lambda: space.split({"a": 1.0}),
+                   lambda: space.where("d_model > 3")):  # fmt: skip
+        with pytest.raises(UsageError, match=r"at most|tried on"):
+            action()
+    most = load_space(written(tmp_path, text.replace("[true]", "[true]\n  train.seed: [1, 2]")))
+    assert most.find(most[2_999_999_999].name).index == 2_999_999_999
