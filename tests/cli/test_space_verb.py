@@ -98,12 +98,30 @@ axes:
         (("reasonable", "--index", "1", "--count"), "--count and --index ask for different"),
         (("reasonable", "--yaml"), "--yaml prints one member"),
         (("reasonable", "--index", "1", "--yaml", "--json"), "two forms of one answer"),
+        (("reasonable", "--index", "4000", "--vocab-size", "100", "--yaml"),
+         "is no run file that can be trained: gpt_encoder: arch.vocab_size: 100 is less than the"),
+        (("reasonable", "--where", "family == 'lsmt'"), "did you mean 'lstm'?"),
         (("reasonable", "--sample", "20000"), "cannot be drawn"),
         (("missing.yaml",), "missing.yaml: No such file"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_told(windtunnel: Command, arguments: tuple[str, ...], message: str) -> None:
     answer = windtunnel("space", *arguments)
     assert answer.code == 2
     assert message in answer.err
     assert not answer.out
+
+
+def test_conditions_narrow_down_one_after_another(windtunnel: Command, workplace: Path) -> None:
+    text = """\
+preset: gpt2
+axes:
+  arch.d_model: {from: 64, to: 12800, step: 64}
+  arch.layers[0].repeat: {from: 1, to: 150}
+"""
+    (workplace / "slow.yaml").write_text(text, encoding="utf-8")
+    asked = ("space", "slow.yaml", "--count", "--where", "d_model == 64 and repeat < 3")
+    assert windtunnel(*asked, "--where", "params < 100M").out == "2\n"
+    refused = windtunnel("space", "slow.yaml", "--count", "--where", "params < 100M")
+    assert refused.code == 2
+    assert "at most 20,000 are" in refused.err

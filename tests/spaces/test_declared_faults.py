@@ -139,3 +139,143 @@ def test_a_vast_space_is_refused_and_a_large_one_sampled(tmp_path: Path) -> None
             action()
     most = load_space(written(tmp_path, text.replace("[true]", "[true]\n  train.seed: [1, 2]")))
     assert most.find(most[2_999_999_999].name).index == 2_999_999_999
+
+
+def test_parts_of_one_grid_are_joined(tmp_path: Path) -> None:
+    text = """\
+union:
+  - {space: reasonable, where: family == lstm and params < 20M}
+  - {space: reasonable, where: 'family in [lstm, gru]'}
+"""
+    grid = load_space("reasonable")
+    space = load_space(written(tmp_path, text))
+    assert [m.name for m in space] == [m.name for m in grid.where("family in [lstm, gru]")]
+    named = """\
+union:
+  - {name: mine, space: reasonable, where: family == gru}
+  - {space: reasonable, where: 'family in [lstm, gru]'}
+"""
+    both = load_space(written(tmp_path, named))
+    assert len(both) == 3 * 448
+    assert both[0].name == f"mine-{grid.where('family == gru')[0].name}"
+    assert both[0].structure == both[448 * 2].structure
+    assert both.find(both[5].name) == both[5]
+    assert len(np.unique(both.structures())) == 2 * 112
+    whole = load_space(written(tmp_path, "name: mine\nspace: reasonable\n"))
+    assert (whole.name, whole[0].name) == ("mine", "mine-rnn-001-64d-1L-d0.0-tTrue")
+    assert whole.structures().tolist() == grid.structures().tolist()
+
+
+def test_a_second_condition_looks_at_what_the_first_left(tmp_path: Path) -> None:
+    text = """\
+preset: gpt2
+axes:
+  arch.d_model: {from: 64, to: 12800, step: 64}
+  arch.layers[0].repeat: {from: 1, to: 150}
+"""
+    space = load_space(written(tmp_path, text))
+    with pytest.raises(UsageError, match="at most 20,000"):
+        space.where("params < 1M")
+    once = space.where("d_model < 256 and repeat < 4 and params < 1M")
+    twice = space.where("d_model < 256 and repeat < 4").where("params < 1M")
+    assert once.indices().tolist() == twice.indices().tolist()
+    assert 0 < len(once) < 9
+    turned = space.where("d_model < 256 and repeat < 4").shuffled(1).where("params < 1M")
+    assert sorted(turned.indices().tolist()) == once.indices().tolist()
+
+
+GATED = """
+from windtunnel.spaces import Family, register
+
+
+@register
+class Gated(Family):
+    name = "gated_area"
+    axes = ("d_model", "p_drop")
+    parts = {"d_model": "{}d", "p_drop": "d{}"}
+
+    def params(self, values):
+        return values["vocab_size"] * values["d_model"]
+
+    def derived(self, values):
+        return {"area": values["d_model"] ** 2}
+
+    def arch(self, values):
+        return {"preset": "gru", "d_model": values["d_model"]}
+"""
+
+
+def test_what_a_family_derives_may_stand_in_conditions(tmp_path: Path) -> None:
+    written(tmp_path, GATED, "gated.py")
+    text = """\
+plugins: [gated.py]
+family: gated_area
+axes: {d_model: [64, 128], p_drop: [0.0, 0.1]}
+where: area > 5000 and d_model * 2 == 256 and params > 0
+"""
+    assert [m.values["p_drop"] for m in load_space(written(tmp_path, text))] == [0.0, 0.1]
+
+
+def test_a_plugin_cannot_take_a_built_in_familys_place(tmp_path: Path) -> None:
+    written(tmp_path, GATED.replace("Gated(", "LSTM(").replace("gated_area", "lstm"), "own.py")
+    text = f"plugins: [own.py]\n{of_family('lstm')}"
+    with pytest.raises(UsageError, match=r"1:11: plugins\[0\].*family named 'lstm' is there"):
+        load_space(written(tmp_path, text))
+    assert load_space("reasonable").where("family == lstm")[0].params > 64
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset: llama\naxes: {arch.d_model: [8]}\nwhere: d_modle > 3\n", "3:1: where: condition"),
+        ("preset: llama\nwhere: [params > 0, zzz == 1]\n", "2:21: where[1]: condition 'zzz == 1'"),
+        (of_family("lstm") + "where: d_modell > 3\n", "7:1: where: condition"),
+        ("where: family == lsmt\nspace: reasonable\n", "1:1: where: condition"),
+        ("family: lstmm\n", "space.yaml:1:1: family: unknown family 'lstmm'"),
+        ("family: lstm\naxes: {d_model: [8]}\n", "space.yaml:1:1: family: family lstm needs"),
+        ("preset: llama\naxes:\n  arch..d_model: [64]\n", "3:3: arch..d_model: is not a"),
+        ("preset: llama\naxes:\n  'arch.layers[': [64]\n", "3:3: arch.layers[: is not a"),
+        ("union:\n- {preset: gru}\n- {preset: gru, axes: {arch.d_model: [64]}}\n", "1:1: union: "
+         "two parts name their members gru-"),
+        ("union:\n- {space: resonable}\n", "space.yaml:2:4: union[0].space: unknown space"),
+        ("name: x\nbase: nope.yaml\n", "space.yaml:2:1: base: "),
+        ("preset: llama\nplugins: [nope.py]\n", "space.yaml:2:11: plugins[0]: plugin nope.py: no"),
+        ("preset: llama\naxes:\n  'w{0}': {path: arch.d_model, values: [64]}\n", "3:3: axes.w{0}: "
+         "is no name for an axis"),
+        ("preset: llama\naxes:\n  a-b: {path: arch.d_model, values: [64]}\n", "axes.a-b: is no"),
+        ("preset: llama\naxes:\n  not: {path: arch.d_model, values: [64]}\n", "axes.not: is no"),
+        ("preset: llama\naxes:\n  params: {path: arch.d_model, values: [64]}\n", "axes.params: "
+         "params has a meaning of its own"),
+        ("preset: llama\naxes:\n  family: {path: arch.d_model, values: [64]}\n", "of its own"),
+        ("preset: llama\naxes:\n  name: {path: arch.d_model, values: [64]}\n", "of its own"),
+        ("preset: llama\naxes:\n  vocab_size: {path: arch.d_model, values: [64]}\n", "of its own"),
+        (of_family("mini_gpt", d_ff="{path: train.steps, values: [64]}"), "axes.d_ff: d_ff has a"),
+        ("space: reasonable\naxes: {d_ff: {path: train.steps, values: [64]}}\n", "axes.d_ff: d_ff"),
+    ],
+)  # fmt: skip
+def test_every_mistake_has_its_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_space(written(tmp_path, text))
+    assert message in str(error.value)
+    assert str(tmp_path / "space.yaml") in str(error.value)
+
+
+def test_an_axis_may_be_called_what_its_path_is(tmp_path: Path) -> None:
+    text = "preset: llama\naxes:\n  vocab_size: {path: arch.vocab_size, values: [5000, 6000]}\n"
+    assert load_space(written(tmp_path, text)).column("vocab_size").tolist() == [5000, 6000]
+
+
+def test_a_selection_of_another_space_may_have_more_axes(tmp_path: Path) -> None:
+    inner = "preset: llama\naxes: {arch.d_model: [64, 96, 128]}\nwhere: params > 800k\n"
+    written(tmp_path, inner, "inner.yaml")
+    text = "space: inner.yaml\naxes: {train.lr: [1e-3, 2e-3], train.steps: [5]}\nwhere: lr < 2e-3\n"
+    space = load_space(written(tmp_path, text))
+    assert [(m.values["d_model"], m.values["lr"]) for m in space] == [(96, 1e-3), (128, 1e-3)]
+    text = "space: reasonable\naxes: {train.lr: [1e-3, 2e-3]}\nwhere: family == gru\n"
+    written(tmp_path, text, "grus.yaml")
+    twice = "space: grus.yaml\naxes: {train.seed: [1, 2, 3]}\n"
+    grid = load_space("reasonable").where("family == gru")
+    both = load_space(written(tmp_path, twice))
+    assert both.params.tolist() == np.repeat(grid.params, 6).tolist()
+    assert [m.values["seed"] for m in both[5:8]] == [3, 1, 2]
+    assert both.find(both[100].name) == both[100]

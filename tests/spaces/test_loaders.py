@@ -326,6 +326,8 @@ def test_what_is_asked_wrongly_is_told() -> None:
         create_model_dataloader(init="skp")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="leave it out beside a space"):
         create_model_dataloader(use_all_configs=True, space=small())
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+        ModelDataset(small(), "gpu")
     if not torch.cuda.is_available():
         with pytest.warns(UserWarning, match="cuda is not on this machine"):
             ModelDataset(small(), "cuda")

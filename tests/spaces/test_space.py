@@ -17,6 +17,7 @@ from windtunnel.errors import UsageError
 from windtunnel.spaces import (
     Axis,
     Family,
+    ModelConfigGenerator,
     Naming,
     Space,
     family_block,
@@ -26,6 +27,7 @@ from windtunnel.spaces import (
     union,
 )
 from windtunnel.spaces.axis import Product, digits_of
+from windtunnel.spaces.sample import _strata
 from windtunnel.spaces.split import protocol
 
 SMALL = reasonable(vocab_size=64, max_seq_len=16)
@@ -329,3 +331,80 @@ def test_a_selection_without_members_splits_into_empty_parts() -> None:
         "a": 0,
         "b": 0,
     }
+
+
+def test_an_index_is_a_whole_number() -> None:
+    configs = ModelConfigGenerator(64, 16).generate_reasonable_configs()
+    for wrong in ("3", 1.9, None):
+        with pytest.raises(TypeError):
+            SMALL[wrong]  # type: ignore[call-overload]
+        with pytest.raises(TypeError):
+            configs[wrong]  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="positions are whole numbers"):
+        SMALL[np.array([0.5])]
+    assert SMALL[np.int32(5)] == SMALL[5]
+    assert [c["name"] for c in configs[np.array([1, -1])]] == [configs[1]["name"],
+                                                              configs[-1]["name"]]  # fmt: skip
+    assert len(configs[np.zeros(0, dtype=int)]) == 0
+
+
+def test_values_may_come_from_numpy() -> None:
+    generator = ModelConfigGenerator(64, 16)
+    widths, rates = np.array([64, 128]), np.linspace(0, 0.4, 3)
+    configs = generator.generate_rnn_configs(widths, [1], rates, np.array([True]))
+    assert list(configs) == list(
+        generator.generate_rnn_configs([64, 128], [1], [0.0, 0.2, 0.4], [True])
+    )
+    assert type(configs[0]["d_model"]) is int
+
+
+def test_equal_blocks_are_one_in_a_union() -> None:
+    again = reasonable(vocab_size=64, max_seq_len=16)
+    assert again.blocks == SMALL.blocks
+    assert again[5] == SMALL[5]
+    assert hash(again[5]) == hash(SMALL[5])
+    parts = SMALL.where("family == gru"), again.where("family in [gru, rnn]")
+    both = union("u", *parts)
+    assert both.indices().tolist() == SMALL.where("family in [gru, rnn]").indices().tolist()
+    values = {"d_model": [64], "n_layer": [2], "p_drop": [0.0], "tie_weights": [True]}
+    own = Space("own", [family_block("gru", values, Naming("mine"))])
+    three = union("u", again[5:0:-1], union("v", own, SMALL[3:8]))
+    assert [m.name for m in three] == [
+        *(SMALL[i].name for i in (5, 4, 3, 2, 1)), own[0].name, SMALL[6].name, SMALL[7].name,
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="union u: needs a space at least"):
+        union("u")
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda: reasonable(0, -5), "vocab_size must be a whole number, at least 1, not 0"),
+        (lambda: full(10, -5), "max_seq_len must be a whole number, at least 1, not -5"),
+        (lambda: SMALL.sample(9, bins=0), "bins must be a whole number from 1 to 100,000, not 0"),
+        (lambda: SMALL.split({"a": float("nan")}), "shares must be positive and sum to 1"),
+        (lambda: SMALL.split({"a": 0.5, "b": float("nan")}), "shares must be positive"),
+        (lambda: family_block("rnn", {"d_model": [0], "n_layer": [1], "p_drop": [0.0],
+                                      "tie_weights": [True]}, Naming("x")), "not 0"),
+        (lambda: Axis("lr", (float("nan"),)), "no finite number"),
+    ],
+)  # fmt: skip
+def test_a_wrong_number_is_told(action: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        action()
+
+
+def test_a_sample_of_many_strata_is_spread_too() -> None:
+    space = SMALL.where("family == lstm")
+    sample = space.sample(50, bins=20_000)
+    assert len(np.unique(sample.params)) == 50, "no two of one stratum where there are more"
+    strata = _strata(SMALL, 20_000)
+    assert len(np.unique(strata)) > 500
+    assert len(np.unique(strata[SMALL.sample(500, bins=20_000).indices()])) == 500
+
+
+def test_parameters_that_cannot_be_counted_are_told() -> None:
+    values = {"d_model": [2**31 - 1], "n_layer": [100_000], "p_drop": [0.0], "tie_weights": [True]}
+    space = Space("own", [family_block("rnn", values, Naming("large"))])
+    with pytest.raises(UsageError, match=r"2\^62 parameters"):
+        len(space.params)

@@ -43,6 +43,8 @@ from windtunnel.spaces.space import Space, union
 _BEGINNINGS = ("preset", "base", "family", "space")
 _SIZES = frozenset({"vocab_size", "max_seq_len"})
 _DEEPEST = 5
+_Condition = tuple[Expression, Path]
+"""A condition, and where it is written."""
 
 
 class PartConfig(Config):
@@ -225,15 +227,7 @@ class _Reader:
         axes.sort(key=lambda axis: order.get(axis.name, len(order)))
         axes = [Axis(a.name, a.values, a.paths, (a.structural or not a.paths)
                      and a.name not in family.free) for a in axes]  # fmt: skip
-        conditions = self._conditions(part.where, path)
-        others = {"params", "family", *_SIZES, *derived_names(family)} - {a.name for a in axes}
-        known = {*others, *(axis.name for axis in axes)}
-        words = {word for axis in axes for word in axis.words()} | {family.name}
-        for expression, at in conditions:
-            with self._told_at(at):
-                expression.check(dict.fromkeys([*(a.name for a in axes), *sorted(others)]), words)
-        names = {id(e): set(e.root.names()) & known for e, _ in conditions}
-        rules = [(e, at) for e, at in conditions if names[id(e)] and not names[id(e)] & others]
+        rules, rest = self._rules(part, path, axes, family)
         with self._told_at(rules[0][1] if rules else path):
             digits = coupled_digits(
                 axes, [rule for rule, _ in rules], family if family.coupled else None
@@ -246,7 +240,24 @@ class _Reader:
         self._check_paths(block, path, part, written)
         with self._told_at((*path, "axes")):
             space = Space(name, [block])
-        return self._held(space, [pair for pair in conditions if pair not in rules])
+        return self._held(space, rest)
+
+    def _rules(
+        self, part: PartConfig, path: Path, axes: Sequence[Axis], family: Family
+    ) -> tuple[list[_Condition], list[_Condition]]:
+        """Conditions on axes alone, and those on what members are."""
+        rules: list[_Condition] = []
+        rest: list[_Condition] = []
+        own = [axis.name for axis in axes]
+        others = {"params", "family", *_SIZES, *derived_names(family)} - set(own)
+        words = {word for axis in axes for word in axis.words()} | {family.name}
+        for expression, at in self._conditions(part.where, path):
+            with self._told_at(at):
+                expression.check(dict.fromkeys([*own, *sorted(others)]), words)
+            names = set(expression.root.names())
+            alone = names & set(own) and not names & others
+            (rules if alone else rest).append((expression, at))
+        return rules, rest
 
     def _family(self, part: PartConfig, path: Path, name: str) -> Family:
         if part.family is not None:
@@ -264,18 +275,16 @@ class _Reader:
         base = expand_preset(Document({"arch": {"preset": part.preset}}))
         return Declared(name, base, FilePath())
 
-    def _conditions(
-        self, where: str | tuple[str, ...], path: Path
-    ) -> list[tuple[Expression, Path]]:
+    def _conditions(self, where: str | tuple[str, ...], path: Path) -> list[_Condition]:
         """Every condition that must hold, and where it is written."""
-        found: list[tuple[Expression, Path]] = []
+        found: list[_Condition] = []
         for number, text in enumerate((where,) if isinstance(where, str) else where):
             at = (*path, "where") if isinstance(where, str) else (*path, "where", number)
             with self._told_at(at):
                 found += [(each, at) for each in Expression(text).parts()]
         return found
 
-    def _held(self, space: Space, conditions: Sequence[tuple[Expression, Path]]) -> Space:
+    def _held(self, space: Space, conditions: Sequence[_Condition]) -> Space:
         for expression, at in conditions:
             with self._told_at(at):
                 space = space.where(expression)

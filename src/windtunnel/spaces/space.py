@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
+from math import prod
 from typing import Any, overload
 
 import numpy as np
@@ -294,9 +295,17 @@ class Space(Sequence[Member]):
     def times(self, *axes: Axis, origins: Mapping[Path, str] | None = None) -> Space:
         """The product with further axes, innermost, each of which edits paths of the run file;
         ``origins`` tell where each path was written."""
-        if not self._is_whole():
-            raise UsageError(f"{self.name}: a product needs the whole space, not a selection")
-        return Space(self.name, [block.times(axes, origins) for block in self.blocks])
+        product = Space(self.name, [block.times(axes, origins) for block in self.blocks])
+        if self._is_whole():
+            return product
+        copies = prod(len(axis.values) for axis in axes)
+        if len(self) * copies > MOST_LISTED:
+            raise UsageError(f"{self.name}: {len(self) * copies:,} members of a selection's "
+                             f"product; at most {MOST_LISTED:,} can be listed")  # fmt: skip
+        old, new = np.array(self._starts), np.array(product._starts)
+        numbers = self.block_numbers()
+        first = new[numbers] + (self.indices() - old[numbers]) * copies
+        return product.selected((first[:, None] + np.arange(copies)).reshape(-1))
 
     def named(self, name: str, *, prefix: str | None = None) -> Space:
         """The same members; with a ``prefix`` before each of their names."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def hashed(*parts: str) -> int:
     return keyed_number("structure", *parts) & _WORD
 
 
-@cache
+@lru_cache(maxsize=100_000)
 def _entry(place: Path, text: str) -> int:
     return hashed("entry", format_path(place), text)
 
@@ -144,6 +144,7 @@ class Tree:
 
     first: Entries
     groups: tuple[Group, ...]
+    _sums: dict[Any, tuple[int, list[Sums]]] = field(default_factory=dict)
 
     def exact(self, positions: Callable[[str], NDArray[Any]]) -> Sums:
         """A number for all entries, at some positions on the axes."""
@@ -164,11 +165,13 @@ class Tree:
     def _summed(
         self, weight: Callable[[Path, str], int], positions: Callable[[str], NDArray[Any]]
     ) -> Sums:
-        changed = {place for group in self.groups for place in group.places}
-        fixed = sum(weight(p, text) for p, text in self.first.items() if p not in changed)
-        total: Sums = np.array([fixed & _WORD], dtype=np.uint64)  # an array, which wraps silently
-        for group in self.groups:
-            sums = group.sums(weight)
+        if weight not in self._sums:
+            changed = {place for group in self.groups for place in group.places}
+            fixed = sum(weight(p, text) for p, text in self.first.items() if p not in changed)
+            self._sums[weight] = fixed & _WORD, [group.sums(weight) for group in self.groups]
+        fixed, tables = self._sums[weight]
+        total: Sums = np.array([fixed], dtype=np.uint64)  # an array, which wraps silently
+        for group, sums in zip(self.groups, tables, strict=True):
             if (sums != sums.flat[0]).any():
                 total = total + sums[tuple(positions(axis.name) for axis in group.axes)]
             else:
@@ -305,7 +308,7 @@ def _words(axis: Axis) -> str:
     return ",".join(map(format_path, axis.paths)) or axis.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Template:
     """How a registered family's members are written: the entry of each axis, and all others."""
 
@@ -355,5 +358,6 @@ def _templated(family: Family) -> _Template | None:
 
 def own_places(family: Family) -> Mapping[Path, str]:
     """The places of a run file that a built-in family's axes set, and which axis each."""
-    template = _template(family.name) if family.name in family_names() else None
+    known = family.told and family.name in family_names()
+    template = _template(family.name) if known else None
     return {("arch", *place): axis for place, axis in template.axes.items()} if template else {}

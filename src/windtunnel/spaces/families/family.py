@@ -127,7 +127,8 @@ def register(kind: F) -> F:
     family = kind()
     known = _FAMILIES.get(family.name)
     if known is not None and _whence(type(known)) != _whence(kind):
-        raise UsageError(f"a family named {family.name!r} is there already")
+        raise UsageError(f"a family named {family.name!r} is there already, of "
+                         f"{_whence(type(known))[0]}; choose another name")  # fmt: skip
     if tuple(family.parts) != family.axes:
         raise UsageError(f"family {family.name}: parts names {', '.join(family.parts)}, axes "
                          f"{', '.join(family.axes)}")  # fmt: skip
