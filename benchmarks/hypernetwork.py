@@ -3,12 +3,12 @@
     python benchmarks/hypernetwork.py --work runs/hypernetwork --workers 2
 
 Trains the hypernetwork of examples/ghn/small.yaml, the same for the token table alone, with the
-decoders of GHN-3 and LoGAH, without the GRU, and from other seeds; single models with the computing
-time of the first; then evaluates them on architectures and text that none has seen. ``main`` trains
+decoders of GHN-3 and LoGAH, without the GRU, with half the batch for as long, and from other seeds;
+single models with the computing time of the first; then evaluates them on architectures and text that none has seen. ``main`` trains
 for 1000 steps and ranks 100 architectures, on whose results the performance predictor is fitted;
 ``short`` compares the decoders, and all candidates for the strong initialisation, over 200.
 
-About six core-hours. What has finished in the folder is kept, so the command may be interrupted
+About eight core-hours. What has finished in the folder is kept, so the command may be interrupted
 and started again. Writes benchmarks/results/hypernetwork.json and prints the tables of
 docs/results.md; ``--table`` prints them from that file alone, ``--only main`` does one evaluation.
 """
@@ -46,17 +46,21 @@ VARIANTS: dict[str, list[str]] = {
     "left": ["split.left_out=[gru]"],
     "low_rank": ["decoder=low_rank", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
     "tiled": ["decoder=tiled", 'train.groups=[{match: "encoder.*", lr: 0.3}]'],
+    "half": [
+        "meta_batch=4", "train.batch_size=32", "train.steps=7250", "largest_first=900",
+        "train.eval_every=1000",
+    ],
     "seed1": ["train.seed=1"],
     "seed2": ["train.seed=2"],
 }
 SHORT, LONG = (0, 10, 50, 100, 200), (0, 10, 50, 100, 200, 500, 1000)
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "main": {
-        "ghn": "full", "others": ("singles",), "splits": {"in_distribution": 32},
+        "ghn": "full", "others": ("singles", "half"), "splits": {"in_distribution": 32},
         "steps": LONG, "ranking": 68, "early": (10, 50),
     },
     "short": {
-        "ghn": "full", "others": ("singles", "table", "low_rank", "tiled"),
+        "ghn": "full", "others": ("singles", "table", "low_rank", "tiled", "half"),
         "splits": {"in_distribution": 32}, "steps": SHORT, "candidates": CANDIDATES,
     },
     "larger": {
