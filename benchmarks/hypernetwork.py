@@ -106,7 +106,7 @@ def evaluated(name: str, work: Path, workers: int) -> dict[str, Any]:
     made = EvaluationConfig.model_validate(values)
     summary = evaluate_ghn(
         made, work / "evaluations" / name, workers=workers,
-        tell=lambda done, total: print(f"{name}: {done} of {total}", flush=True),
+        tell=lambda part, done, total: print(f"{name}, {part}: {done} of {total}", flush=True),
     )  # fmt: skip
     found = {"steps": list(made.steps), "date": time.strftime("%Y-%m-%d"), "summary": summary}
     if made.ranking:

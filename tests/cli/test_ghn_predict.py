@@ -121,6 +121,9 @@ def test_the_card_tells_cost_and_limits(windtunnel: Command, trained: Path) -> N
     assert windtunnel("ghn", "release", "tiny", "--out", "made").code == 0
     card = Path("made/README.md").read_text(encoding="utf-8")
     record = json.loads((trained / "record.json").read_bytes())
+    loss = f"{record['final']['ema_loss']:.4f} nats a token"
+    assert f"own: {loss}" in card
+    assert "at the end of training, of the average of weights." in card
     for text in (
         "pretrained", "6 steps, 192 tokens", f"{record['flops']:.3g} FLOPs", "rnn", "mini_gpt",
         "d_model to 16, 2 layers", "Sequences to 8 tokens", "bytes tokenizer of 259 ids",
@@ -192,7 +195,10 @@ def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: 
     Path("there").mkdir()
     assert windtunnel("ghn", "release", "tiny", "--out", "small").code == 0
     for command, told in (
-        (("ghn", "release", "small", "--out", "new"), "is a release already"),
+        (("ghn", "release", "small", "--out", "new"), "small: is a release; give the folder of"),
+        (("ghn", "predict", "tiny", "mini.yaml", "--out", "new/a.st"), "there is no folder new"),
+        (("ghn", "predict", "small/network.json", "mini.yaml"), "is a file; give its folder"),
+        (("ghn", "predict", "runs/nix", "mini.yaml"), "runs/nix: is not there"),
         (("ghn", "release", "tiny", "--out", "new", "--precision", "float61"), "float16"),
         (("ghn", "release", "tiny", "--out", "there"), "exists already"),
         (("ghn", "release", "tinny", "--out", "new"), "no run 'tinny'"),

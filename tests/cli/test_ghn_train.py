@@ -42,6 +42,9 @@ def test_a_hypernetwork_trains_and_is_a_run_like_any_other(windtunnel: Command) 
     assert (record["status"], record["steps"], record["tokens"]) == ("finished", 6, 6 * 4 * 8)
     assert record["architectures"]["train"] > 10
     assert record["flops"] > 0
+    final = record["final"]
+    both = f"{final['loss']:.4f} nats/token ({final['ema_loss']:.4f} with the average of weights)"
+    assert f"finished: validation loss {both}" in answer.err
     (run,) = json.loads(windtunnel("runs", "list", "--json").out)
     assert run["key"] == record["key"]
     shown = windtunnel("runs", "show", "tiny")

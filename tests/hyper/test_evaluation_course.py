@@ -58,6 +58,41 @@ def test_the_search_of_rates_ends_with_the_best_between_two_worse(
         assert min(done) < found < max(done)
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_every_figure_of_the_tables_stands_in_a_log(width: int) -> None:
+    """Also with many steps, many parts and long names; nothing is cut off, nothing runs over."""
+    steps = [str(10**n) for n in range(12)]
+    numbers = iter(range(1000, 9000))
+    cells: list[str] = []
+
+    def fresh() -> float:
+        cells.append(f"{next(numbers) / 1000:.3f}")
+        return float(cells[-1])
+
+    def tau() -> dict[str, float]:
+        found = {name: next(numbers) / 100 for name in ("value", "low", "high")}
+        cells.append(f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]")
+        return found
+
+    saved = {"reached": 0.5, "steps": 123_456.0, "seconds": 0.0345, "break_even": 98_765_432.0,
+             "strong_reaches_start": 0.97}  # fmt: skip
+    inits = {
+        name: {"loss": {step: fresh() for step in steps}, "below_unigram": 0.5, "saved": saved}
+        for name in ("strong", "a-hypernetwork-with-a-very-long-name-indeed")
+    }
+    parts = ("overall", "within kinds", "within sizes", "within families", "one more part")
+    ranking = {part: {"of": 32, "tau": {"ghn_grad_norm": tau()}} for part in parts}
+    split = {"architectures": 3, "inits": inits, "ranking": ranking}
+    summary = {"splits": {"wide": split}, "strong": {"rnn": "torch"}, "unigram_entropy": 5.0}
+    console = Console(width=width, file=io.StringIO())
+    console.print(evaluation_view(summary))
+    text = cast(io.StringIO, console.file).getvalue()
+    for cell in (*cells, *steps, *parts, "123,456", "0.035", "98,765,432 trainings", "97%",
+                 "below unigram", "reached", "steps saved", "overtaken"):  # fmt: skip
+        assert cell in text, cell
+    assert all(len(line) <= width for line in text.splitlines() if "─" in line)
+
+
 def context(entropy: float) -> Context:
     """Sizes, an entropy and a cost that are made up."""
     space = [SimpleNamespace(params=100 + 10 * i, name=f"m{i}") for i in range(30)]

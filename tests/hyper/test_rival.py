@@ -41,11 +41,15 @@ def test_singles_are_trained_for_each_kind_and_open_again(ghn: Path) -> None:
     told: list[str] = []
     took = train_rival(
         ghn, ghn.parent / "rival", rates=(1e-2, 1e-3), seconds=0.2, batch_size=4,
-        tell=lambda key, step, loss: told.append(key),
+        tell=told.append,
     )  # fmt: skip
     stored = open_stored(ghn.parent / "rival")
     assert isinstance(stored.network, Singles)
     assert took.keys() == stored.network.sources.keys()
+    for number, (key, one) in enumerate(took.items(), 1):
+        own = [text for text in told if text.startswith(f"{key} ({number} of {len(took)}): ")]
+        assert sum(": rate " in text for text in own) == 2
+        assert own[-1].endswith(f"step {one['steps']} of {one['steps']}, loss {one['loss']:.4f}")
     assert all(one["steps"] >= 20 and one["lr"] in (1e-2, 1e-3) for one in took.values())
     members = ready_ghn(load_ghn(ghn / "config.yaml")).members
     space = members.space.whole

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from windtunnel.cli.options import AsJson, Edits, note, print_json
+from windtunnel.cli.options import AsJson, Edits, RunsFolder, note, print_json, runs_folder
+
+PAUSE = 10.0
+"""Seconds between two lines of progress."""
 
 
 def singles(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="The folder of a hypernetwork's finished run.")
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="GHN", help="A hypernetwork's finished run: its folder, name or key."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
     seconds: Annotated[
         float | None,
         typer.Option("--seconds", min=0, help="Computing time in all [the hypernetwork's own]."),
     ] = None,
+    runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Train single models with a hypernetwork's computing time: the rival that it must beat."""
-    from windtunnel.hyper.rival import train_rival
+    from windtunnel.cli.hypernetworks import print_singles, singles_verb
 
-    took = train_rival(
-        run, out, seconds=seconds,
-        tell=lambda key, step, loss: note(f"{key}: step {step}, loss {loss:.3f}"),
-    )  # fmt: skip
+    took = singles_verb(network, out, runs=runs_folder(runs), seconds=seconds)
     if as_json:
         print_json(took)
+    else:
+        print_singles(took, out)
 
 
 def evaluate(
@@ -49,9 +56,13 @@ def evaluate(
     from windtunnel.hyper.evaluation.run import evaluate_ghn, load_evaluation
     from windtunnel.report.hypernetwork import evaluation_view
 
-    def tell(done: int, total: int) -> None:
-        if done == total or done % 20 == 0:
-            note(f"{done} of {total} trainings of this part")
+    told = time.monotonic()
+
+    def tell(part: str, done: int, total: int) -> None:
+        nonlocal told
+        if done == total or time.monotonic() - told >= PAUSE:
+            told = time.monotonic()
+            note(f"part {part}: {done} of {total} trainings, {total - done} to go")
 
     summary = evaluate_ghn(load_evaluation(file, edits or []), out, workers=workers, tell=tell)
     if as_json:

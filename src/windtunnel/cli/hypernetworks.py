@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.one_run import Job, Place, train_job
-from windtunnel.cli.options import note
+from windtunnel.cli.options import note, print_table
 from windtunnel.cli.tracking import check_names
 from windtunnel.config import suggestion
 from windtunnel.errors import UsageError
 from windtunnel.hyper.initial import (
+    check_new_file,
+    find_run,
     find_stored,
     first_weights,
     losses_at_start,
@@ -28,8 +30,8 @@ from windtunnel.hyper.launch import (
     train_ghn,
 )
 from windtunnel.hyper.releasing import release
+from windtunnel.hyper.rival import train_rival
 from windtunnel.hyper.rounded import PRECISIONS, Precision
-from windtunnel.hyper.stored import RELEASE
 from windtunnel.report.hypernetwork_card import card_text
 from windtunnel.runs import RunFolder
 from windtunnel.train.run_config import load_run
@@ -89,8 +91,8 @@ def predict_verb(
     """What a hypernetwork predicts for a run's file, as plain JSON; written to ``out``."""
     loaded = load_run(file, edits)
     stored = find_stored(reference, runs)
-    if out is not None and out.exists():
-        raise UsageError(f"{out}: exists already; nothing was written")
+    if out is not None:
+        check_new_file(out)
     dataset = prepare_with_progress(loaded.config.data)
     first = first_weights(stored, loaded, dataset)
     found = first.prediction
@@ -136,6 +138,23 @@ def print_prediction(told: dict[str, Any]) -> None:
         note(f"wrote {told['weights']}; a run begins with it by origin: {{weights: …}}")
 
 
+def singles_verb(reference: str, out: Path, *, runs: Path, seconds: float | None) -> dict[str, Any]:
+    """Trains the rival of a hypernetwork's finished run; what each of its models took."""
+    return train_rival(find_run(reference, runs).path, out, seconds=seconds, tell=note)
+
+
+def print_singles(took: Mapping[str, Mapping[str, Any]], out: Path) -> None:
+    """The same for the terminal."""
+    rows = [
+        [kind, f"{one['steps']:,}", f"{one['seconds']:,.3g}", f"{one['search_seconds']:,.3g}",
+         f"{one['lr']:.3g}", "the last tried" if one["at_edge"] else "", f"{one['loss']:.4f}"]
+        for kind, one in took.items()
+    ]  # fmt: skip
+    header = ["kind", "steps", "seconds", "for its rate", "rate", "", "loss"]
+    print_table(header, rows, texts=1)
+    note(f"next: others: {{singles: {out.absolute()}}} in the file of windtunnel ghn evaluate")
+
+
 def release_verb(
     reference: str, out: Path, *, runs: Path, precision: str, name: str | None = None
 ) -> dict[str, Any]:
@@ -144,10 +163,7 @@ def release_verb(
         raise UsageError(f"--precision: {precision!r}{suggestion(precision, PRECISIONS)}")
     if out.exists():
         raise UsageError(f"{out}: exists already; nothing was written")
-    path = find_stored(reference, runs).path
-    if (path / RELEASE).is_file():
-        raise UsageError(f"{path}: is a release already; give the folder of a hypernetwork's run")
-    folder = RunFolder.open(path)
+    folder = find_run(reference, runs)
     dataset = prepare_with_progress(load_ghn(folder.config_path).data)
     kept = cast("Precision", precision)
     facts = release(folder, out, card_text, precision=kept, name=name, dataset=dataset)

@@ -201,8 +201,11 @@ def _number(value: float | None) -> str:
 def _say_how_it_ended(record: dict[str, Any]) -> None:
     final = record["final"]
     bits = final["bits_per_byte"]
+    averaged = ""
+    if "ema_loss" in final:
+        averaged = f" ({_number(final['ema_loss'])} with the average of weights)"
     note(
-        f"{record['status']}: validation loss {_number(final['loss'])} nats/token, "
+        f"{record['status']}: validation loss {_number(final['loss'])} nats/token{averaged}, "
         + (f"{_number(bits)} bits/byte, " if bits is not None else "")
         + f"accuracy {final['accuracy']:.3f}, after {record['tokens']:,} tokens in "
         f"{record['train_seconds']:.0f} s"

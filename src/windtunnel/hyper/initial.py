@@ -19,8 +19,8 @@ from windtunnel.arch import Architecture, resolve
 from windtunnel.data.dataset import Dataset
 from windtunnel.errors import UsageError
 from windtunnel.hyper.predict import Prediction, predict
-from windtunnel.hyper.stored import NETWORK, Stored, open_stored
-from windtunnel.runs import RunStore
+from windtunnel.hyper.stored import NETWORK, Stored, ghn_run, no_network, open_stored
+from windtunnel.runs import RunFolder, RunStore
 from windtunnel.runs.durable import sync_folder
 from windtunnel.runs.pruning import INITS
 from windtunnel.train.evaluation import evaluate
@@ -72,13 +72,36 @@ def find_stored(reference: str, runs: Path) -> Stored:
         UsageError: there is none.
         RunError: it is damaged.
     """
+    return open_stored(find_folder(reference, runs))
+
+
+def find_run(reference: str, runs: Path) -> RunFolder:
+    """The run of a hypernetwork: its folder, or one of the store by name or key.
+
+    Raises:
+        UsageError: there is none, or it is a release.
+    """
+    return ghn_run(find_folder(reference, runs))
+
+
+def find_folder(reference: str, runs: Path) -> Path:
+    """The folder that a user means: a path, or the name or key of a run of the store.
+
+    Raises:
+        UsageError: there is none, or the path holds no hypernetwork.
+    """
     path = Path(reference)
     if (path / NETWORK).is_file():
-        return open_stored(path)
-    store = RunStore(runs)
-    if path.exists() and ("/" in reference or reference in (".", "..")):
-        raise UsageError(f"{path}: holds no hypernetwork ({NETWORK} is not there)")
-    return open_stored(store.select(reference).path)
+        return path
+    is_path = "/" in reference or reference in (".", "..")
+    if is_path and path.exists():
+        raise UsageError(no_network(path))
+    try:
+        return RunStore(runs).select(reference).path
+    except UsageError as error:
+        if is_path or path.is_file():
+            raise UsageError(no_network(path)) from error
+        raise
 
 
 def network_digest(stored: Stored) -> str:
@@ -172,14 +195,21 @@ def keep_weights(folder: Path, weights: Mapping[str, Tensor], facts: Mapping[str
     return path
 
 
+def check_new_file(path: Path) -> None:
+    """Raises UsageError where a new file cannot be made: it is there, or its folder is not."""
+    if path.exists():
+        raise UsageError(f"{path}: exists already; nothing was written")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; nothing was written")
+
+
 def write_weights(path: Path, first: FirstWeights) -> None:
     """Writes predicted weights to a new file, as ``origin.weights`` reads it.
 
     Raises:
-        UsageError: it is there already, or cannot be written.
+        UsageError: it is there already, its folder is not, or it cannot be written.
     """
-    if path.exists():
-        raise UsageError(f"{path}: exists already; nothing was written")
+    check_new_file(path)
     try:
         kept = keep_weights(path.absolute().parent, first.prediction.weights, first.facts())
         os.replace(kept, path)

@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from windtunnel.arch import Architecture, build
 from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import anatomy_of
@@ -29,11 +27,15 @@ from windtunnel.train.batch import BatchSource
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.launch import TOKENIZER
 from windtunnel.train.schedule_config import ScheduleConfig
+from windtunnel.train.tensors import write_tensors
 
 _FIRST_LR, _LR_FACTOR = 6e-3, 3.0
 _SEARCH = 0.1
 
-Tell = Callable[[str, int, float], None]
+_PAUSE = 10.0
+"""Seconds between two lines of progress."""
+
+Tell = Callable[[str], None]
 
 
 def train_rival(
@@ -43,7 +45,7 @@ def train_rival(
     rates: Sequence[float] | None = None,
     batch_size: int = 16,
     seconds: float | None = None,
-    tell: Tell = lambda key, step, loss: None,
+    tell: Tell = lambda text: None,
 ) -> dict[str, Any]:
     """One model of each kind, of the largest size that a hypernetwork was trained on, on its text,
     for as long as it was trained, all together; what it took. They are tied where some are: a tied
@@ -57,6 +59,7 @@ def train_rival(
             each, on top of all else. None: from 2e-3 in factors of 3, until the best lies between
             two others.
         seconds: of computing in all; None: as many as the hypernetwork's record tells.
+        tell: is told in words how far it is, every few seconds.
 
     Raises:
         UsageError: the run has not ended, or the folder is there.
@@ -74,10 +77,12 @@ def train_rival(
         split = ready.config.split
         largest = {"d_model": split.d_model, "n_layer": split.n_layer}
         facts = {**singles_facts("singles", singles, largest), "training": took}
-        shutil.copytree(ghn / TOKENIZER, draft / TOKENIZER)
-        values = {name: value.detach().contiguous() for name, value in singles.named_parameters()}
-        save_file(values, str(draft / WEIGHTS))
-        (draft / NETWORK).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        try:
+            shutil.copytree(ghn / TOKENIZER, draft / TOKENIZER)
+            write_tensors(draft / WEIGHTS, dict(singles.named_parameters()))
+            (draft / NETWORK).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{out}: cannot be written: {error.strerror}") from error
     return took
 
 
@@ -94,15 +99,39 @@ def _trained(
     train = _recipe(ready, batch_size)
     config = ready.config.replace(train=train, meta_batch=1)
     took: dict[str, Any] = {}
-    for key, architecture in singles.sources.items():
+    count = len(singles.sources)
+    tell(
+        f"training {count} models for {total:,.3g} s of the processor in all, after short "
+        f"trainings of {_SEARCH * each:,.3g} s each for their learning rates"
+    )
+    for number, (key, architecture) in enumerate(singles.sources.items(), 1):
+        own = partial(_prefixed, tell, f"{key} ({number} of {count})")
         batches = text_feed(config, ready.dataset, architecture).batches
         began = time.process_time()
-        lr, is_at_edge = _best_rate(architecture, batches, train, rates, _SEARCH * each)
+        lr, is_at_edge = _best_rate(architecture, batches, train, rates, _SEARCH * each, own)
         searched = time.process_time() - began
         model, recipe = singles.models[key], train.replace(lr=lr)
-        took[key] = train_single(model, batches, recipe, seconds=each, tell=partial(tell, key))
+        took[key] = train_single(model, batches, recipe, seconds=each, tell=_progress(own))
         took[key] |= {"lr": lr, "at_edge": is_at_edge, "search_seconds": searched}
     return took
+
+
+def _prefixed(tell: Tell, name: str, text: str) -> None:
+    tell(f"{name}: {text}")
+
+
+def _progress(tell: Tell) -> Callable[[int, int, float], None]:
+    """Tells a step every few seconds, and the last."""
+    told = time.monotonic()
+
+    def step(number: int, steps: int, loss: float) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= _PAUSE or number == steps:
+            told = now
+            tell(f"step {number:,} of {steps:,}, loss {loss:.4f}")
+
+    return step
 
 
 @contextmanager
@@ -138,6 +167,7 @@ def _best_rate(
     train: TrainConfig,
     rates: Sequence[float] | None,
     seconds: float,
+    tell: Tell,
 ) -> tuple[float, bool]:
     """The rate of the lowest training loss after so many seconds each, and whether it is the lowest
     or the highest that was tried."""
@@ -150,6 +180,7 @@ def _best_rate(
             recipe = train.replace(lr=lr)
             loss = train_single(build(architecture), batches, recipe, seconds=seconds)["loss"]
             done[lr] = loss if math.isfinite(loss) else math.inf
+            tell(f"rate {lr:.3g}: loss {done[lr]:.4f}")
         asked = next_rates(done, _FIRST_LR, _LR_FACTOR) if rates is None else ()
     return best_rate(done), not is_bracketed(done)
 

@@ -101,12 +101,15 @@ def train_single(
     config: TrainConfig,
     *,
     seconds: float,
-    tell: Callable[[int, float], None] = lambda step, loss: None,
+    tell: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> dict[str, Any]:
     """Trains a model for about ``seconds`` of the process's computing time; what it took.
 
     The number of steps follows from the time of the first ones, whose updates are thrown away. The
     model ends with the average of its weights where the recipe keeps one.
+
+    Args:
+        tell: is told each step, how many there will be, and the running mean of the loss.
     """
     kept = {name: value.detach().clone() for name, value in model.named_parameters()}
     probe = create_train_state(model, batches, config.replace(steps=12))
@@ -121,8 +124,7 @@ def train_single(
     loss = math.nan
     for info in train_steps(state):
         loss = info.loss if math.isnan(loss) else 0.98 * loss + 0.02 * info.loss
-        if info.step % 200 == 0:
-            tell(info.step, loss)
+        tell(info.step, steps, loss)
     if state.ema is not None:
         state.ema.swap(state.weights.parameters)
     return {"steps": steps, "seconds": time.process_time() - began, "loss": loss}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from windtunnel.hyper.network import HyperNetwork
 from windtunnel.hyper.rounded import unpacked
 from windtunnel.hyper.singles import Singles
 from windtunnel.runs import RunFolder
+from windtunnel.runs.folder import IDENTITY
 from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.launch import TOKENIZER
 from windtunnel.train.restore import copy_values, kept_tensors
@@ -85,6 +87,34 @@ def network_from(facts: Mapping[str, Any]) -> HyperNetwork | Singles:
     return HyperNetwork(encoder, decoder, Limits(**limits, roles=roles))
 
 
+def no_network(path: Path) -> str:
+    """Why a path without :data:`NETWORK` holds no hypernetwork, for the end of a message."""
+    if path.is_dir():
+        return f"{path}: holds no hypernetwork ({NETWORK} is not there)"
+    return f"{path}: is a file; give its folder" if path.exists() else f"{path}: is not there"
+
+
+def ghn_run(path: Path) -> RunFolder:
+    """The run in a folder that holds a hypernetwork.
+
+    Raises:
+        UsageError: it holds none, or is a release or single models, which know no run.
+    """
+    if not (path / NETWORK).is_file():
+        raise UsageError(no_network(path))
+    if (path / IDENTITY).is_file():
+        return RunFolder.open(path)
+    found = "is a release"
+    with suppress(ValueError):
+        found = "holds single models" if "singles" in _facts(path) else found
+    raise UsageError(f"{path}: {found}; give the folder of a hypernetwork's run")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((path / NETWORK).read_bytes())
+    return facts
+
+
 def open_stored(path: Path) -> Stored:
     """The hypernetwork of a run's folder (its newest whole checkpoint, the average where the run
     keeps one) or of a release.
@@ -94,9 +124,9 @@ def open_stored(path: Path) -> Stored:
         RunError: a file of it is damaged.
     """
     if not (path / NETWORK).is_file():
-        raise UsageError(f"{path}: holds no hypernetwork ({NETWORK} is not there)")
+        raise UsageError(no_network(path))
     try:
-        facts = json.loads((path / NETWORK).read_bytes())
+        facts = _facts(path)
         if facts["format"] != _FORMAT:
             raise UsageError(f"{path / NETWORK}: format {facts['format']}, and {_FORMAT} is known")
         network = network_from(facts)
@@ -123,8 +153,7 @@ def training_seconds(path: Path) -> float | None:
     record = None if (path / WEIGHTS).is_file() else RunFolder.open(path).read_record()
     if record is not None:
         return computing_seconds(record)
-    facts = json.loads((path / NETWORK).read_bytes())
-    trained = facts.get("training", {}).values()
+    trained = _facts(path).get("training", {}).values()
     parts = [one["seconds"] + one.get("search_seconds", 0) for one in trained]
     return float(sum(parts)) if parts else None
 
@@ -148,6 +177,8 @@ def load_network_weights(path: Path, network: nn.Module) -> None:
         CheckpointError: no checkpoint is whole, or they do not fit.
     """
     if (path / WEIGHTS).is_file():
+        if isinstance(network, HyperNetwork) and not (path / RELEASE).is_file():
+            logger.warning("%s: %s is not there, so the weights are not checked", path, RELEASE)
         _check_digest(path)
         try:
             values = unpacked(tensors_in([path / WEIGHTS]))
@@ -155,6 +186,8 @@ def load_network_weights(path: Path, network: nn.Module) -> None:
             raise CheckpointError(f"{path / WEIGHTS}: is damaged ({error})") from error
         copy_values(kept_tensors(network), values, path / WEIGHTS)
         return
+    if not (path / IDENTITY).is_file():
+        raise CheckpointError(f"{path}: is a release without its weights ({WEIGHTS} is not there)")
     folder = RunFolder.open(path)
     document = load_document(folder.config_path)
     averaged = document.get(("train", "ema"), None) is not None

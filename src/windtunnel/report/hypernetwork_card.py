@@ -93,9 +93,11 @@ def _cost(record: Mapping[str, Any]) -> str:
 def _loss(record: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     final = record["final"]
     loss = final.get("ema_loss", final["loss"])
+    of_average = ", of the average of weights" if "ema_loss" in final else ""
     told = (
         f"Of held-out architectures on held-out text, without any training of their own: "
-        f"{loss:.4f} nats a token ({math.exp(loss):.1f} perplexity) at the end of training."
+        f"{loss:.4f} nats a token ({math.exp(loss):.1f} perplexity) at the end of "
+        f"training{of_average}."
     )
     if facts["loss"] is not None:
         told += (

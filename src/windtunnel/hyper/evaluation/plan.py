@@ -55,6 +55,8 @@ class Course:
     """Of those the ones whose best rate is the lowest or highest that was tried."""
     ranks: Sequence[tuple[int, str]] = ()
     """Architectures that are only ranked, with their kinds."""
+    part: str = ""
+    """What is being done, in words."""
 
     @property
     def inits(self) -> tuple[str, ...]:
@@ -63,8 +65,11 @@ class Course:
 
     def go(self, run: Run) -> None:
         """Runs all that is left, in three parts."""
+        self.part = "1 of 3, choosing the strong initialisation"
         self._choose_strong(run)
+        self.part = "2 of 3, tuning learning rates"
         self._tune(run)
+        self.part = "3 of 3, measuring"
         run([unit for unit in self.measured() if unit not in self.results])
 
     def measured(self) -> list[Unit]:

@@ -6,12 +6,14 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,24 @@ from windtunnel.hyper.initial import network_digest
 from windtunnel.hyper.launch import load_ghn, space_digest
 from windtunnel.hyper.members import Members
 from windtunnel.hyper.predict import predict, same_ids
-from windtunnel.hyper.stored import Stored, open_stored, training_seconds
+from windtunnel.hyper.stored import Stored, ghn_run, open_stored, training_seconds
 from windtunnel.runs import RunLock, code_digest
 from windtunnel.runs.durable import strict_json, write_atomic
 from windtunnel.spaces.declared import load_space
+from windtunnel.train.interrupts import Interrupted, StopRequest
 
 logger = logging.getLogger(__name__)
 
+PINNED = "evaluation.json"
 UNITS = "units.jsonl"
 SUMMARY = "summary.json"
 LOCK = "evaluation.lock"
 
-Tell = Callable[[int, int], None]
+STOPPED = "stopped; the same command goes on from here"
+POLL_SECONDS = 0.2
+
+Tell = Callable[[str, int, int], None]
+"""Told the part of the course, how many of its trainings have ended, and how many it has."""
 
 
 def load_evaluation(path: Path, edits: Sequence[str] = ()) -> EvaluationConfig:
@@ -68,16 +76,20 @@ class Context:
     @cached_property
     def ghn(self) -> GhnConfig:
         """The config of the hypernetwork's run."""
-        path = Path(self.config.ghn) / "config.yaml"
-        if not path.is_file():
-            raise UsageError(f"ghn: {self.config.ghn} is no hypernetwork's run")
-        return load_ghn(path)
+        return load_ghn(ghn_run(Path(self.config.ghn)).config_path)
 
     @cached_property
     def stored(self) -> dict[str, Stored]:
         """The hypernetwork and the others."""
         named = {"ghn": self.config.ghn, **self.config.others}
-        found = {name: open_stored(Path(folder)) for name, folder in named.items()}
+        found = {}
+        for name, folder in named.items():
+            try:
+                path = ghn_run(Path(folder)).path if name == "ghn" else Path(folder)
+                found[name] = open_stored(path)
+            except UsageError as error:
+                key = name if name == "ghn" else f"others.{name}"
+                raise UsageError(f"{key}: {error}") from error
         own = found["ghn"].tokenizer
         for name, stored in found.items():
             if not same_ids(stored.tokenizer, own):
@@ -139,6 +151,7 @@ _CONTEXT: list[Context] = []
 
 
 def _begin(config: EvaluationConfig) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends its workers
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _CONTEXT[:] = [Context(config)]
@@ -157,16 +170,22 @@ def _work(unit: Unit) -> Outcome:
 
 
 def evaluate_ghn(
-    config: EvaluationConfig, out: Path, *, workers: int = 1, tell: Tell = lambda done, total: None
+    config: EvaluationConfig,
+    out: Path,
+    *,
+    workers: int = 1,
+    tell: Tell = lambda part, done, total: None,
 ) -> dict[str, Any]:
     """Runs what is not yet in ``out``, and writes the summary there; the summary.
 
     Raises:
-        UsageError: the folder is of another evaluation, or the files do not fit.
+        UsageError: the folder is of something else or another evaluation, or the files do not fit.
         RunError: another process evaluates there, or a worker was killed.
+        Interrupted: on a signal; what has ended is kept.
     """
     from windtunnel.hyper.evaluation.summary import summarized
 
+    _check_folder(out)
     context = Context(config)
     groups = groups_of(context.members.parts, config)
     ranks = ranks_of(context.members.parts, config, groups)
@@ -175,42 +194,80 @@ def evaluate_ghn(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be made: {error.strerror}") from error
-    with RunLock(out / LOCK):
-        _check_same(context, out)
-        course = Course(config, groups, Results(out / UNITS), ranks=ranks)
-        _go(course, out, workers, tell)
-        found = summarized(course, context)
-        write_atomic(out / SUMMARY, strict_json(found, indent=1) + "\n")
+    try:
+        with RunLock(out / LOCK):
+            _check_same(context, out)
+            course = Course(config, groups, Results(out / UNITS), ranks=ranks)
+            _go(course, out, workers, tell)
+            found = summarized(course, context)
+            write_atomic(out / SUMMARY, strict_json(found, indent=1) + "\n")
+    except KeyboardInterrupt:
+        raise Interrupted(STOPPED, signal.SIGINT) from None
     return found
+
+
+def _check_folder(out: Path) -> None:
+    """Raises UsageError where a folder holds something else than an evaluation."""
+    if not out.is_dir() or (out / PINNED).is_file():
+        return
+    own = (LOCK, f".{PINNED}.")  # what an evaluation leaves that was killed in its first moments
+    if not all(path.name.startswith(own) for path in out.iterdir()):
+        raise UsageError(f"{out}: exists and is not an evaluation's folder; nothing was changed")
 
 
 def _go(course: Course, out: Path, workers: int, tell: Tell) -> None:
     """Runs a course in worker processes."""
-    config = course.config
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(config,)
-    ) as pool:
-
-        def run(units: Sequence[Unit]) -> None:
-            waiting = {pool.submit(_work, unit): unit for unit in units}
-            for done, future in enumerate(as_completed(waiting), 1):
-                found = future.result()
-                course.results.add(waiting[future], found.losses, **found.more)
-                tell(done, len(waiting))
-
+    others = set(multiprocessing.active_children())
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        StopRequest() as stop,
+        ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(course.config,)) as pool,
+    ):
         try:
-            course.go(run)
+            course.go(partial(_run, course, pool, stop, tell))
         except BrokenProcessPool as error:
+            if stop.signum is not None:  # the workers got it too
+                raise Interrupted(STOPPED, stop.signum) from None
             raise RunError(f"{out}: a worker was killed; start again to go on") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # what waits is not begun
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
+
+
+def _run(
+    course: Course, pool: ProcessPoolExecutor, stop: StopRequest, tell: Tell, units: Sequence[Unit]
+) -> None:
+    """Trains units, and keeps each as it ends."""
+    with _sigint_held():  # workers that begin now never see it, even before they ignore it
+        units_of = {pool.submit(_work, unit): unit for unit in units}
+    waiting, done = set(units_of), 0
+    while waiting:
+        if stop.signum is not None:
+            raise Interrupted(STOPPED, stop.signum)
+        ended, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+        for future in ended:
+            found = future.result()
+            course.results.add(units_of[future], found.losses, **found.more)
+            done += 1
+            tell(course.part, done, len(units_of))
+
+
+@contextmanager
+def _sigint_held() -> Iterator[None]:
+    """Ctrl-C waits until the end; processes that are started meanwhile are born deaf to it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_same(context: Context, out: Path) -> None:
     """What the folder's results are of, written at the first start: the config, and digests of
     weights, text and space. More splits, seeds, candidates and rivals may come later."""
-    path = out / "evaluation.json"
+    path = out / PINNED
     now = {
         "config": context.config.model_dump(mode="json"),
         "text": context.text.digest,
