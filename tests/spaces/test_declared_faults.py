@@ -279,3 +279,4 @@ def test_a_selection_of_another_space_may_have_more_axes(tmp_path: Path) -> None
     assert both.params.tolist() == np.repeat(grid.params, 6).tolist()
     assert [m.values["seed"] for m in both[5:8]] == [3, 1, 2]
     assert both.find(both[100].name) == both[100]
+    assert both[3].name == "gru-900-64d-1L-d0.0-tTrue-lr=0.002-seed=1"

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
+from windtunnel.errors import UsageError
 from windtunnel.spaces import Axis, Space, full, reasonable, union
 from windtunnel.spaces.declared import load_space
+from windtunnel.spaces.structure import entries
 
 WIDTHS = "axes: {arch.d_model: [64, 128, 192, 256]}"
 
@@ -205,3 +209,62 @@ def test_a_union_of_overlapping_files_keeps_twins_together(tmp_path: Path) -> No
     first = load_space(written(tmp_path, f"name: a\npreset: llama\n{WIDTHS}\n"))
     second = load_space(written(tmp_path, f"name: b\npreset: llama\n{WIDTHS}\n"))
     assert len(np.unique(union("both", first, second).structures())) == 4
+
+
+RUN = """\
+arch:
+  d_model: 32
+  vocab_size: 300
+  layers:
+    - {repeat: 2, mixer: {type: attention, num_heads: 4}, mlp: dense}
+    - {mixer: {type: attention, num_heads: 2, bias: true}, mlp: {type: glu, ratio: 2}}
+data: {tokenizer: {type: bpe, vocab_size: 300}}
+"""
+AXES = {
+    "arch.d_model": ("32", "64"),
+    "arch.vocab_size": ("auto", "300", "320"),
+    "data.tokenizer.vocab_size": ("300", "320"),
+    "arch.layers[0]": ("{mixer: {num_heads: 4}}", "{mixer: {num_heads: 4, dropout: 0.1}}", "gru"),
+    "arch.layers[0].repeat": ("1", "2", "3"),
+    "arch.layers[*].mixer.bias": ("true", "false"),
+    "arch.layers[-1].mixer": ("attention", "{type: attention, num_heads: 2}", "lstm"),
+    "arch.layers[1].mixer.num_heads": ("2", "4"),
+    "arch.layers[*].mlp": ("dense", "glu", "{type: dense, dropout: 0.2}"),
+    "arch.layers[1].mlp.ratio": ("2", "2.5"),
+    "arch.layers[*].norm": ("rmsnorm", "{type: layernorm, placement: post}"),
+    "arch.layers[*].placement": ("pre", "post"),
+    "arch.layers[*].dropout": ("0.0", "0.5"),
+    "arch.embedding": ("{tie: true}", "{tie: true, dropout: 0.3}", "{tie: false}"),
+    "arch.embedding.tie": ("true", "false"),
+    "train.lr": ("1e-3", "1e-2"),
+}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(sorted(AXES)), min_size=1, max_size=4, unique=True), st.data())
+def test_structures_are_those_of_each_members_own_entries(
+    tmp_path_factory: pytest.TempPathFactory, paths: list[str], data: st.DataObject
+) -> None:
+    """The sums over axes against the entries of every member, each read on its own."""
+    folder = tmp_path_factory.mktemp("space")
+    written(folder, RUN, "run.yaml")
+    lines = []
+    for number, path in enumerate(paths):
+        values = data.draw(st.permutations(AXES[path]))
+        lines.append(f"  a{number}: {{path: '{path}', values: [{', '.join(values)}]}}")
+    text = "base: run.yaml\naxes:\n" + "\n".join(lines) + "\n"
+    try:
+        space = load_space(written(folder, text))
+    except UsageError:  # a path that two axes set, or a first member that is no architecture
+        assume(False)
+    structures = space.structures().tolist()
+    alone: dict[str, int] = {}
+    found = []
+    for member, structure in zip(space, structures, strict=True):
+        try:
+            key = str(sorted(entries(member.document, folder).items(), key=str))
+        except UsageError:
+            continue
+        found.append(structure)
+        assert alone.setdefault(key, structure) == structure
+    assert len(set(found)) == len(alone)

@@ -28,6 +28,8 @@ MOST_COUNTED = 20_000
 """Structures without a closed form whose parameters are counted one by one."""
 _LONGEST_NAME = 100
 """Characters of an architecture's name in a run file."""
+_GRIDS = 20
+"""How many times more members than are asked for are still faster gone through all at once."""
 MOST_PARAMS = 2**62
 """What counts of parameters stay below."""
 
@@ -157,15 +159,17 @@ class Block:
     def name(self, row: int, values: Mapping[str, Any]) -> str:
         """The name of a member."""
         own = self.family.parts
-        parts = [own.get(axis.name, axis.name + "={}").replace("{}", self._text(values[axis.name]))
-                 for axis in self.axes]  # fmt: skip
+        parts = []
+        for axis in self.axes:
+            text = self._text(axis, values[axis.name])
+            parts.append(own.get(axis.name, axis.name + "={}").replace("{}", text))
         return "-".join([self.naming.prefix, f"{row + self.naming.first:03d}", *parts])
 
-    def _text(self, value: Any) -> str:
+    def _text(self, axis: Axis, value: Any) -> str:
         if isinstance(value, bool):
             return str(value)
         if isinstance(value, float):
-            decimals = self.naming.decimals
+            decimals = None if axis.paths else self.naming.decimals
             return f"{value:g}" if decimals is None else f"{value:.{decimals}f}"
         return label(value)
 
@@ -178,7 +182,7 @@ class Block:
             match = re.search(rf"-{start}([\w.]+?){end}(?=-|$)", name)
             if match is None:
                 continue
-            texts = {self._text(value): value for value in axis.values}
+            texts = {self._text(axis, value): value for value in axis.values}
             text = match[1]
             if text in texts:
                 found[axis.name] = texts[text]
@@ -286,13 +290,15 @@ class Block:
             )
         nodes = expression.conjuncts()
         slow = [n for n in nodes if not self.closed and "params" in n.names()]
+        whole = rows is None or (self.size <= _GRIDS * size and self.size <= MOST_FILTERED)
         found: Column = np.ones((), dtype=bool)
         for node in nodes:
             if node not in slow:
-                lookup = partial(self.column, rows=rows)
+                lookup = partial(self.column, rows=None if whole else rows)
                 found = found & condition(node, lookup, names, expression.text)
-        shape = self.product.shape if rows is None else rows.shape
+        shape = self.product.shape if whole or rows is None else rows.shape
         found = np.broadcast_to(found, shape).reshape(-1)
+        found = found[rows] if whole and rows is not None else found
         if slow:
             found = found.copy()
             for node in slow:

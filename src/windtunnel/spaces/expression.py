@@ -38,6 +38,8 @@ _COMPARE: dict[str, Callable[[Column, Column], Column]] = {
 }  # fmt: skip
 _EXACT = 2**62
 """What whole numbers of 64 bits stay below; others are those of Python."""
+_WHOLE_FRACTIONS = 2**53
+"""Whole numbers up to this are fractions of 64 bits too."""
 _MOST_EXACT = 4_000_000
 """Whole numbers of Python that one operation makes at most."""
 _ARITHMETIC: dict[str, Callable[[Column, Column], Column]] = {
@@ -166,10 +168,14 @@ def _value(node: Node, at: _Evaluation) -> Column:
             raise _mistake(at.text, f"{_shown(part)} is no number")
     if node.kind == "negative":
         return np.negative(sides[0])
-    if node.kind in ("/", "//", "%") and (sides[1] == 0).any():
-        # By zero nothing comes out, and whole numbers have no sign for that.
-        sides[1] = np.where(sides[1] == 0, np.nan, sides[1])
-    return _reckoned(node.kind, sides[0], sides[1], at)
+    zero = sides[1] == 0
+    if node.kind not in ("/", "//", "%") or not zero.any():
+        return _reckoned(node.kind, sides[0], sides[1], at)
+    # By zero nothing comes out, and whole numbers have no sign for that.
+    found = _reckoned(node.kind, sides[0], np.where(zero, 1, sides[1]), at)
+    if found.dtype.kind in "iu" and _bound(found) > _WHOLE_FRACTIONS:
+        found = found.astype(object)
+    return np.where(zero, np.nan, found)
 
 
 def _constant(value: Any) -> Column:

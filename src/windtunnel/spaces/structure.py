@@ -197,9 +197,14 @@ def tree_of(axes: Sequence[Axis], values: Mapping[str, Any], made: Made, folder:
         ConfigError: the first member is no architecture.
         UsageError: too many axes set places of each other.
     """
-    first = entries(made(values), folder)
-    reader = _Changes(first, values, made, folder)
-    alone = [group for axis in axes if (group := reader.group((axis,))).places or any(group.odd)]
+    from windtunnel.arch import expand_preset
+
+    document = expand_preset(made(values))
+    first = entries(document, folder)
+    auto = document.get(("arch", "vocab_size"), "auto") == "auto"
+    vocabulary = int(first.get(("vocab_size",), "0")) if auto else None
+    reader = _Changes(first, values, made, folder, vocabulary)
+    alone = [reader.group((axis,)) for axis in axes if axis.structural]
     joined: list[list[Group]] = []
     for group in alone:
         others = [g for g in joined if any(_touch(group, other) for other in g)]
@@ -222,7 +227,9 @@ def _touch(one: Group, other: Group) -> bool:
 
 
 def _paths(group: Group) -> list[Path]:
-    return [path for axis in group.axes for path in axis.paths]
+    """What the axes set; of the data the tokenizer, and so what the vocabulary may be left to."""
+    paths = [path for axis in group.axes for path in axis.paths]
+    return [path if path[0] == "arch" else ("arch", "vocab_size") for path in paths]
 
 
 def below(path: Path, other: Path) -> bool:
@@ -250,6 +257,8 @@ class _Changes:
     values: Mapping[str, Any]
     made: Made
     folder: Any
+    vocabulary: int | None
+    """The tokenizer's, where the first member leaves the vocabulary to it."""
 
     def group(self, axes: tuple[Axis, ...]) -> Group:
         if len(axes) == 1 and (direct := self._direct(axes[0])) is not None:
@@ -259,10 +268,8 @@ class _Changes:
             names = ", ".join(axis.name for axis in axes)
             raise UsageError(f"{names} set places of each other in {sizes:,} combinations; at most "
                              f"{MOST_JOINT:,} can be told apart")  # fmt: skip
-        if not any(axis.structural for axis in axes):
-            return Group(axes, (), ((),) * sizes, ("",) * sizes)
         of_run = any(path[0] == "data" for axis in axes for path in axis.paths)
-        vocabulary = None if of_run else int(self.first.get(("vocab_size",), "0"))
+        vocabulary = None if of_run else self.vocabulary
         found: list[Entries | None] = []
         odd = []
         for combination in product(*(axis.values for axis in axes)):
