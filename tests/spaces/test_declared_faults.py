@@ -89,6 +89,7 @@ where: d_model % heads == 0 and params < 1B
          "arch.layers[0].mixer.num_heads is a path set by two axes, num_heads and mixer"),
         ("preset: llama\naxes:\n  arch.layers[*].repeat: [2, 4]\n"
          "  arch.layers[0].repeat: [2]\n", "arch.layers[0].repeat is a path set by two axes"),
+        ("preset: llama\naxes: {train.ema: [{decay: .nan}]}\n", "no finite number"),
         ("preset: llama\naxes: {arch.d_model: [64, 64.0]}\n", "has the value 64.0 twice"),
     ],
 )  # fmt: skip

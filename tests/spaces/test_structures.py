@@ -1,6 +1,8 @@
 """Structures of declared spaces: what members are decides, and never what they are called."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from windtunnel.errors import UsageError
 from windtunnel.spaces import Axis, Space, full, reasonable, union
 from windtunnel.spaces.declared import load_space
+from windtunnel.spaces.families import family_of
+from windtunnel.spaces.families.family import _FAMILIES
 from windtunnel.spaces.structure import entries
 
 WIDTHS = "axes: {arch.d_model: [64, 128, 192, 256]}"
@@ -209,6 +213,41 @@ def test_a_union_of_overlapping_files_keeps_twins_together(tmp_path: Path) -> No
     first = load_space(written(tmp_path, f"name: a\npreset: llama\n{WIDTHS}\n"))
     second = load_space(written(tmp_path, f"name: b\npreset: llama\n{WIDTHS}\n"))
     assert len(np.unique(union("both", first, second).structures())) == 4
+
+
+def test_a_foreign_family_changes_no_structure_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one whose members cannot be made up, nor one that makes those of a built-in one."""
+    text = "preset: lstm\naxes: {arch.d_model: [64, 96], 'arch.layers[0].repeat': [2, 3]}\n"
+    before = load_space(written(tmp_path, text)).structures().tolist()
+    lstm = family_of("lstm")
+
+    class Broken(type(lstm)):  # type: ignore[misc]
+        name = "broken_stack"
+
+        def arch(self, values: Any) -> dict[str, Any]:
+            raise ZeroDivisionError
+
+    class Same(type(lstm)):  # type: ignore[misc]
+        name = "same_stack"
+
+        def arch(self, values: Any) -> dict[str, Any]:
+            return {**super().arch(values), "preset": "lstm"}
+
+    for kind in (Broken, Same):
+        monkeypatch.setitem(_FAMILIES, kind.name, kind())
+    assert load_space(tmp_path / "space.yaml").structures().tolist() == before
+    grid = reasonable().where("family == lstm and d_model == 64 and n_layer == 2")
+    assert before[0] in grid.structures().tolist()
+
+
+def test_a_space_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    space = load_space(written(tmp_path, f"preset: llama\n{WIDTHS}\n"))
+    structures = space.structures().tolist()
+    again = copy.deepcopy(space)
+    assert again.structures().tolist() == structures
+    assert again.blocks == space.blocks
 
 
 RUN = """\

@@ -43,7 +43,7 @@ class Axis:
         plain = tuple(v.item() if isinstance(v, np.generic) else v for v in self.values)
         object.__setattr__(self, "values", plain)
         for value in plain:
-            if isinstance(value, float) and not isfinite(value):
+            if not _finite(value):
                 raise UsageError(f"axis {self.name} has the value {value}: no finite number")
         seen: set[Any] = set()
         for value in plain:
@@ -66,6 +66,15 @@ class Axis:
         """The texts that stand for its values in conditions, where those are no numbers."""
         column = self.column()
         return set(column.tolist()) if column.dtype.kind == "U" else set()
+
+
+def _finite(value: Any) -> bool:
+    """Whether all numbers in a value are finite."""
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or isfinite(value)
 
 
 def label(value: Any) -> str:

@@ -154,11 +154,12 @@ class Tree:
         """The structures at some positions on the axes. What is a member of a registered family has
         the structure that the family gives it, whatever its vocabulary and its context."""
         total = self.exact(positions)
-        for template in filter(None, map(_template, family_names())):
+        for template in filter(None, map(_template, reversed(family_names()))):  # the first wins
             rest = self._summed(template.other, positions)
             same = rest == template.rest
             if same.any():
-                own = self._summed(template.own, positions) + template.begins
+                begins = np.uint64(hashed("family", min(twins_of(template.family))))
+                own = self._summed(template.own, positions) + begins
                 total = np.where(same, own, total)
         return total
 
@@ -319,7 +320,7 @@ def _words(axis: Axis) -> str:
 class _Template:
     """How a registered family's members are written: the entry of each axis, and all others."""
 
-    begins: np.uint64
+    family: str
     axes: Mapping[Path, str]
     rest: int
 
@@ -347,6 +348,13 @@ def _templated(family: Family) -> _Template | None:
     one place each."""
     if not set(family.axes) <= _PROBED.keys():
         return None
+    try:
+        return _probed(family)
+    except Exception:  # a family may be foreign code, and have no such members
+        return None
+
+
+def _probed(family: Family) -> _Template | None:
     values = {"vocab_size": 512, "max_seq_len": 256, **{a: _PROBED[a][0] for a in family.axes}}
     first = entries(family.document(values), family.folder, 512)
     axes: dict[Path, str] = {}
@@ -359,8 +367,7 @@ def _templated(family: Family) -> _Template | None:
             return None
         axes[places[0]] = axis
     rest = sum(_entry(p, t) for p, t in first.items() if p not in axes and p not in _SIZES)
-    begins = hashed("family", min(twins_of(family.name)))
-    return _Template(np.uint64(begins), axes, rest & _WORD)
+    return _Template(family.name, axes, rest & _WORD)
 
 
 def own_places(family: Family) -> Mapping[Path, str]:
