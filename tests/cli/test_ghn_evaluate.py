@@ -103,13 +103,13 @@ def test_from_a_hypernetwork_to_its_worth(folder: Path, windtunnel: Command) -> 
     with RunLock(folder / "out" / "evaluation.lock"):
         busy = windtunnel("ghn", "evaluate", "evaluation.yaml", "--out", "out")
     assert (busy.code, "is writing here; wait for it" in busy.err) == (1, True)
-    _refused(windtunnel, "another text", "evaluate", "evaluation.yaml", "--out", "out", "--set",
-             "text.test=5:7", "--set", "text.tune=4:5")  # fmt: skip
+    _refused(windtunnel, "(text.test was 5:6, is 5:7)", "evaluate", "evaluation.yaml", "--out",
+             "out", "--set", "text.test=5:7", "--set", "text.tune=4:5")  # fmt: skip
     weights = folder / "rival" / "weights.safetensors"
     changed = bytearray(weights.read_bytes())
     changed[-3] ^= 1
     weights.write_bytes(bytes(changed))
-    _refused(windtunnel, "another rival", "evaluate", "evaluation.yaml", "--out", "out")
+    _refused(windtunnel, "(rival has other weights)", "evaluate", "evaluation.yaml", "--out", "out")
     assert (folder / "out" / "units.jsonl").read_text() == units
 
 
@@ -134,6 +134,26 @@ def test_mistakes_are_told_before_anything_is_trained(folder: Path, windtunnel: 
     _refused(windtunnel, "cannot be made", "evaluate", "evaluation.yaml", "--out", "file/out")
     _refused(windtunnel, "cannot be made", "singles", "./ghn", "--out", "file/rival")
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        ("candidates=[default, tourch]",
+         "--set: candidates[1]: 'tourch' is not allowed; did you mean 'torch'? (allowed: default,"),
+        ("candidates=[]", "--set: candidates: needs at least 1, not 0"),
+        ("steps=[4, 2]", "--set: steps: steps must rise from 0"),
+        ("early=[0, 2]", "--set: early: steps must rise, and begin above 0"),
+        ("others={gpt2: rival}", "--set: others: gpt2 is taken"),
+        ("txet.train=0:1", "--set: txet: unknown key; did you mean 'text'?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_set_is_told_as_that(
+    folder: Path, windtunnel: Command, edit: str, told: str
+) -> None:
+    answer = windtunnel("ghn", "evaluate", "evaluation.yaml", "--out", "out", "--set", edit)
+    assert answer.code == 2
+    assert f"windtunnel: {told}" in answer.err
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

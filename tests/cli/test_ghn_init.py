@@ -94,12 +94,17 @@ def test_two_processes_begin_with_one_prediction(windtunnel: Command, trained: P
 
 def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: Path) -> None:
     Path("elsewhere").mkdir()
+    assert windtunnel("ghn", "release", "tiny", "--out", "small").code == 0
     for init, more, told in (
         ("ghn:nope", (), "no run 'nope'"),
         ("ghn:./elsewhere", (), "holds no hypernetwork"),
         ("ghn:tiny", ("--lenient",), "--lenient has no effect"),
         ("ghn:tiny", ("--set", "train.mup={base_width: 8}"), "leave mup out"),
         ("tiny", (), "is of a hypernetwork"),
+        ("ghn:tinny", (), "no run 'tinny' in runs; did you mean 'tiny'? there is 1 run"),
+        ("ghm:tiny", (), "did you mean ghn:tiny?"),
+        ("ghn:", (), "which hypernetwork?"),
+        ("small", (), "did you mean ghn:small?"),
     ):
         answer = windtunnel("train", "mini.yaml", "--init", init, "--out", "run", *more)
         assert answer.code == 2, (init, answer.err)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -181,6 +184,30 @@ def test_a_release_in_int8_keeps_the_encoder_and_nearly_the_loss(
                 assert "damaged" in answer.err
 
 
+def test_a_release_that_lacks_a_file_says_which(windtunnel: Command, trained: Path) -> None:
+    assert windtunnel("ghn", "release", "tiny", "--out", "made").code == 0
+    command = ("ghn", "predict", "made", "mini.yaml", "--json")
+    whole = windtunnel(*command)
+    Path("made/release.json").unlink()
+    process = subprocess.run(
+        [sys.executable, "-m", "windtunnel", *command], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert process.returncode == 0
+    assert "made: release.json is not there, so the weights are not checked" in process.stderr
+    told, before = json.loads(process.stdout), json.loads(whole.out)
+    assert told | {"seconds": 0} == before | {"seconds": 0}
+    Path("made/weights.safetensors").unlink()
+    lost = windtunnel(*command)
+    assert lost.code == 1
+    assert "made: is a release without its weights (weights.safetensors is not" in lost.err
+    network = Path("made/network.json")
+    facts = json.loads(network.read_text())
+    del facts["encoder"]
+    network.write_text(json.dumps(facts))
+    assert "network.json: is damaged ('encoder' is missing)" in windtunnel(*command).err
+
+
 def test_values_that_a_precision_cannot_hold_are_refused() -> None:
     for precision in ("int8", "float16"):
         with pytest.raises(UsageError, match="cannot hold"):
@@ -199,6 +226,7 @@ def test_a_mistake_is_told_and_nothing_is_written(windtunnel: Command, trained: 
         (("ghn", "predict", "tiny", "mini.yaml", "--out", "new/a.st"), "there is no folder new"),
         (("ghn", "predict", "small/network.json", "mini.yaml"), "is a file; give its folder"),
         (("ghn", "predict", "runs/nix", "mini.yaml"), "runs/nix: is not there"),
+        (("ghn", "predict", "tny", "mini.yaml"), "no run 'tny' in runs; did you mean 'tiny'?"),
         (("ghn", "release", "tiny", "--out", "new", "--precision", "float61"), "float16"),
         (("ghn", "release", "tiny", "--out", "there"), "exists already"),
         (("ghn", "release", "tinny", "--out", "new"), "no run 'tinny'"),

@@ -48,7 +48,8 @@ def test_it_is_fitted_and_says_what_it_is_worth(windtunnel: Command, results: Pa
     answer = windtunnel(*command, "--out", "a.json")
     assert answer.code == 0, answer.err
     for text in ("Kendall's τ", "within families", "above log parameters", "GHN at step 0",
-                 "bootstrap over structures"):  # fmt: skip
+                 "bootstrap over structures", "\nthe one ranked first among 7 left out: ",
+                 "\nthe best of the 3 ranked first among 7 left out: "):  # fmt: skip
         assert text in answer.out
     assert "few structures" in answer.err
     told = json.loads(windtunnel(*command, "--out", "b.json", "--json").out)
@@ -107,10 +108,22 @@ def test_mistakes_are_told(windtunnel: Command, predictor: Path, results: Path) 
     few = Path("few.jsonl")
     few.write_text("\n".join(results.read_text(encoding="utf-8").splitlines()[:5]))
     (Path("runs") / "none").mkdir()
+    rows = json.loads(predictor.read_text(encoding="utf-8"))
+    del rows["rows"]
+    Path("lacking.json").write_text(json.dumps(rows), encoding="utf-8")
     fit, rank = ("ghn", "predictor", "fit", "tiny"), ("ghn", "predictor", "rank", predictor)
     for command, told in (
         ((*fit, "--out", "x"), "give --results FILE or --from STORE"),
-        ((*fit, "--out", "x", "--results", "no.jsonl"), "no.jsonl: cannot be read"),
+        (
+            (*fit, "--out", "x", "--results", "no.jsonl"),
+            "windtunnel: no.jsonl: cannot be read: No such file or directory\n",
+        ),
+        ((*fit, "--out", "x", "--from", "nowhere"), "nowhere: is not there; --from takes"),
+        (
+            (*fit, "--out", "x", "--from", "runs"),
+            "runs of language models with a validation loss; left out: 1 of hypernetworks\n",
+        ),
+        ((*rank[:3], "lacking.json", "space.yaml", "--ghn", "tiny"), "('rows' is missing)"),
         ((*fit, "--out", "x", "--results", "cache"), "holds no evaluation"),
         ((*fit, "--out", "x", "--results", few), "at least 12 are needed"),
         ((*fit, "--out", "x", "--results", few, "--recipe", "a"), "goes with --from"),

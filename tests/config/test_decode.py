@@ -97,6 +97,32 @@ def test_a_missing_key_is_named() -> None:
     assert problems("name: x\n") == ["f.yaml:1:1: lr: is required"]
 
 
+class Dog(Config):
+    type: Literal["dog"] = "dog"
+
+
+class Cat(Config):
+    type: Literal["cat"] = "cat"
+
+
+class Owner(Config):
+    pet: Annotated[Dog | Cat, Field(discriminator="type")] = Dog()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("pet: {type: dgo}", "pet: 'dgo' is not allowed; did you mean 'dog'? (allowed: dog, cat)"),
+        ("pet: {type: 3}", "pet: '3' is not allowed (allowed: dog, cat)"),
+        ("pet: {}", "pet: type is missing"),
+    ],
+)
+def test_an_unknown_type_of_a_union_is_told_with_the_nearest(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decode(parse_document(text, "f.yaml"), Owner)
+    assert str(caught.value) == f"f.yaml:1:6: {told}"
+
+
 @pytest.mark.parametrize("value", ["true", "'1'", "[1]", "{a: 1}", "null"])
 def test_nothing_is_converted_silently(value: str) -> None:
     assert len(problems(f"lr: {value}\n")) == 1

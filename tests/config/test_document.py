@@ -126,6 +126,17 @@ def test_edit_sets_one_value_and_leaves_the_first_document_as_it_was() -> None:
     assert edited.place(("train", "lr")) == "--set"
 
 
+def test_what_an_edit_creates_on_its_way_is_of_the_edit() -> None:
+    """So that a misspelt key is blamed on the command line, and not on the file."""
+    document = parse_document("train: {lr: 1}\nlayers: [{}]\n", "f.yaml")
+    edited = document.edit("trian.deep.steps=3").edit("layers[0].mlp.type=glu")
+    for path in (("trian",), ("trian", "deep"), ("trian", "deep", "steps"), ("layers", 0, "mlp")):
+        assert edited.place(path, key=True) == "--set"
+    assert edited.place(("train",)) == "f.yaml:1:8"
+    assert edited.place(("layers", 0)) == "f.yaml:2:10"
+    assert edited.edit("train.new=1").place(("train",)) == "f.yaml:1:8"
+
+
 def test_edit_reaches_every_entry_of_a_list_and_creates_what_is_missing() -> None:
     document = parse_document("layers: [{mlp: glu}, {mlp: {type: dense}}, {}]\n")
     edited = document.edit("layers[*].mlp.activation=silu").edit("layers[-1].repeat=2")

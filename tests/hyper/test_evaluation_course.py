@@ -176,7 +176,13 @@ def test_a_folder_of_an_older_version_goes_on() -> None:
     before = {**now, "config": {k: v for k, v in now["config"].items() if k != "early"}}
     assert _differences(before, now) == []
     changed = {**now, "config": {**now["config"], "batch_size": 3}}
-    assert _differences(before, changed) == ["batch_size"]
+    assert _differences(before, changed) == ["batch_size was 16, is 3"]
+    other = {**now, "config": {**now["config"], "text": {**TEXT, "test": "2:4"}}, "text": "u"}
+    assert _differences(before, other) == ["text.test was 2:3, is 2:4"]
+    assert _differences(before, {**now, "text": "u", "space": "t"}) == [
+        "text: what the documents say has changed",
+        "ghn: its space or split has other architectures",
+    ]
 
 
 def test_a_damaged_line_of_results_is_told(tmp_path: Path) -> None:

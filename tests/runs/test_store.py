@@ -233,6 +233,14 @@ def test_a_run_is_selected_by_folder_name_key_or_its_start(tmp_path: Path) -> No
     assert twin.path.name in str(caught.value)
     with pytest.raises(UsageError, match=r"no run 'three'.*there are 3 runs"):
         store.select("three")
+    with pytest.raises(UsageError, match=r"no run 'onne' in .*; did you mean 'one'\? there are 3"):
+        store.select("onne")
+    assert one.key != twin.key
+    store.create(twin.key, "another", "")
+    with pytest.raises(UsageError, match="'abababab' is the start of the key of several runs: "):
+        store.select(twin.key[:8])
+    with pytest.raises(UsageError, match=f"'{twin.key}' is the key of several runs: "):
+        store.select(twin.key)
 
 
 def test_show_tells_config_record_and_evaluations(tmp_path: Path) -> None:

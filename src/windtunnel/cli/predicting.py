@@ -95,10 +95,11 @@ def print_quality(told: Mapping[str, Any]) -> None:
         "that was told"
     )
     for row in told.get("picks", ()):
-        gain = row["gain"]
+        gain, k = row["gain"], row["k"]
         print(
-            f"the best of the {row['k']} ranked first among {row['of']} left out: "
-            f"{row['predictor']:.3f} above the lowest loss; of {row['k']} at random "
+            f"{'the one' if k == 1 else f'the best of the {k}'} ranked first among {row['of']} "
+            f"left out: {row['predictor']:.3f} above the lowest loss; "
+            f"{'one' if k == 1 else f'of {k}'} at random "
             f"{row['random']:.3f}, gain {_interval(gain, 3)}"
         )
     print(

@@ -12,6 +12,7 @@ from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.one_run import Job, Place, train_job
 from windtunnel.cli.options import note
 from windtunnel.cli.tracking import check_names
+from windtunnel.config import nearest
 from windtunnel.errors import UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.train.branch import branch_of, with_weights
@@ -56,10 +57,31 @@ def train_verb(
             raise UsageError("--lenient has no effect with ghn: what is not predicted stays")
         return _train_predicted(loaded, init.removeprefix(GHN), place)
     if init is not None:
-        loaded = with_weights(loaded, RunStore(runs).select(init), lenient=lenient)
+        loaded = with_weights(loaded, _run_named(init, runs), lenient=lenient)
     elif lenient:
         raise UsageError("--lenient has no effect without --init")
     return _train(loaded, place)
+
+
+def _run_named(init: str, runs: Path) -> RunFolder:
+    """The run of ``--init``.
+
+    Raises:
+        UsageError: there is none; where a hypernetwork may be meant, the message says how.
+    """
+    try:
+        return RunStore(runs).select(init)
+    except UsageError as error:
+        from windtunnel.hyper.stored import NETWORK
+
+        if (Path(init) / NETWORK).is_file():
+            raise UsageError(
+                f"--init {init}: is a hypernetwork's release; did you mean {GHN}{init}?"
+            ) from error
+        kind, colon, rest = init.partition(":")
+        if colon and nearest(f"{kind}:", [GHN]):
+            raise UsageError(f"--init {init}: did you mean {GHN}{rest}?") from error
+        raise
 
 
 def branch_verb(

@@ -152,9 +152,12 @@ def _message(detail: Any, document: Document, cls: type[BaseModel], path: Path) 
         return f"needs {detail['loc'][-1] + 1} values, not {len(value)}"
     if kind == "missing":
         return "is required"
-    if kind == "literal_error":
-        expected = [part.strip().strip("'") for part in
-                    context["expected"].replace(" or ", ", ").split(",")]  # fmt: skip
+    if kind == "union_tag_not_found":
+        return f"{context['discriminator'].strip(chr(39))} is missing"
+    if kind in ("literal_error", "union_tag_invalid"):
+        value = context.get("tag", value)
+        texts = context["expected" if kind == "literal_error" else "expected_tags"]
+        expected = [part.strip().strip("'") for part in texts.replace(" or ", ", ").split(",")]
         near = nearest(value, expected)
         hint = f"; did you mean {near!r}?" if near else ""
         return f"{value!r} is not allowed{hint} (allowed: {', '.join(expected)})"

@@ -17,6 +17,7 @@ from windtunnel.errors import ConfigError, Problem, UsageError
 _MAX_NODES = 100_000  # a config has hundreds; more is an alias bomb or the wrong file
 _MAX_BYTES = 4_000_000
 _MOST_DIGITS = 100
+_NOTHING = object()
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,6 +90,8 @@ class Document:
                 tree = copy.deepcopy(value)
             for known in [p for p in origins if p[: len(concrete)] == concrete]:
                 del origins[known]
+            made = [concrete[:size] for size in range(1, len(concrete))]  # mappings on the way
+            origins |= {p: origin for p in made if self.get(p, _NOTHING) is _NOTHING}
             origins[concrete] = origin
         keys = {p: place for p, place in self.key_places.items() if p in origins}
         return Document(tree, origins, keys, self.source, self.quoted)

@@ -90,6 +90,8 @@ def find_folder(reference: str, runs: Path) -> Path:
     Raises:
         UsageError: there is none, or the path holds no hypernetwork.
     """
+    if not reference:
+        raise UsageError("which hypernetwork? a run's folder, name or key, or a release")
     path = Path(reference)
     if (path / NETWORK).is_file():
         return path

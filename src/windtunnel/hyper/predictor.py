@@ -235,5 +235,7 @@ def read_predictor(path: Path) -> Predictor:
         )  # fmt: skip
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise UsageError(f"{path}: is no predictor, or is damaged ({error} is missing)") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: is no predictor, or is damaged ({error})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,13 +73,16 @@ def read_results(
         return _of_evaluation(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: cannot be read: not UTF-8 text") from error
     reader = _Lines(stored, path, space, {})
     found = [reader.read(text, n) for n, text in enumerate(lines, 1) if text.strip()]
     kept = [one for one in found if math.isfinite(one.loss)]
-    if len(kept) < len(found):
-        tell(f"{path}: {len(found) - len(kept)} lines without a finite loss are left out")
+    if left := len(found) - len(kept):
+        noun, verb = ("line", "is") if left == 1 else ("lines", "are")
+        tell(f"{path}: {left} {noun} without a finite loss {verb} left out")
     return kept
 
 
@@ -208,23 +212,22 @@ def from_store(
     Raises:
         UsageError: there are none, or they are of several recipes.
     """
-    found = []
-    for summary in RunStore(root).list():
-        if summary.status != "finished" or summary.loss is None:
-            continue
-        try:
-            run = _read_run(RunFolder.open(summary.path), summary.loss)
-        except (WindtunnelError, OSError) as error:
-            tell(f"{summary.path}: left out: {str(error).splitlines()[0]}")
-            continue
-        if run is not None:
-            found.append(run)
+    if not root.is_dir():
+        raise UsageError(f"{root}: is not there; --from takes a folder of runs")
+    found, left = _runs_in(root, tell)
     recipes: dict[str, list[_Run]] = {}
     for run in found:
         recipes.setdefault(run.recipe, []).append(run)
     fitting = [key for key in recipes if recipe is None or key.startswith(recipe)]
+    said = ", ".join(f"{count} {reason}" for reason, count in left.items())
+    if not recipes:
+        there = f"; left out: {said}" if said else ""
+        none = "holds no finished runs of language models with a validation loss"
+        raise UsageError(f"{root}: {none}{there}")
     if len(fitting) != 1:
         raise UsageError(_which(root, recipes, recipe))
+    if said:
+        tell(f"{root}: left out: {said}")
     runs = recipes[fitting[0]]
     by_tuned: dict[Architecture, dict[str, list[float]]] = {}
     for run in runs:
@@ -234,9 +237,28 @@ def from_store(
     return [Measured(a, loss) for a, loss in best.items()], fitting[0]
 
 
+def _runs_in(root: Path, tell: Tell) -> tuple[list[_Run], Counter[str]]:
+    """The runs of a store that may be compared; how many others there are, by reason."""
+    found: list[_Run] = []
+    left: Counter[str] = Counter()
+    for summary in RunStore(root).list():
+        if summary.status != "finished" or summary.loss is None:
+            left["not finished" if summary.status != "finished" else "without a loss"] += 1
+            continue
+        try:
+            run = _read_run(RunFolder.open(summary.path), summary.loss)
+        except (WindtunnelError, OSError) as error:
+            tell(f"{summary.path}: left out: {str(error).splitlines()[0]}")
+            left["that cannot be read"] += 1
+            continue
+        if isinstance(run, str):
+            left[run] += 1
+        else:
+            found.append(run)
+    return found, left
+
+
 def _which(root: Path, recipes: Mapping[str, list[_Run]], asked: str | None) -> str:
-    if not recipes:
-        return f"{root}: holds no finished runs of language models with a validation loss"
     rows = []
     for key, runs in sorted(recipes.items(), key=lambda item: -len(item[1])):
         train = runs[0].config.train
@@ -248,13 +270,15 @@ def _which(root: Path, recipes: Mapping[str, list[_Run]], asked: str | None) -> 
     return f"{root}: {none}; choose one by --recipe:\n" + "\n".join(rows)
 
 
-def _read_run(folder: RunFolder, loss: float) -> _Run | None:
-    """None for what is no run of a language model from scratch."""
+def _read_run(folder: RunFolder, loss: float) -> _Run | str:
+    """Or why it is no run of a language model from scratch."""
     if (folder.path / NETWORK).exists():
-        return None
+        return "of hypernetworks"
     config = load_run(folder.config_path).config
-    if config.origin is not None or objective_config(config).type != "next_token":
-        return None
+    if config.origin is not None:
+        return "begun with other weights"
+    if objective_config(config).type != "next_token":
+        return "of another objective"
     vocabulary = load_tokenizer(folder.path / TOKENIZER).vocab_size + extra_ids(config)
     architecture = resolve(config.arch, vocabulary)
     train = config.train.model_dump(mode="json")

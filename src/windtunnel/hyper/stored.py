@@ -132,7 +132,9 @@ def open_stored(path: Path) -> Stored:
         network = network_from(facts)
         name = str(facts["name"])
         d_model, n_layer = int(facts["largest"]["d_model"]), int(facts["largest"]["n_layer"])
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError, RuntimeError) as error:
+    except KeyError as error:
+        raise RunError(f"{path / NETWORK}: is damaged ({error} is missing)") from error
+    except (ValueError, TypeError, AttributeError, ConfigError, RuntimeError) as error:
         raise RunError(f"{path / NETWORK}: is damaged ({error})") from error
     load_network_weights(path, network)
     tokenizer = load_tokenizer(path / TOKENIZER)
@@ -164,7 +166,9 @@ def _check_digest(path: Path) -> None:
         return  # single models have none
     try:
         wanted = json.loads((path / RELEASE).read_bytes())["weights_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise RunError(f"{path / RELEASE}: is damaged ({error} is missing)") from error
+    except (ValueError, TypeError) as error:
         raise RunError(f"{path / RELEASE}: is damaged ({error})") from error
     if hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest() != wanted:
         raise CheckpointError(f"{path / WEIGHTS}: is damaged: {RELEASE} has another SHA-256")

@@ -107,17 +107,19 @@ class RunStore:
         if "/" in reference and (Path(reference) / IDENTITY).exists():
             return RunFolder.open(Path(reference))
         runs = self.list()
-        for matches in (
-            [run for run in runs if run.path.name == reference],
-            [run for run in runs if run.key == reference or run.name == reference],
-            [run for run in runs if len(reference) >= 4 and run.key.startswith(reference)],
+        starts = [run for run in runs if len(reference) >= 4 and run.key.startswith(reference)]
+        for what, matches in (
+            ("name", [run for run in runs if run.path.name == reference]),
+            ("name", [run for run in runs if run.name == reference]),
+            ("key", [run for run in runs if run.key == reference]),
+            ("start of the key", starts),
         ):
             if len(matches) == 1:
                 return RunFolder.open(matches[0].path)
             if matches:
                 names = ", ".join(run.path.name for run in matches)
-                raise UsageError(f"{reference!r} is the name of several runs: {names}")
-        raise UsageError(f"no run {reference!r} in {self.root}; there are {len(runs)} runs")
+                raise UsageError(f"{reference!r} is the {what} of several runs: {names}")
+        raise UsageError(f"no run {reference!r} in {self.root}{_counted(reference, runs)}")
 
     def show(self, reference: str) -> dict[str, Any]:
         """All that is known of one run: summary, config text, record and evaluations.
@@ -186,3 +188,12 @@ def _file_stamp(path: Path) -> str | None:
 
 def _folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "run"
+
+
+def _counted(reference: str, runs: Collection[RunSummary]) -> str:
+    """The nearest name of a run, and how many there are, for the end of a message."""
+    from windtunnel.config.nearest import nearest  # brings pydantic: listings do without
+
+    near = nearest(reference, sorted({name for run in runs for name in (run.path.name, run.name)}))
+    hint = f"; did you mean {near!r}?" if near else ";"
+    return f"{hint} there {'is 1 run' if len(runs) == 1 else f'are {len(runs)} runs'}"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from windtunnel.config import Config
 
 Split = Literal["in_distribution", "wide", "deep", "left_out", "large"]
 
-CANDIDATES = ("default", "gpt2", "gpt2_wide", "torch", "orthogonal", "unigram", "mup")
+Candidate = Literal["default", "gpt2", "gpt2_wide", "torch", "orthogonal", "unigram", "mup"]
+CANDIDATES: tuple[Candidate, ...] = get_args(Candidate)
 """Initialisations of which the best is the strong one; see ``inits``."""
 
 
@@ -55,23 +56,31 @@ class EvaluationConfig(Config):
     """The first rate that is tried."""
     lr_factor: float = Field(3.0, gt=1)
     """From one rate of the grid to the next."""
-    candidates: tuple[str, ...] = CANDIDATES
+    candidates: tuple[Candidate, ...] = Field(CANDIDATES, min_length=1)
     """Initialisations of which the strong one is chosen, for each kind."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Of initial weights and of the order of the text."""
     eval_tokens: int = Field(16_384, ge=1)
     """Targets that a loss is measured on."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if list(self.steps) != sorted(set(self.steps)) or self.steps[0] != 0 or len(self.steps) < 2:
+    @field_validator("steps")
+    @classmethod
+    def _rise(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)) or len(steps) < 2 or steps[0] != 0:
             raise ValueError("steps must rise from 0")
-        if list(self.early) != sorted(set(self.early)) or min(self.early, default=1) < 1:
-            raise ValueError("early: steps must rise, and begin above 0")
-        unknown = [name for name in self.candidates if name not in CANDIDATES]
-        if unknown or not self.candidates:
-            raise ValueError(f"candidates: {', '.join(CANDIDATES)}, not {', '.join(unknown)}")
-        taken = {"strong", "ghn", *CANDIDATES} & self.others.keys()
+        return steps
+
+    @field_validator("early")
+    @classmethod
+    def _rise_above_0(cls, early: tuple[int, ...]) -> tuple[int, ...]:
+        if list(early) != sorted(set(early)) or min(early, default=1) < 1:
+            raise ValueError("steps must rise, and begin above 0")
+        return early
+
+    @field_validator("others")
+    @classmethod
+    def _are_free(cls, others: dict[str, str]) -> dict[str, str]:
+        taken = {"strong", "ghn", *CANDIDATES} & others.keys()
         if taken:
-            raise ValueError(f"others: {', '.join(taken)} is taken")
-        return self
+            raise ValueError(f"{', '.join(sorted(taken))} is taken; give it another name")
+        return others

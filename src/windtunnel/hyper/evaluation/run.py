@@ -284,8 +284,10 @@ def _check_same(context: Context, out: Path) -> None:
         if before.get("code") != now["code"]:
             logger.warning("%s: the code has changed since; its units may differ in digits", out)
         if changed:
-            text = ", ".join(changed)
-            raise UsageError(f"{out}: holds results of another {text}; choose another folder")
+            told = "; ".join(changed)
+            raise UsageError(
+                f"{out}: holds results of another evaluation ({told}); choose another folder"
+            )
     write_atomic(path, strict_json(now, indent=1) + "\n")
 
 
@@ -293,11 +295,19 @@ _MAY_GROW = frozenset({"splits", "others", "seeds", "name", "ranking", "candidat
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What has changed that results hang on."""
+    """What has changed that results hang on, in words: each key with what it was and what it is."""
     known = EvaluationConfig.model_validate_json(json.dumps(before["config"]))
     old, new = known.model_dump(mode="json"), now["config"]  # keys that came later: as by default
-    found = [key for key in new if key not in _MAY_GROW and new[key] != old.get(key)]
-    found += [key for key in ("text", "space") if before[key] != now[key]]
+    found = []
+    for key in (key for key in new if key not in _MAY_GROW and new[key] != old.get(key)):
+        parts = new[key] if isinstance(new[key], dict) else {}
+        pairs = {f"{key}.{name}": (old[key][name], new[key][name]) for name in parts}
+        pairs = pairs or {key: (old.get(key), new[key])}
+        found += [f"{name} was {a}, is {b}" for name, (a, b) in pairs.items() if a != b]
+    if before["text"] != now["text"] and old["text"] == new["text"]:
+        found.append("text: what the documents say has changed")
+    if before["space"] != now["space"]:
+        found.append("ghn: its space or split has other architectures")
     weights = before["weights"]
-    found += [n for n, digest in now["weights"].items() if weights.get(n, digest) != digest]
-    return found
+    changed = [n for n, digest in now["weights"].items() if weights.get(n, digest) != digest]
+    return found + [f"{name} has other weights" for name in changed]
