@@ -152,3 +152,8 @@ def test_not_in_is_a_comparison_too() -> None:
     assert space.where("family not in [lstm, gru]").families().keys() == {
         "rnn", "gpt_encoder", "mini_gpt",
     }  # fmt: skip
+
+
+def test_the_negative_of_a_large_number_is_one() -> None:
+    assert len(reasonable().where("params > -5000000T")) == 16_704
+    assert len(reasonable().where("params < -(2T * 3M)")) == 0

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from windtunnel.errors import UsageError
 from windtunnel.spaces import Axis, Space, full, reasonable, union
 from windtunnel.spaces.declared import load_space
+from windtunnel.spaces.entries import entries
 from windtunnel.spaces.families import family_of
 from windtunnel.spaces.families.family import _FAMILIES
-from windtunnel.spaces.structure import entries
 
 WIDTHS = "axes: {arch.d_model: [64, 128, 192, 256]}"
 
@@ -145,6 +145,60 @@ axes:
     assert (edited.structures()[gelu] == twice[gelu]).all()
     assert not np.isin(edited.structures()[~gelu], twice).any()
     assert len(np.unique(edited.structures())) == 2 * 2560
+
+
+TIED = {
+    "share": (
+        "'arch.layers[0].repeat': [2, 3, 6], 'arch.layers[0].share': [1, 3]",
+        "'arch.layers[0].repeat': [3, 6], 'arch.layers[0].share': [3, 1]",
+        "repeat % share == 0",
+        5,
+    ),
+    "norm": (
+        "'arch.layers[0].parallel': [false, true], 'arch.layers[0].shared_norm': [false, true]",
+        "'arch.layers[0].parallel': [true], 'arch.layers[0].shared_norm': [true, false]",
+        "parallel == true or shared_norm == false",
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_values_that_are_valid_only_together_have_their_own_structure(
+    tmp_path: Path, name: str
+) -> None:
+    one, two, where, count = TIED[name]
+    parts = "".join(
+        f"  - {{name: {part}, preset: llama, axes: {{{axes}}}, where: {where}}}\n"
+        for part, axes in (("a", one), ("b", two))
+    )
+    space = load_space(written(tmp_path, f"union:\n{parts}"))
+    found = {int(m.structure): m.architecture.replace(name="x").digest() for m in space}
+    assert len(found) == len(set(found.values())) == count
+
+
+def test_a_value_at_its_default_is_no_entry_however_an_axis_is_ordered(tmp_path: Path) -> None:
+    written(
+        tmp_path,
+        "arch: {preset: llama, set: {'layers[0].share': 2, 'layers[0].repeat': 4}}",
+        "r.yaml",
+    )
+    written(tmp_path, "arch: {preset: llama, set: {'layers[0].repeat': 4}}", "plain.yaml")
+    found = []
+    for base, values in (("r.yaml", [2, 1]), ("r.yaml", [1, 2]), ("plain.yaml", [1, 2])):
+        text = f"base: {base}\naxes: {{'arch.layers[0].share': {values}}}"
+        space = load_space(written(tmp_path, text))
+        found.append({m.values["share"]: int(m.structure) for m in space})
+    assert found[0] == found[1] == found[2]
+
+
+def test_members_too_large_to_count_are_told(tmp_path: Path) -> None:
+    text = "preset: gru\naxes: {arch.d_model: [64, 10000000000]}"
+    with pytest.raises(UsageError, match=r"2\^62 parameters"):
+        _ = load_space(written(tmp_path, text)).params
+    text = "preset: llama\naxes: {v: {path: arch.vocab_size, values: [8192, 99999999999999999999]}}"
+    with pytest.raises(UsageError, match="too large"):
+        load_space(written(tmp_path, text)).where("vocab_size > 3")
 
 
 def test_structures_of_the_grids_stay() -> None:

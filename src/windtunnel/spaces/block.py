@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from windtunnel.config import Document, Path
 from windtunnel.errors import UsageError
 from windtunnel.spaces.axis import Axis, Column, Digit, Indices, Product, Rows, digits_of, label
+from windtunnel.spaces.entries import hashed
 from windtunnel.spaces.expression import Expression, condition
 from windtunnel.spaces.families.family import Family, twins_of
-from windtunnel.spaces.structure import Tree, hashed, tree_of
+from windtunnel.spaces.structure import Tree, tree_of
 
 if TYPE_CHECKING:
     from windtunnel.arch import Architecture, ArchSpec
@@ -325,8 +326,10 @@ class Block:
             )
         for structure, place in zip(structures[new], first[new], strict=True):
             self._counted[int(structure)] = self.params(self.values(int(rows[place])))
-        counts = np.array([self._counted[int(s)] for s in structures], dtype=np.int64)
-        return counts[where]
+        counts = [self._counted[int(s)] for s in structures]
+        if max(counts) >= 2**62:
+            raise UsageError(f"{self.naming.prefix}: a member has 2^62 parameters or more")
+        return np.array(counts, dtype=np.int64)[where]
 
     def structures(self, rows: Indices | None = None) -> NDArray[np.uint64]:
         """A number for what each member is without what changes no tensor, and without what it is

@@ -12,8 +12,9 @@ from windtunnel.config import Document, Path, format_path, parse_path
 from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.spaces.axis import Axis
 from windtunnel.spaces.block import Block
+from windtunnel.spaces.entries import FREE
 from windtunnel.spaces.families import Family
-from windtunnel.spaces.structure import FREE, own_places
+from windtunnel.spaces.structure import own_places
 
 SECTIONS = ("arch", "data", "train")
 _MOST_VALUES = 100_000

@@ -167,7 +167,8 @@ def _value(node: Node, at: _Evaluation) -> Column:
         if side.dtype.kind not in "iufO":
             raise _mistake(at.text, f"{_shown(part)} is no number")
     if node.kind == "negative":
-        return np.negative(sides[0])
+        (side,) = sides
+        return np.asarray(np.negative(side), dtype=object if side.dtype == object else None)
     zero = sides[1] == 0
     if node.kind not in ("/", "//", "%") or not zero.any():
         return _reckoned(node.kind, sides[0], sides[1], at)

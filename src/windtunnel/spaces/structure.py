@@ -9,104 +9,42 @@ enter.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from windtunnel.config import Document, Path, format_path
-from windtunnel.data.order import keyed_number
 from windtunnel.errors import UsageError
 from windtunnel.spaces.axis import Axis, label
+from windtunnel.spaces.entries import (
+    WORD,
+    Entries,
+    entries,
+    entry_number,
+    hashed,
+    text_of,
+    unwritten_names,
+)
 from windtunnel.spaces.families.family import Family, family_names, family_of, twins_of
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-Entries = dict[Path, str]
-"""Values by place, as texts."""
 Sums = NDArray[np.uint64]
 Made = Callable[[Mapping[str, Any]], Document]
 """The run file of some values."""
 
-FREE = ("dropout", "init_std", "init", "name")
-"""Last steps of places whose values change no tensor and nothing that is computed in use."""
 MOST_JOINT = 100_000
 """Combinations of axes that set places of each other."""
+MOST_TRIED = 2_000
+"""Combinations of two axes that are tried for whether one makes values of the other valid."""
 _SIZES = (("vocab_size",), ("max_seq_len",))
-_WORD = 2**64 - 1
 _PROBED: dict[str, tuple[Any, Any]] = {
     "d_model": (48, 96), "n_layer": (2, 3), "n_head": (2, 4), "ff_ratio": (2, 3),
     "p_drop": (0.0, 0.1), "tie_weights": (True, False),
 }  # fmt: skip
-
-
-def hashed(*parts: str) -> int:
-    """A number of 64 bits for some words."""
-    return keyed_number("structure", *parts) & _WORD
-
-
-@lru_cache(maxsize=100_000)
-def _entry(place: Path, text: str) -> int:
-    return hashed("entry", format_path(place), text)
-
-
-def entries(document: Document, folder: Any, vocabulary: int | None = None) -> Entries:
-    """The entries of a run file's architecture. Where it leaves the vocabulary to the tokenizer, it
-    is ``vocabulary``; without that, the run file's. Plugins of the run file are loaded.
-
-    Raises:
-        ConfigError: the architecture cannot be read.
-    """
-    from windtunnel.arch import ArchSpec, expand_preset
-    from windtunnel.config import decode
-    from windtunnel.train.run_config import RunConfig, counted_vocab_size, load_run_document
-
-    if vocabulary is None and "plugins" in document.tree:
-        load_run_document(document, base=folder)
-    document = expand_preset(document)
-    spec, counted = decode(Document(document.tree["arch"]), ArchSpec), vocabulary
-    if spec.vocab_size == "auto" and counted is None:
-        counted = counted_vocab_size(decode(document, RunConfig))
-    found = {place: text for place, text in _walked(spec, ()) if place[-1] not in FREE}
-    if spec.vocab_size == "auto":
-        found["vocab_size",] = _text(counted)
-    return found
-
-
-def _walked(value: Any, place: Path) -> Iterator[tuple[Path, str]]:
-    from pydantic import BaseModel
-
-    if isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            if not _unwritten(value, name):
-                yield from _walked(getattr(value, name), (*place, name))
-    elif isinstance(value, Mapping) and value:
-        for name, item in value.items():
-            yield from _walked(item, (*place, str(name)))
-    elif isinstance(value, list | tuple) and value:
-        for number, item in enumerate(value):
-            yield from _walked(item, (*place, number))
-    else:
-        yield place, _text(value)
-
-
-def _unwritten(value: BaseModel, name: str) -> bool:
-    """Whether a field came later than the first structures and holds its default."""
-    unwritten: frozenset[str] = getattr(value, "unwritten_defaults", frozenset())
-    return name in unwritten and getattr(value, name) == type(value).model_fields[name].default
-
-
-def _text(value: Any) -> str:
-    """A value as text; whole numbers alike, however they are written."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, default=str, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -124,17 +62,19 @@ class Group:
         """The sum of the weights of the entries of each combination, over the axes' values."""
         sums = [
             sum(weight(place, text) for place, text in zip(self.places, row, strict=True)
-                if text is not None) + (hashed("no architecture", odd) if odd else 0) & _WORD
+                if text is not None) + (hashed("no architecture", odd) if odd else 0) & WORD
             for row, odd in zip(self.rows, self.odd, strict=True)
         ]  # fmt: skip
         shape = [len(axis.values) for axis in self.axes]
-        return np.array([total & _WORD for total in sums], dtype=np.uint64).reshape(shape)
+        return np.array([total & WORD for total in sums], dtype=np.uint64).reshape(shape)
 
     def column(self, place: Path) -> NDArray[np.int64]:
         """The whole number at a place, of each combination; 0 where none is."""
         number = self.places.index(place)
         found = [int(row[number] or 0) if (row[number] or "0").isdigit() else 0
                  for row in self.rows]  # fmt: skip
+        if max(found) >= 2**62:
+            raise UsageError(f"{format_path(place)}: {max(found)} is too large to be told apart")
         return np.array(found, dtype=np.int64).reshape([len(axis.values) for axis in self.axes])
 
 
@@ -148,7 +88,7 @@ class Tree:
 
     def exact(self, positions: Callable[[str], NDArray[Any]]) -> Sums:
         """A number for all entries, at some positions on the axes."""
-        return self._summed(_entry, positions)
+        return self._summed(entry_number, positions)
 
     def total(self, positions: Callable[[str], NDArray[Any]]) -> Sums:
         """The structures at some positions on the axes. What is a member of a registered family has
@@ -169,7 +109,7 @@ class Tree:
         if weight not in self._sums:
             changed = {place for group in self.groups for place in group.places}
             fixed = sum(weight(p, text) for p, text in self.first.items() if p not in changed)
-            self._sums[weight] = fixed & _WORD, [group.sums(weight) for group in self.groups]
+            self._sums[weight] = fixed & WORD, [group.sums(weight) for group in self.groups]
         fixed, tables = self._sums[weight]
         total: Sums = np.array([fixed], dtype=np.uint64)  # an array, which wraps silently
         for group, sums in zip(self.groups, tables, strict=True):
@@ -206,9 +146,14 @@ def tree_of(axes: Sequence[Axis], values: Mapping[str, Any], made: Made, folder:
     vocabulary = int(first.get(("vocab_size",), "0")) if auto else None
     reader = _Changes(first, values, made, folder, vocabulary)
     alone = [reader.group((axis,)) for axis in axes if axis.structural]
+    ties = reader.ties(alone)
     joined: list[list[Group]] = []
     for group in alone:
-        others = [g for g in joined if any(_touch(group, other) for other in g)]
+        others = [
+            g
+            for g in joined
+            if any(_touch(group, other) or _names(group, other) in ties for other in g)
+        ]
         joined = [g for g in joined if not any(g is other for other in others)]
         joined.append([group, *(each for other in others for each in other)])
     order = {axis.name: number for number, axis in enumerate(axes)}
@@ -217,6 +162,10 @@ def tree_of(axes: Sequence[Axis], values: Mapping[str, Any], made: Made, folder:
         own = sorted((g.axes[0] for g in each), key=lambda axis: order[axis.name])
         groups.append(each[0] if len(each) == 1 else reader.group(tuple(own)))
     return Tree(first, tuple(groups))
+
+
+def _names(one: Group, other: Group) -> frozenset[str]:
+    return frozenset({one.axes[0].name, other.axes[0].name})
 
 
 def _touch(one: Group, other: Group) -> bool:
@@ -291,6 +240,33 @@ class _Changes:
         rows = tuple(tuple((each or self.first).get(p) for p in places) for each in found)
         return Group(axes, tuple(places), rows, tuple(odd))
 
+    def ties(self, alone: Sequence[Group]) -> frozenset[frozenset[str]]:
+        """Pairs of axes of which one makes a value of the other valid that is not with the first
+        member's other values, such as a number of layers that the share of layers divides."""
+        found = set()
+        for group in alone:
+            (axis,) = group.axes
+            odd = [v for v, words in zip(axis.values, group.odd, strict=True) if words]
+            for other in alone if odd else ():
+                pairs = list(product(odd, other.axes[0].values))
+                small = len(axis.values) * len(other.axes[0].values) <= MOST_TRIED
+                if (
+                    other is not group
+                    and small
+                    and any(
+                        self._valid({axis.name: one, other.axes[0].name: two}) for one, two in pairs
+                    )
+                ):
+                    found.add(_names(group, other))
+        return frozenset(found)
+
+    def _valid(self, own: Mapping[str, Any]) -> bool:
+        try:
+            entries(self.made({**self.values, **own}), self.folder, self.vocabulary)
+        except UsageError:
+            return False
+        return True
+
     def _direct(self, axis: Axis) -> Group | None:
         """Numbers that replace a number: nothing else can change, so nothing has to be read."""
         if not axis.paths or not all(type(v) in (int, float) for v in axis.values):
@@ -299,11 +275,13 @@ class _Changes:
         for path in axis.paths:
             if path[0] != "arch" or any(isinstance(s, int) and s < 0 for s in path):
                 return None
+            if path[-1] in unwritten_names():  # an entry that is not there at its default
+                return None
             matching = [place for place in self.first if fits(place, path[1:])]
             if not matching or not all(_numeric(self.first[p]) for p in matching):
                 return None
             places += [place for place in matching if place not in places]
-        texts = [_text(value) for value in axis.values]
+        texts = [text_of(value) for value in axis.values]
         return Group((axis,), tuple(places), tuple((t,) * len(places) for t in texts),
                      ("",) * len(texts))  # fmt: skip
 
@@ -325,7 +303,7 @@ class _Template:
     rest: int
 
     def other(self, place: Path, text: str) -> int:
-        return 0 if place in self.axes or place in _SIZES else _entry(place, text)
+        return 0 if place in self.axes or place in _SIZES else entry_number(place, text)
 
     def own(self, place: Path, text: str) -> int:
         return hashed(self.axes[place], json.loads(text) if text[0] == '"' else text) if (
@@ -363,11 +341,11 @@ def _probed(family: Family) -> _Template | None:
             continue
         changed = entries(family.document({**values, axis: _PROBED[axis][1]}), family.folder, 512)
         places = [p for p in changed.keys() | first.keys() if changed.get(p) != first.get(p)]
-        if len(places) != 1 or changed.get(places[0]) != _text(_PROBED[axis][1]):
+        if len(places) != 1 or changed.get(places[0]) != text_of(_PROBED[axis][1]):
             return None
         axes[places[0]] = axis
-    rest = sum(_entry(p, t) for p, t in first.items() if p not in axes and p not in _SIZES)
-    return _Template(family.name, axes, rest & _WORD)
+    rest = sum(entry_number(p, t) for p, t in first.items() if p not in axes and p not in _SIZES)
+    return _Template(family.name, axes, rest & WORD)
 
 
 def own_places(family: Family) -> Mapping[Path, str]:
