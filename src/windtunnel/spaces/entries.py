@@ -86,9 +86,8 @@ def text_of(value: Any) -> str:
     return json.dumps(value, default=str, sort_keys=True)
 
 
-@lru_cache(maxsize=1)
 def unwritten_names() -> frozenset[str]:
-    """Fields of any config that are no entry at their default."""
+    """Fields of any config, a plugin's too, that are no entry at their default."""
     from windtunnel.config import Config
 
     found, seen = set[str](), [Config]
