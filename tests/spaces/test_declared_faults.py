@@ -281,3 +281,50 @@ def test_a_selection_of_another_space_may_have_more_axes(tmp_path: Path) -> None
     assert [m.values["seed"] for m in both[5:8]] == [3, 1, 2]
     assert both.find(both[100].name) == both[100]
     assert both[3].name == "gru-900-64d-1L-d0.0-tTrue-lr=0.002-seed=1"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "preset: llama\naxes: {arch.d_model: [64, [1, 2]]}\n",
+            "space.yaml:2:22: arch.d_model: expected an integer, not [1, 2]",
+        ),
+        (
+            "preset: llama\naxes:\n  arch.d_model: [64]\n"
+            "  heads: {path: 'arch.layers[*].mixer.num_heads', values: [8, 6]}\n",
+            "space.yaml:4:10: arch.layers[0].mixer: num_heads 6 does not divide d_model 64",
+        ),
+        (
+            "preset: llama\naxes:\n  arch.d_model: {from: 64, to: 256, step: 64}\n"
+            "  arch.layers[0].mixer.num_heads: [4, many]\nwhere: d_model > 64\n",
+            "space.yaml:4:35: arch.layers[0].mixer.num_heads: expected an integer, not 'many'",
+        ),
+        (of_family("lstm", d_modl="[32]"), "no axis of the family; did you mean 'd_model'?"),
+    ],
+)
+def test_a_wrong_value_behind_the_first_member_is_told_at_its_axis(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_space(written(tmp_path, text))
+    assert told in str(caught.value)
+
+
+def test_values_that_conditions_leave_out_are_not_looked_at(tmp_path: Path) -> None:
+    text = """\
+preset: llama
+axes:
+  arch.d_model: [64, 96]
+  heads: {path: 'arch.layers[*].mixer.num_heads', values: [8, 6]}
+where: d_model % heads == 0
+"""
+    found = load_space(written(tmp_path, text))
+    assert [(m.values["d_model"], m.values["heads"]) for m in found] == [(64, 8), (96, 8), (96, 6)]
+
+
+def test_files_that_lead_back_to_themselves_are_told(tmp_path: Path) -> None:
+    written(tmp_path, "space: two.yaml\n", "one.yaml")
+    written(tmp_path, "space: one.yaml\n", "two.yaml")
+    with pytest.raises(UsageError, match=r"one.yaml: is a space of itself"):
+        load_space(tmp_path / "one.yaml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -183,8 +183,15 @@ def _is_number(text: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(_as_written(value))
     return text if len(text) <= 40 else text[:37] + "…"
+
+
+def _as_written(value: Any) -> Any:
+    """Lists as YAML has them; a document keeps them as tuples."""
+    if isinstance(value, Mapping):
+        return {key: _as_written(each) for key, each in value.items()}
+    return [_as_written(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def config_class_at(cls: type[BaseModel], tree: Any, path: Path) -> type[BaseModel] | None:

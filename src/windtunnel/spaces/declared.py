@@ -11,13 +11,12 @@ where: d_model % heads == 0 and params < 10M
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from windtunnel.config import (
@@ -35,6 +34,7 @@ from windtunnel.spaces.block import Block, Naming, derived_names
 from windtunnel.spaces.coupling import coupled_digits
 from windtunnel.spaces.declared_axes import SECTIONS, Axes, first_document, set_twice, told_at
 from windtunnel.spaces.declared_family import Declared
+from windtunnel.spaces.declared_members import check_members
 from windtunnel.spaces.expression import Expression
 from windtunnel.spaces.families import Family, family_of
 from windtunnel.spaces.grids import GRIDS, MAX_SEQ_LEN, VOCAB_SIZE, full, reasonable
@@ -92,18 +92,24 @@ def load_space(
     vocab_size: int | None = None,
     max_seq_len: int | None = None,
 ) -> Space:
-    """The space of a name (`reasonable`, `full`) or a file. Members are not looked at but for the
-    first of each part, so that a wrong path is told at once.
+    """The space of a name (`reasonable`, `full`) or a file. Of its members a few are looked at,
+    so that a wrong path or value is told at once: see
+    :func:`windtunnel.spaces.declared_members.check_members`.
 
     Raises:
         UsageError: there is no such space, or a file that is wrong (ConfigError, with every place).
     """
-    return _loaded(source, FilePath(), vocab_size, max_seq_len, depth=0)
+    return _loaded(source, FilePath(), vocab_size, max_seq_len, ())
 
 
 def _loaded(
-    source: str | FilePath, base: FilePath, vocab: int | None, longest: int | None, depth: int
+    source: str | FilePath,
+    base: FilePath,
+    vocab: int | None,
+    longest: int | None,
+    above: tuple[FilePath, ...],
 ) -> Space:
+    """``above`` are the files that lead to this one."""
     if str(source) in GRIDS:
         grid = reasonable if str(source) == "reasonable" else full
         return grid(vocab or VOCAB_SIZE, longest or MAX_SEQ_LEN)
@@ -111,7 +117,9 @@ def _loaded(
     if file.suffix not in (".yaml", ".yml") and not file.exists():
         hint = suggestion(str(source), GRIDS)
         raise UsageError(f"unknown space {str(source)!r}{hint}; a file ends in .yaml")
-    if depth > _DEEPEST:
+    if file.resolve() in above:
+        raise UsageError(f"{file}: is a space of itself")
+    if len(above) > _DEEPEST:
         raise UsageError(f"{file}: spaces of spaces, more than {_DEEPEST} deep")
     document = load_document(file)
     for section in SECTIONS:
@@ -129,7 +137,7 @@ def _loaded(
         for number, plugin in enumerate(config.plugins):
             with told_at(document, ("plugins", number)):
                 load_plugins([plugin], file.parent)
-    return _Reader(config, document, file, depth).whole()
+    return _Reader(config, document, file, (*above, file.resolve())).whole()
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,8 @@ class _Reader:
     config: SpaceConfig
     document: Document
     file: FilePath
-    depth: int
+    files: tuple[FilePath, ...]
+    """This one, and those that lead to it."""
 
     def whole(self) -> Space:
         config = self.config
@@ -172,9 +181,8 @@ class _Reader:
             raise self._wrong((*path, given[1]) if given else path, text)
         make = self._product if part.space is None else self._of_space
         space = make(part, path, name)
-        for block, values in _edited(space):
-            with self._told_at((*path, "axes")):
-                _check_member(block, values)
+        with self._told_at((*path, "axes")):
+            check_members(space)
         return space
 
     def _of_space(self, part: PartConfig, path: Path, name: str) -> Space:
@@ -182,7 +190,7 @@ class _Reader:
         config = self.config
         with self._told_at((*path, "space")):
             whole = _loaded(str(part.space), self.file.parent, config.vocab_size,
-                            config.max_seq_len, self.depth + 1)  # fmt: skip
+                            config.max_seq_len, self.files)  # fmt: skip
             whole = whole.named(name, prefix=part.name)
         taken = frozenset(name for block in whole.blocks for name in block.names) - _SIZES
         axes, origins = self._axes(part, path, None, taken)
@@ -289,35 +297,6 @@ class _Reader:
             with self._told_at(at):
                 space = space.where(expression)
         return space
-
-
-def _edited(space: Space) -> Iterator[tuple[Block, dict[str, Any]]]:
-    """The first selected member of each block whose run files are edited."""
-    if not any(map(_is_edited, space.blocks)):
-        return
-    if len(space) == len(space.whole):
-        yield from ((b, b.values(0)) for b in space.blocks if b.size and _is_edited(b))
-        return
-    _, first = np.unique(space.block_numbers(), return_index=True)
-    for position in first.tolist():
-        member = space[position]
-        if _is_edited(member.block):
-            yield member.block, member.values
-
-
-def _is_edited(block: Block) -> bool:
-    return not block.family.told or any(axis.paths for axis in block.axes)
-
-
-def _check_member(block: Block, values: Mapping[str, Any]) -> None:
-    """Raises ConfigError where a member's run file has a wrong key, value or size."""
-    if not block.family.told:
-        block.architecture(values, "member")
-        return
-    from windtunnel.arch import resolve
-    from windtunnel.train.run_config import RunConfig
-
-    resolve(decode(first_document(block, values), RunConfig).arch)
 
 
 def _begins(part: PartConfig) -> str | None:

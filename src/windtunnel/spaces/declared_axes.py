@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from windtunnel.config import Document, Path, format_path, parse_path
+from windtunnel.config import Document, Path, format_path, parse_path, suggestion
 from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.spaces.axis import Axis
 from windtunnel.spaces.block import Block
@@ -84,7 +84,9 @@ class Axes:
             self._check_name(path, key, paths)
             return Axis(key, self._values((*path, "values"), key, value["values"]), paths)
         if key.split(".")[0].split("[")[0] not in SECTIONS:
-            hint = f"; the family's are {', '.join(sorted(self._own()))}" if self._own() else ""
+            hint = (
+                f", and no axis of the family{suggestion(key, self._own())}" if self._own() else ""
+            )
             raise self.wrong(path, f"is no path such as arch.{key}{hint}")
         return Axis("", self._values(path, key, value), self._paths(path, [key]))
 
