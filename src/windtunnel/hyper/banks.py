@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from windtunnel.hyper.anatomy import Anatomy, Slot, slots_by_role
 from windtunnel.hyper.config import BanksConfig
-from windtunnel.hyper.limits import TABLES, Limits, Role, corner, fan_in
+from windtunnel.hyper.limits import POSITION_STD, TABLES, Limits, Role, corner, fan_in
 
 _SPREAD = 4.0
 """Of mixtures at the start, over torch's initialisation: then they are of about unit size."""
@@ -56,13 +56,13 @@ class NestedBanks(nn.Module):
         limits, config = self.limits, self.config
         shape = limits.shape(role)
         if role.name in TABLES - {"position"}:
-            return torch.randn(shape) * 0.1
+            return torch.randn(shape) * config.table_std
         knots = config.knots if role.layered else 1
         first = torch.zeros(knots, *shape)
         if role.name.endswith("norm_weight"):
             first.fill_(1.0)
         elif role.name == "position":
-            first.normal_(0.0, 0.05)
+            first.normal_(0.0, POSITION_STD)
         elif len(role.axes) > 1:
             inputs = 4 * limits.d_model if role.axes[-1] == "ff" else limits.d_model
             gain = 0.5 if role.name.endswith(("out_weight", "down_weight")) else 0.8

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from windtunnel.hyper.anatomy import Anatomy, Slot
-from windtunnel.hyper.limits import TABLES, Limits
+from windtunnel.hyper.limits import POSITION_STD, TABLES, Limits
 
 
 class CodedDecoder(nn.Module, ABC):
@@ -29,7 +29,7 @@ class CodedDecoder(nn.Module, ABC):
     operation: GHN-3 tiles them, so that tokens far apart share a row, and LoGAH leaves them out.
     """
 
-    def __init__(self, limits: Limits, width: int) -> None:
+    def __init__(self, limits: Limits, width: int, table_std: float) -> None:
         super().__init__()
         self.limits = limits
         self.roles = {role.name: role for role in limits.roles}
@@ -41,7 +41,7 @@ class CodedDecoder(nn.Module, ABC):
                 self._first[role.name] = codes
                 codes += role.gates
             else:
-                std = 0.05 if role.name == "position" else 0.1
+                std = POSITION_STD if role.name == "position" else table_std
                 self.tables[role.name] = nn.Parameter(torch.randn(limits.shape(role)) * std)
         self.codes = nn.Parameter(torch.randn(codes, width))
         self.gain = nn.Linear(width, 1)

@@ -44,6 +44,8 @@ class BanksConfig(Config):
     """Matrices of each role that stand for places along the depth, with linear blends between."""
     hidden: int = Field(64, ge=1)
     """Width of the network from an operation to its mixture."""
+    table_std: float = Field(0.2, gt=0)
+    """Standard deviation of the entries of token tables before training."""
 
 
 class TiledConfig(Config):
@@ -57,6 +59,8 @@ class TiledConfig(Config):
     hidden: int = Field(352, ge=1)
     """Channels of the network from an operation to its block. With the defaults there are as many
     parameters as in the banks for widths up to 128."""
+    table_std: float = Field(0.2, gt=0)
+    """Standard deviation of the entries of token tables before training."""
 
 
 class LowRankConfig(Config):
@@ -69,6 +73,8 @@ class LowRankConfig(Config):
     hidden: int = Field(64, ge=1)
     """Channels of the network from an operation to its factors. With the defaults there are as many
     parameters as in the banks for widths up to 128."""
+    table_std: float = Field(0.2, gt=0)
+    """Standard deviation of the entries of token tables before training."""
 
 
 DecoderConfig: TypeAlias = Annotated[

@@ -12,6 +12,8 @@ from windtunnel.hyper.anatomy import Anatomy, Axis, Slot
 
 TABLES = frozenset({"embedding", "head", "position"})
 """Roles that are rows of vectors."""
+POSITION_STD = 0.05
+"""Of learned positions before training."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class LowRankDecoder(CodedDecoder):
     """
 
     def __init__(self, config: LowRankConfig, limits: Limits, width: int) -> None:
-        super().__init__(limits, width)
+        super().__init__(limits, width, config.table_std)
         self.config = config
         sides = [
             size for role in limits.roles if role.name not in TABLES for size in limits.shape(role)

@@ -24,7 +24,7 @@ class TiledDecoder(CodedDecoder):
     """
 
     def __init__(self, config: TiledConfig, limits: Limits, width: int) -> None:
-        super().__init__(limits, width)
+        super().__init__(limits, width, config.table_std)
         self.config = config
         self.blocks = network(width, config.hidden, config.block**2)
         self.lines = network(width, config.hidden, config.block)
