@@ -49,7 +49,7 @@ FIRST = [
 SLOW_ENCODER = 'train.groups=[{match: "encoder.*", lr: 0.3}]'
 VARIANTS: dict[str, list[str]] = {
     "full": [],
-    "table": ["predicts=table", "train.lr=2e-3"],
+    "table": ["predicts=table"],
     "left": ["split.left_out=[gru]"],
     "banks": [*FIRST, "decoder={type: banks, table_std: 0.1}"],
     "low_rank": [*FIRST, "decoder={type: low_rank, table_std: 0.1}", SLOW_ENCODER],

@@ -283,6 +283,21 @@ def test_a_selection_of_another_space_may_have_more_axes(tmp_path: Path) -> None
     assert both[3].name == "gru-900-64d-1L-d0.0-tTrue-lr=0.002-seed=1"
 
 
+HEADS = """\
+preset: llama
+axes:
+  arch.d_model: [64, 96]
+  heads: {path: 'arch.layers[*].mixer.num_heads', values: [8, 6]}
+"""
+RUN = """\
+arch:
+  d_model: 64
+  layers:
+    - {mixer: {type: attention, num_heads: 4}, mlp: {type: glu}}
+    - {mixer: {type: attention, num_heads: 4}, mlp: {type: glu}}
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -291,36 +306,56 @@ def test_a_selection_of_another_space_may_have_more_axes(tmp_path: Path) -> None
             "space.yaml:2:22: arch.d_model: expected an integer, not [1, 2]",
         ),
         (
-            "preset: llama\naxes:\n  arch.d_model: [64]\n"
-            "  heads: {path: 'arch.layers[*].mixer.num_heads', values: [8, 6]}\n",
-            "space.yaml:4:10: arch.layers[0].mixer: num_heads 6 does not divide d_model 64",
-        ),
-        (
             "preset: llama\naxes:\n  arch.d_model: {from: 64, to: 256, step: 64}\n"
             "  arch.layers[0].mixer.num_heads: [4, many]\nwhere: d_model > 64\n",
             "space.yaml:4:35: arch.layers[0].mixer.num_heads: expected an integer, not 'many'",
         ),
+        (
+            HEADS.replace("8, 6", "6, 8"),
+            "space.yaml:4:10: arch.layers[0].mixer: num_heads 6 does not divide d_model 64",
+        ),
+        (
+            "preset: gemma3\naxes:\n  arch.layers[0].mixer.num_heads: [4, 8]\n"
+            "  arch.layers[1].mixer.num_heads: [7, 4]\n",
+            "space.yaml:4:35: arch.layers[1].mixer: num_heads 7 does not divide",
+        ),
+        (
+            "preset: llama\naxes:\n  arch.layers[0].mixer.window: [32, 64]\n"
+            "  arch.layers[0].mixer.num_heads: [6, 4]\n",
+            "space.yaml:4:35: arch.layers[0].mixer: num_heads 6 does not divide",
+        ),
+        (
+            "base: run.yaml\naxes:\n  arch.d_model: [64]\n"
+            "  arch.layers[-1].mixer.num_heads: [7, 4]\n",
+            "space.yaml:4:36: arch.layers[1].mixer: num_heads 7 does not divide",
+        ),
+        (
+            "base: run.yaml\naxes:\n  arch.layers[-1].mixer.num_heads: [4, 8, few]\n",
+            "space.yaml:3:36: arch.layers[1].mixer.num_heads: expected an integer, not 'few'",
+        ),
         (of_family("lstm", d_modl="[32]"), "no axis of the family; did you mean 'd_model'?"),
     ],
 )
-def test_a_wrong_value_behind_the_first_member_is_told_at_its_axis(
-    tmp_path: Path, text: str, told: str
-) -> None:
+def test_a_wrong_value_is_told_at_its_axis(tmp_path: Path, text: str, told: str) -> None:
+    written(tmp_path, RUN, "run.yaml")
     with pytest.raises(UsageError) as caught:
         load_space(written(tmp_path, text))
     assert told in str(caught.value)
 
 
-def test_values_that_conditions_leave_out_are_not_looked_at(tmp_path: Path) -> None:
-    text = """\
-preset: llama
-axes:
-  arch.d_model: [64, 96]
-  heads: {path: 'arch.layers[*].mixer.num_heads', values: [8, 6]}
-where: d_model % heads == 0
-"""
-    found = load_space(written(tmp_path, text))
-    assert [(m.values["d_model"], m.values["heads"]) for m in found] == [(64, 8), (96, 8), (96, 6)]
+def test_members_that_do_not_fit_together_may_be_left_out_by_any_condition(tmp_path: Path) -> None:
+    fits = [(64, 8), (96, 8), (96, 6)]
+    one = load_space(written(tmp_path, HEADS + "where: d_model % heads == 0\n"))
+    assert [(m.values["d_model"], m.values["heads"]) for m in one] == fits
+    whole = load_space(written(tmp_path, HEADS, "inner.yaml"))
+    assert len(whole) == 4  # of which one is told when it is asked for
+    with pytest.raises(UsageError, match="num_heads 6 does not divide d_model 64"):
+        _ = whole[1].architecture
+    text = "space: inner.yaml\nwhere: d_model % heads == 0\n"
+    assert len(load_space(written(tmp_path, text))) == 3
+    part = "".join(f"    {line}\n" for line in HEADS.splitlines()).replace("    p", "  - p", 1)
+    text = f"union:\n{part}where: d_model % heads == 0\n"
+    assert len(load_space(written(tmp_path, text))) == 3
 
 
 def test_files_that_lead_back_to_themselves_are_told(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from windtunnel.spaces.block import Block, Naming, derived_names
 from windtunnel.spaces.coupling import coupled_digits
 from windtunnel.spaces.declared_axes import SECTIONS, Axes, first_document, set_twice, told_at
 from windtunnel.spaces.declared_family import Declared
-from windtunnel.spaces.declared_members import check_members
+from windtunnel.spaces.declared_members import check_first, check_values
 from windtunnel.spaces.expression import Expression
 from windtunnel.spaces.families import Family, family_of
 from windtunnel.spaces.grids import GRIDS, MAX_SEQ_LEN, VOCAB_SIZE, full, reasonable
@@ -94,12 +94,14 @@ def load_space(
 ) -> Space:
     """The space of a name (`reasonable`, `full`) or a file. Of its members a few are looked at,
     so that a wrong path or value is told at once: see
-    :func:`windtunnel.spaces.declared_members.check_members`.
+    :mod:`windtunnel.spaces.declared_members`.
 
     Raises:
         UsageError: there is no such space, or a file that is wrong (ConfigError, with every place).
     """
-    return _loaded(source, FilePath(), vocab_size, max_seq_len, ())
+    space = _loaded(source, FilePath(), vocab_size, max_seq_len, ())
+    check_values(space)
+    return space
 
 
 def _loaded(
@@ -182,7 +184,7 @@ class _Reader:
         make = self._product if part.space is None else self._of_space
         space = make(part, path, name)
         with self._told_at((*path, "axes")):
-            check_members(space)
+            check_first(space)
         return space
 
     def _of_space(self, part: PartConfig, path: Path, name: str) -> Space:
