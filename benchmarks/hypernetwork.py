@@ -6,8 +6,8 @@ Trains the hypernetwork of examples/ghn/small.yaml, the same for the token table
 GRU, and from other seeds; by an earlier recipe the decoders of GHN-3 and LoGAH beside the banks;
 single models with the computing time of the first. Then evaluates them on architectures and text
 that none has seen. ``main`` trains for 1000 steps and ranks 100 architectures, on whose results the
-performance predictor is fitted; ``short`` compares decoders, and all candidates for the strong
-initialisation, over 200.
+performance predictor is fitted; ``half_rival`` has single models that were trained half as long
+beside it; ``short`` compares decoders, and all candidates for the strong initialisation, over 200.
 
 About nine core-hours. What has finished in the folder is kept, so the command may be interrupted
 and started again. Writes benchmarks/results/hypernetwork.json and prints the tables of
@@ -69,6 +69,10 @@ EVALUATIONS: dict[str, dict[str, Any]] = {
     "short": {
         "ghn": "full", "others": ("singles", "singles_half", "table", "banks", "low_rank", "tiled"),
         "splits": {"in_distribution": 32}, "steps": SHORT, "candidates": CANDIDATES,
+    },
+    "half_rival": {
+        "ghn": "full", "others": ("singles_half",), "splits": {"in_distribution": 32},
+        "steps": LONG,
     },
     "larger": {
         "ghn": "full", "others": ("singles",), "splits": {"wide": 32, "deep": 32, "large": 32},
