@@ -358,6 +358,19 @@ def test_members_that_do_not_fit_together_may_be_left_out_by_any_condition(tmp_p
     assert len(load_space(written(tmp_path, text))) == 3
 
 
+def test_members_of_one_part_may_stand_on_both_sides_of_another(tmp_path: Path) -> None:
+    """A union of selections of the same part keeps the order in which they come."""
+    axes = "preset: llama, axes: {arch.d_model: [64, 128, 192]}"
+    text = f"""\
+union:
+  - {{name: a, {axes}, where: d_model * 1 == 64 or params < 1}}
+  - {{name: b, preset: gru, axes: {{arch.d_model: [64, 96, 128, 160]}}, where: params > 1}}
+  - {{name: a, {axes}, where: d_model * 1 == 192 or params < 1}}
+"""
+    found = load_space(written(tmp_path, text))
+    assert [m.name.split("-")[0] for m in found] == ["a", "b", "b", "b", "b", "a"]
+
+
 def test_files_that_lead_back_to_themselves_are_told(tmp_path: Path) -> None:
     written(tmp_path, "space: two.yaml\n", "one.yaml")
     written(tmp_path, "space: one.yaml\n", "two.yaml")

@@ -70,21 +70,13 @@ def _edited(space: Space) -> Iterator[tuple[Block, Indices | None]]:
     if len(space) == len(space.whole):
         yield from ((b, None) for b in space.blocks if b.size and _is_edited(b))
         return
-    _, first = np.unique(space.block_numbers(), return_index=True)
-    ends = [*first.tolist()[1:], len(space)]
-    for start, end in zip(first.tolist(), ends, strict=True):
-        block = space[start].block
+    numbers, indices, start = space.block_numbers(), space.indices(), 0
+    for number, block in enumerate(space.blocks):
         if _is_edited(block):
-            step = max(1, (end - start) // _LOOKED_THROUGH)
-            before = space[start].index - _row(space, start)
-            yield block, space[np.arange(start, end, step)].indices() - before
-
-
-def _row(space: Space, position: int) -> int:
-    """The row that a member has in its block."""
-    member = space[position]
-    sizes = np.cumsum([0, *(block.size for block in space.blocks)])
-    return int(member.index - sizes[np.searchsorted(sizes, member.index, side="right") - 1])
+            rows = indices[numbers == number] - start
+            if rows.size:
+                yield block, rows[:: max(1, rows.size // _LOOKED_THROUGH)]
+        start += block.size
 
 
 def _is_edited(block: Block) -> bool:
