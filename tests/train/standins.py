@@ -115,7 +115,10 @@ def parts(config: TrainConfig | None = None, *, pause: float = 0.0, **changes: o
         "valid": learnable_batches(3, seed=2),
         "tokenizer": tokenizer(),
         "train": config,
-        "identity": {"train": config.model_dump(mode="json"), "device": "cpu"},
+        "identity": {
+            "train": config.model_dump(mode="json", exclude={"device"}),
+            "device": config.device,
+        },
         "flops_per_token": 100.0,
         "facts": {"arch_digest": "a" * 64, "data_fingerprint": "d" * 64},
     }

@@ -7,6 +7,7 @@ import torch
 from standins import new_folder, parts, recipe
 
 from windtunnel.errors import UsageError
+from windtunnel.train.distributed.world import joined
 from windtunnel.train.loop import resolve_device
 from windtunnel.train.runner import train_run
 
@@ -40,6 +41,23 @@ def test_what_is_not_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
             resolve_device(name)
 
 
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("rank", [0, 2])
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 3, "LOCAL_WORLD_SIZE": 3}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UsageError if rank == 0 else SystemExit) as caught, joined("ddp", "cuda"):
+        pytest.fail("they have met")
+    if rank == 0:
+        assert "3 processes were started on a machine with 2" in str(caught.value)
+
+
+def test_a_name_that_is_no_device_is_told_with_its_place() -> None:
+    with pytest.raises(UsageError, match="--device: 'gpu' is no device; allowed: auto, cpu, cuda"):
+        resolve_device("gpu", "--device")
+
+
 @needs_gpu
 @pytest.mark.parametrize("first", ["cpu", "cuda"])
 def test_a_run_moves_between_cpu_and_gpu(tmp_path: Path, first: str) -> None:
@@ -55,10 +73,7 @@ def test_a_run_moves_between_cpu_and_gpu(tmp_path: Path, first: str) -> None:
 
     with pytest.raises(Stop):
         train_run(parts(recipe(device=first, steps=20)), folder, on_step=stop)
-    made = parts(recipe(device=second, steps=20))
-    identity = dict(made.identity) | {"device": second}
-    record = train_run(parts(recipe(device=second, steps=20), identity=identity), folder,
-                       resume=True)  # fmt: skip
+    record = train_run(parts(recipe(device=second, steps=20)), folder, resume=True)
     assert record["steps"] == 20
     assert any(event.kind == "warning" for event in folder.read_events())
 

@@ -23,6 +23,7 @@ from windtunnel.generate import (
 )
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.train.launch import TrainedModel, open_trained, validation_loss
+from windtunnel.train.loop import resolve_device
 from windtunnel.train.writing import Writer
 
 _USUAL_LENGTH = 100
@@ -43,6 +44,7 @@ class Wish:
     stream: bool
     steps: int | None
     ema: bool
+    device: str
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raises UsageError for wishes that exclude each other."""
@@ -65,7 +67,7 @@ def generate_verb(runs: Path, run: str, prompts: Sequence[str], wish: Wish) -> l
     """What the run writes for each prompt; with ``stream``, the one prompt's is printed as it
     comes."""
     wish.check(prompts)
-    trained, writer = _opened(runs, run, ema=wish.ema)
+    trained, writer = _opened(runs, run, ema=wish.ema, device=wish.device)
     encoded = _encoded(writer, prompts)
     if wish.int8:
         writer = _in_int8(trained)
@@ -109,10 +111,10 @@ def continues_text(runs: Path, run: str) -> bool:
 
 
 def classify_verb(
-    runs: Path, run: str, texts: Sequence[str], *, ema: bool = False
+    runs: Path, run: str, texts: Sequence[str], *, ema: bool = False, device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """The label of each text, and the probability of every label."""
-    trained, writer = _opened(runs, run, ema=ema)
+    trained, writer = _opened(runs, run, ema=ema, device=device)
     found = []
     for text, row in zip(texts, writer.classify(_encoded(writer, texts)), strict=True):
         likely = trained.labels[int(np.argmax(row))]
@@ -130,13 +132,14 @@ def score_verb(
     max_new_tokens: int,
     beams: int | None,
     ema: bool = False,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """The scores, and each text with its truth."""
     from windtunnel.data.dataset import prepare
     from windtunnel.generate.scores import SCORES
     from windtunnel.train.scoring import score_texts
 
-    trained, _ = _opened(runs, run, ema=ema)
+    trained, _ = _opened(runs, run, ema=ema, device=device)
     found = score_texts(
         trained.model,
         prepare(trained.config.data),
@@ -157,8 +160,9 @@ def _folder(runs: Path, run: str) -> RunFolder:
     return RunFolder.open(Path(run)) if Path(run).is_dir() else RunStore(runs).select(run)
 
 
-def _opened(runs: Path, run: str, *, ema: bool) -> tuple[TrainedModel, Writer]:
-    trained = open_trained(_folder(runs, run), warn=note, ema=ema)
+def _opened(runs: Path, run: str, *, ema: bool, device: str) -> tuple[TrainedModel, Writer]:
+    place = str(resolve_device(device, "--device"))
+    trained = open_trained(_folder(runs, run), device=place, warn=note, ema=ema)
     if isinstance(trained.model, Model):
         trained = replace(trained, model=folded_to_write(trained.model))
     return trained, Writer(trained.model, trained.tokenizer, trained.config)

@@ -28,6 +28,12 @@ Ema: TypeAlias = Annotated[
     bool, typer.Option("--ema", help="Use the average of the weights that train.ema keeps.")
 ]
 
+Device: TypeAlias = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="auto (a GPU where there is one), cpu, cuda, "
+                 "cuda:N or mps."),
+]  # fmt: skip
+
 
 def train(
     file: ConfigFile,
@@ -153,6 +159,7 @@ def generate(
         typer.Option("--steps", min=1, help="Diffusion: steps of the sampler [100 at most]."),
     ] = None,
     ema: Ema = False,
+    device: Device = "auto",
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -170,7 +177,7 @@ def generate(
     wish = Wish(
         sampling=sampling, max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
         beams=beams, length_penalty=length_penalty, int8=int8, stream=stream and not as_json,
-        steps=steps, ema=ema,
+        steps=steps, ema=ema, device=device,
     )  # fmt: skip
     results = generate_verb(runs_folder(runs), run, prompts, wish)
     if as_json:
@@ -188,13 +195,14 @@ def classify(
     ],
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
     ema: Ema = False,
+    device: Device = "auto",
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Say the label of texts, and how likely each label is, with a run trained on labels."""
     from windtunnel.cli.generating import classify_verb
 
-    found = classify_verb(runs_folder(runs), run, texts, ema=ema)
+    found = classify_verb(runs_folder(runs), run, texts, ema=ema, device=device)
     if as_json:
         print_json(found)
         return
@@ -225,6 +233,7 @@ def score(
         int | None, typer.Option("--beams", min=1, help="Beams; the likeliest token if left out.")
     ] = None,
     ema: Ema = False,
+    device: Device = "auto",
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -233,7 +242,7 @@ def score(
 
     found = score_verb(
         runs_folder(runs), run, metrics or [], samples=samples, max_new_tokens=max_new_tokens,
-        beams=beams, ema=ema,
+        beams=beams, ema=ema, device=device,
     )  # fmt: skip
     if as_json:
         print_json(found)

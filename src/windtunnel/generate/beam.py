@@ -12,6 +12,7 @@ from torch import Tensor
 
 from windtunnel.config import Config
 from windtunnel.nn.component import State, reorder
+from windtunnel.nn.ops.widest import widest
 
 _NEVER = float("-inf")
 
@@ -99,12 +100,12 @@ def beam_search(
     prompts = [_Prompt(config, max_new_tokens) for _ in range(b)]
     rows = torch.arange(b, device=logits.device).repeat_interleave(beams)
     state = reorder(state, rows)
-    scores = logits.new_full((b, beams), _NEVER, dtype=torch.float64)
+    scores = widest(logits.new_full((b, beams), _NEVER))
     scores[:, 0] = 0.0  # the beams of a prompt begin alike: only one of them counts
     following = logits.repeat_interleave(beams, 0)
     texts: list[list[list[int]]] = [[[] for _ in range(beams)] for _ in range(b)]
     for length in range(1, max_new_tokens + 1):
-        steps = following.double().log_softmax(-1).view(b, beams, vocabulary)
+        steps = widest(following).log_softmax(-1).view(b, beams, vocabulary)
         totals = (scores[:, :, None] + steps).view(b, beams * vocabulary)
         # Twice as many as beams: as many may end, and still every beam is filled.
         best, places = totals.topk(min(2 * beams, totals.shape[1]), dim=1)

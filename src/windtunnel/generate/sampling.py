@@ -12,6 +12,7 @@ from torch import Tensor
 from windtunnel.config import Config
 from windtunnel.errors import UsageError
 from windtunnel.nn.initialize import keyed_generator
+from windtunnel.nn.ops.widest import widest
 
 _NEVER = float("-inf")
 
@@ -52,7 +53,7 @@ def reshape_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
 
     At least one token of each row always stays.
     """
-    logits = logits.double()
+    logits = widest(logits)
     logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         kth = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
@@ -100,7 +101,7 @@ def choose(
     logits = penalize_repetition(logits.float(), histories, sampling.repetition_penalty)
     if sampling.greedy:
         return [int(token) for token in logits.argmax(-1)]
-    cumulative = reshape_logits(logits, sampling).softmax(-1).double().cumsum(-1).cpu()
+    cumulative = reshape_logits(logits, sampling).softmax(-1).cpu().double().cumsum(-1)
     tokens = []
     for row, mass in zip(rows or range(len(cumulative)), cumulative, strict=True):
         generator = keyed_generator(seed, "sample", row, step)

@@ -17,6 +17,7 @@ from windtunnel.train.schedule_config import ScheduleConfig, ScheduleType
 from windtunnel.train.stage_config import StageConfig
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICES = "auto, cpu, cuda, cuda:0, mps"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -33,7 +34,7 @@ def _decay(value: Any) -> Any:
 
 def _device(name: str) -> str:
     if not DEVICE.fullmatch(name):
-        raise ValueError(f"{name!r} is no device; allowed: auto, cpu, cuda, cuda:0, mps")
+        raise ValueError(f"{name!r} is no device; allowed: {DEVICES}")
     return name
 
 

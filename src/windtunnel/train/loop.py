@@ -21,7 +21,7 @@ from windtunnel.train.accumulate import BatchLoss, Note, accumulate, keyed_rando
 from windtunnel.train.activation_checkpointing import checkpoint_layers
 from windtunnel.train.batch import BatchSource, TokenBatch, count_targets
 from windtunnel.train.compiling import Compiling, explained
-from windtunnel.train.config import TrainConfig
+from windtunnel.train.config import DEVICE, DEVICES, TrainConfig
 from windtunnel.train.distributed.parallel import Parallel, check_distribution, parallel_of, shard
 from windtunnel.train.distributed.world import ALONE, World, whole_tensor
 from windtunnel.train.ema import Ema
@@ -137,12 +137,14 @@ class StepInfo:
     """What ``train.watch_every`` asks for, on the steps on which it does."""
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that a config names; ``auto`` is a GPU where there is one.
+def resolve_device(name: str, place: str = "train.device") -> torch.device:
+    """The device that a config or an option (``place``) names; ``auto`` is a GPU if there is one.
 
     Raises:
-        UsageError: this machine has no such device.
+        UsageError: this machine has no such device, or no machine has.
     """
+    if not DEVICE.fullmatch(name):
+        raise UsageError(f"{place}: {name!r} is no device; allowed: {DEVICES}")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -151,12 +153,12 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise UsageError(f"train.device: {name} is not here; this machine has {count} GPUs")
+            raise UsageError(f"{place}: {name} is not here; this machine has {count} GPUs")
         # Without a number: the process's own, of several processes each has another.
         own = torch.cuda.current_device() if device.index is None else device.index
         return torch.device("cuda", own)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("train.device: mps is not here")
+        raise UsageError(f"{place}: mps is not here")
     return device
 
 

@@ -148,7 +148,7 @@ class Writer:
         batch = form.batch([_encoded(text) for text in texts])
         device = next(self.model.parameters()).device
         logits = self.model.eval()(batch.inputs.to(device), batch.real.to(device))
-        found: list[list[float]] = logits.double().softmax(-1).tolist()
+        found: list[list[float]] = logits.cpu().double().softmax(-1).tolist()
         return found
 
     def _rows(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:

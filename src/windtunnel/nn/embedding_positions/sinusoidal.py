@@ -11,6 +11,7 @@ from torch import Tensor
 
 from windtunnel.nn.component import ComponentConfig, EmbeddingPosition, Scope, Span, register
 from windtunnel.nn.cost import Cost, Num
+from windtunnel.nn.ops.widest import exact_place
 
 
 class SinusoidalPositionConfig(ComponentConfig):
@@ -47,7 +48,8 @@ class SinusoidalPosition(EmbeddingPosition[SinusoidalPositionConfig]):
     def forward(self, x: Tensor, span: Span) -> Tensor:
         d = self.d_model
         assert self.config.scale is not None, "an unresolved config was built"
-        places = torch.arange(0, d, 2, device=span.positions.device, dtype=torch.float64)
-        angles = span.positions[..., None] * self.config.theta ** (-places / d)
+        exact = exact_place(span.positions.device)
+        places = torch.arange(0, d, 2, device=exact, dtype=torch.float64)
+        angles = span.positions.to(exact)[..., None] * self.config.theta ** (-places / d)
         waves = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :d]
-        return x + (self.config.scale * waves).to(x.dtype)
+        return x + (self.config.scale * waves).to(x)

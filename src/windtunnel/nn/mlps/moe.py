@@ -24,6 +24,7 @@ from windtunnel.nn.initialize import Init, fan_in_std, normal
 from windtunnel.nn.memory_slots import store_of
 from windtunnel.nn.mlps.none import NoMLPConfig
 from windtunnel.nn.norms.affine import wide
+from windtunnel.nn.ops.widest import widest
 
 _RATES = {"loss": 1e-2, "loss_free": 1e-3}
 
@@ -229,7 +230,7 @@ class MoE(MLP[MoEConfig]):
         if self.config.balance != "loss_free":
             return
         assert self.config.balance_rate is not None, "an unresolved config was built"
-        load = self.load.double()
+        load = widest(self.load)
         bias = self.get_buffer("balance_bias")
         bias.add_(self.config.balance_rate * (load.mean() - load).sign().to(bias.dtype))
         self.load.zero_()

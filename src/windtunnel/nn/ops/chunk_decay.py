@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from windtunnel.nn.ops.widest import widest
+
 
 class ChunkDecay(NamedTuple):
     """What is left between tokens: with G_i = Σ_{m ≤ i} log a_m within a chunk of c tokens,"""
@@ -24,11 +26,11 @@ class ChunkDecay(NamedTuple):
 def chunk_decay(log_decay: Tensor) -> ChunkDecay:
     """Of log a ≤ 0, (… c).
 
-    Sums are float64: a difference of float32 sums of a thousand would be off by 1e-4, and with it
-    what a weakly decaying token after strong decays leaves.
+    Sums are float64 where the device has it: a difference of float32 sums of a thousand would be
+    off by 1e-4, and with it what a weakly decaying token after strong decays leaves.
     """
     dtype, c = log_decay.dtype, log_decay.shape[-1]
-    sums = log_decay.double().cumsum(-1)
+    sums = widest(log_decay).cumsum(-1)
     between = (sums[..., :, None] - sums[..., None, :]).to(dtype)
     later = torch.ones(c, c, dtype=torch.bool, device=sums.device).triu(1)
     from_start = sums.to(dtype).exp()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from windtunnel.nn.component import Position, PositionConfig, Scope, Span, filled, register
 from windtunnel.nn.cost import Cost, Num
+from windtunnel.nn.ops.widest import exact_place
 from windtunnel.nn.positions.rope_scaling import RoPEScaling
 
 
@@ -77,14 +78,15 @@ class RoPE(Position[RoPEConfig]):
         key = ("rope", theta, r, scaling, like.dtype)
         if key not in span.memo:
             # float64, as float32 angles are off by 1e-2 at position 10⁵ for the fastest wave
-            places = torch.arange(0, r, 2, device=like.device, dtype=torch.float64)
+            exact = exact_place(like.device)
+            places = torch.arange(0, r, 2, device=exact, dtype=torch.float64)
             frequencies = theta ** (-places / r)
             if scaling is not None:
                 frequencies = scaling.scaled(frequencies, theta)
-            angles = span.positions[..., None, None] * frequencies
+            angles = span.positions.to(exact)[..., None, None] * frequencies
             cos, sin = angles.cos(), angles.sin()
             if scaling is not None and scaling.attention_factor is not None:
                 cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
-            span.memo[key] = (cos.to(like.dtype), sin.to(like.dtype))
+            span.memo[key] = (cos.to(like), sin.to(like))
         cos, sin = span.memo[key]
         return cos, sin

@@ -127,6 +127,7 @@ def joined(distributed: str | None, device: str) -> Iterator[World]:
     _check(world, distributed, device)
     on_gpu = torch.cuda.is_available() and device in ("auto", "cuda")
     if on_gpu:
+        _check_gpus()
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
@@ -154,6 +155,17 @@ def _check(world: World, distributed: str | None, device: str) -> None:
         problem = f"train.device: {device} names one GPU for {world.size} processes; write cuda"
     if problem is not None:
         raise UsageError(problem) if world.first else SystemExit(UsageError.exit_code)
+
+
+def _check_gpus() -> None:
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > gpus:
+        problem = UsageError(
+            f"train.device: each process takes a GPU of its own, and {here} processes were started "
+            f"on a machine with {gpus}; start {gpus}, or set train.device to cpu"
+        )
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        raise problem if first else SystemExit(UsageError.exit_code)
 
 
 def _tell_failure(world: World, error: Exception) -> None:

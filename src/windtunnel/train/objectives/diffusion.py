@@ -20,7 +20,7 @@ from windtunnel.data.forms import Whole
 from windtunnel.errors import UsageError
 from windtunnel.nn.initialize import Init, initialize
 from windtunnel.nn.linear import Linear
-from windtunnel.train.batch import IGNORED
+from windtunnel.train.batch import IGNORED, moved
 from windtunnel.train.objectives.config import DiffusionConfig
 from windtunnel.train.objectives.objective import Objective
 
@@ -218,6 +218,7 @@ class Diffusion(Objective[DiffusionConfig]):
         if not 1 <= count <= total:
             raise UsageError(f"steps must be within 1 and {total}, not {count}")
         generator = torch.Generator().manual_seed(seed)
+        batch = moved(batch, next(model.parameters()).device)
         clean = model.embed(batch.inputs)
         target = ((batch.targets != IGNORED) & batch.real)[..., None]
         z = torch.where(target, _noise(clean, generator), clean)

@@ -1,0 +1,307 @@
+"""Runs parts of the program on a stand-in for a GPU and on the CPU; prints what they came to.
+
+    python on_standin.py cuda|mps PART        (a process of its own: torch gets a device for good)
+
+Each case is a list of numbers and texts, once for each device; a failure is its traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from standin_device import DEVICE, NAME, StandIn, install
+from standins import new_folder, parts, recipe
+from tests.arch.test_arch import DECODERS, tiny
+from tests.cli.ghn_files import write_ghn
+from tests.conftest import RUN, corpus_text
+
+from windtunnel.arch import ArchSpec, build, resolve
+from windtunnel.cli import generating
+from windtunnel.cli.main import main
+from windtunnel.data.loader import Batches
+from windtunnel.generate import BeamConfig, SamplingConfig, generate, quantized, search
+from windtunnel.hyper import launch as hyper_launch
+from windtunnel.nn.component import REGISTRIES, Span
+from windtunnel.nn.contracts import case as contract
+from windtunnel.nn.contracts import examples
+from windtunnel.nn.ops import widest
+from windtunnel.train import launch, loop
+from windtunnel.train.config import TrainConfig
+from windtunnel.train.loop import create_train_state, train_steps
+from windtunnel.train.optimizers import torch_own
+from windtunnel.train.runner import train_run
+
+Part = dict[str, Callable[[str], list[Any]]]
+ROOT = Path(__file__).parents[2]
+VOCABULARY = 64
+TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, 4000).astype(np.uint16)
+BATCHES = Batches(TOKENS, seq_len=24, batch_size=4, seed=0)
+SMALL = {"d_model": 16, "max_seq_len": 64, "layers": [{"repeat": 2, "dropout": 0.1}]}
+
+
+def trained(spec: ArchSpec, device: str, **recipe: Any) -> tuple[Any, list[float]]:
+    """A model after three steps, and their losses."""
+    values = {"steps": 3, "batch_size": 4, "seq_len": 24, "lr": 1e-2, "threads": 1}
+    train = TrainConfig.model_validate_json(json.dumps(values | {"device": device} | recipe))
+    architecture = resolve(spec.replace(vocab_size=VOCABULARY))
+    state = create_train_state(build(architecture, seed=0), BATCHES, train)
+    losses = [info.loss for info in train_steps(state)]
+    homes = {tensor.device.type for tensor in state.model.state_dict().values()}
+    assert homes == {"cpu" if device == "cpu" else NAME}, homes
+    return state.model.eval(), losses
+
+
+def written(model: Any) -> list[Any]:
+    """Texts: the likeliest, drawn, and searched."""
+    drawn = SamplingConfig(temperature=1.0, top_k=9, top_p=0.9, min_p=0.01, repetition_penalty=1.2)
+    prompts = [[5, 9, 12], [7]]
+    texts = [
+        generate(model, prompts, max_new_tokens=4, sampling=sampling, seed=1)
+        for sampling in (SamplingConfig(temperature=0.0), drawn)
+    ]
+    found = search(model, prompts, BeamConfig(num_beams=2), max_new_tokens=3)
+    return [*texts, [[beam.tokens for beam in beams] for beams in found]]
+
+
+def presets() -> Part:
+    """Every preset of a decoder: trained, and what it writes; llama's in int8 too."""
+
+    def case(name: str) -> Callable[[str], list[Any]]:
+        def run(device: str) -> list[Any]:
+            model, losses = trained(tiny(name), device)
+            small = written(quantized(model)) if name == "llama" else []
+            return [losses, written(model), small]
+
+        return run
+
+    return {name: case(name) for name in DECODERS}
+
+
+def components() -> Part:
+    """Every example of every component: its output and gradients."""
+
+    def case(one: contract.Case) -> Callable[[str], list[Any]]:
+        def run(device: str) -> list[Any]:
+            place = DEVICE if device != "cpu" else "cpu"
+            module = contract.build(one, dtype=torch.float32).to(place)
+            x = contract.make_input(one, dtype=torch.float32).to(place).requires_grad_()
+            y = contract.run(module, x, Span.of(x.shape[1], device=torch.device(place)))
+            (y + x).square().sum().backward()
+            assert x.grad is not None
+            found = [y, x.grad, *(p.grad for p in module.parameters() if p.grad is not None)]
+            return [float(t.detach().cpu().double().abs().sum()) for t in found]
+
+        return run
+
+    return {
+        str(one): case(one)
+        for kind, registry in REGISTRIES.items()
+        for name in registry.names()
+        for one in examples(kind, name)
+    }
+
+
+OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop", "adafactor", "lion", "muon", "soap",
+              "schedule_free_adamw")  # fmt: skip
+RECIPES: dict[str, dict[str, Any]] = {
+    "bfloat16": {"precision": "bfloat16"},
+    "average": {"ema": 0.9, "watch_every": 1},
+    "cut": {"micro_batch_size": 3},
+    "recomputed": {"activation_checkpointing": True},
+    "in chunks": {"loss_chunk": 7},
+    "mup": {"mup": {"base_width": 8}},
+    "groups": {"groups": [{"match": "head.*", "lr": 0.1}, {"match": "embedding*", "freeze": True}]},
+}
+
+
+def resumed(begins: str, ends: str) -> list[Any]:
+    """A run that is interrupted on one device and resumed on another: its last evaluation."""
+    folder = new_folder(Path(tempfile.mkdtemp()) / "run")
+
+    class Stop(Exception):
+        pass
+
+    def stop(info: Any) -> None:
+        if info.step == 10:
+            raise Stop
+
+    with suppress(Stop):
+        train_run(parts(recipe(device=begins, steps=20)), folder, on_step=stop)
+    final = train_run(parts(recipe(device=ends, steps=20)), folder, resume=True)["final"]
+    kinds = [event.kind for event in folder.read_events()]
+    assert kinds.count("resume") == 1, kinds
+    assert ("warning" in kinds) == (begins != ends), kinds
+    return [final["loss"], final["accuracy"]]
+
+
+def recipes() -> Part:
+    """Every optimizer, and what else a recipe can ask for."""
+    asked = RECIPES | {name: {"optimizer": name} for name in OPTIMIZERS}
+    spec = ArchSpec.model_validate_json(json.dumps(SMALL))
+    found: Part = {
+        name: lambda device, recipe=recipe: trained(spec, device, **recipe)[1]
+        for name, recipe in asked.items()
+    }
+    found["resumed there"] = lambda device: resumed("cpu", device)
+    found["resumed here"] = lambda device: resumed(device, "cpu")
+    return found
+
+
+def command(*arguments: object) -> None:
+    """Runs a verb in this process; SystemExit where it fails."""
+    sys.argv = ["windtunnel", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code:
+            raise RuntimeError(f"windtunnel {arguments} exits with {stop.code}") from stop
+
+
+def losses_in(folder: Path) -> list[float]:
+    lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event["loss"] for event in map(json.loads, lines) if event.get("loss") is not None]
+
+
+PLAN = """\
+arch: {d_model: 16, max_seq_len: 32, layers: [{repeat: 2, dropout: 0.1}]}
+data:
+  sources: {one: ./corpus.txt, other: ./other.txt}
+  tokenizer: bytes
+  packing: documents
+train:
+  batch_size: 4
+  seq_len: 16
+  threads: 1
+  ema: 0.9
+  stages:
+    - {name: mix, data: {one: 2, other: 1}, steps: 3, schedule: flat}
+    - {name: finish, data: other, steps: 3, batch_size: 2}
+"""
+MASKED = """\
+arch: {type: encoder, d_model: 16, max_seq_len: 32, layers: [{repeat: 2}]}
+data: {source: ./corpus.txt, tokenizer: bytes}
+train: {steps: 3, batch_size: 4, seq_len: 16, threads: 1, objective: masked_token}
+"""
+SAMPLES = {
+    "answer": ("score", "--samples", 3, "-n", 3),
+    "classify": ("classify", "one"),
+    "diffuse": ("generate", "one", "--steps", 2),
+    "translate": ("generate", "one", "--beams", 2, "-n", 3),
+}
+
+
+def verbs() -> Part:
+    """Whole runs from the command line, and what reads them."""
+    home = Path.cwd()
+
+    def run_of(device: str, file: object, *edits: str) -> Path:
+        """A run of two steps, or of those that its plan has."""
+        out = Path(tempfile.mkdtemp(dir=home)) / "run"
+        asked = [part for edit in (*edits, f"train.device={device}") for part in ("--set", edit)]
+        command("train", file, *asked, "--out", out)
+        return out
+
+    def sample(name: str) -> Callable[[str], list[Any]]:
+        def run(device: str) -> list[Any]:
+            os.chdir(ROOT)  # the data is named from there
+            out = run_of(device, ROOT / "examples" / "samples" / f"{name}.yaml", "train.steps=2")
+            verb, *more = SAMPLES[name]
+            command(verb, out, *more, "--device", device)
+            return losses_in(out)
+
+        return run
+
+    def simple(file: Path, *edits: str) -> Callable[[str], list[Any]]:
+        return lambda device: losses_in(run_of(device, file, *edits))
+
+    def moved(device: str) -> list[Any]:
+        """Begun there, continued here, and again there."""
+        first = run_of(device, home / "run.yaml")
+        here, there = first.with_name("here"), first.with_name("there")
+        for begun, steps, out, name in ((first, 12, here, "cpu"), (here, 18, there, device)):
+            command("branch", begun, "--set", f"train.steps={steps}", "--set",
+                    f"train.device={name}", "--out", out)  # fmt: skip
+        return [losses_in(out) for out in (first, here, there)]
+
+    def hypernetwork(device: str) -> list[Any]:
+        out = Path(tempfile.mkdtemp(dir=home)) / "run"
+        command("ghn", "train", home / "ghn.yaml", "--set", f"train.device={device}", "--out", out)
+        return losses_in(out)
+
+    for name, text in (("plan", PLAN), ("masked", MASKED), ("run", RUN)):
+        Path(f"{name}.yaml").write_text(text, encoding="utf-8")
+    Path("corpus.txt").write_text(corpus_text(), encoding="utf-8")
+    Path("other.txt").write_text(corpus_text()[::-1], encoding="utf-8")
+    write_ghn()
+    return {
+        "moved": moved,
+        "hypernetwork": hypernetwork,
+        "plan": simple(home / "plan.yaml"),
+        "masked": simple(home / "masked.yaml"),
+        "probe": simple(ROOT / "examples" / "probes" / "mqar.yaml", "train.steps=2"),
+        **{name: sample(name) for name in SAMPLES},
+    }
+
+
+def refusals() -> Part:
+    """What such a device refuses; on a CPU all of it goes."""
+
+    def sum_of(device: str, other: str, dtype: torch.dtype) -> list[Any]:
+        place = DEVICE if device != "cpu" else "cpu"
+        one = torch.ones(2, device=place, dtype=dtype)
+        return [float((one + torch.ones(2, device=other)).sum())]
+
+    return {
+        "two devices": lambda device: sum_of(device, "cpu", torch.float32),
+        "float64": lambda device: sum_of(
+            device, DEVICE if device != "cpu" else "cpu", torch.float64
+        ),
+    }
+
+
+PARTS: dict[str, Callable[[], Part]] = {
+    "presets": presets, "components": components, "recipes": recipes, "verbs": verbs,
+    "refusals": refusals,
+}  # fmt: skip
+
+
+def place(name: str, place: str = "") -> torch.device:
+    """In place of ``resolve_device``."""
+    return torch.device("cpu" if name in ("cpu", "auto") else DEVICE)
+
+
+def outcome(run: Callable[[str], list[Any]], device: str) -> Any:
+    try:
+        with StandIn() if device != "cpu" else nullcontext():
+            return run(device)
+    except Exception:
+        return traceback.format_exc()
+
+
+def main_here(kind: str, part: str) -> None:
+    install(float64=kind != "mps")
+    if kind == "mps":
+        widest.WITHOUT_FLOAT64.add(NAME)
+    torch_own.FUSED += (NAME,)  # type: ignore[assignment]
+    modules: list[Any] = [loop, launch, hyper_launch, generating]
+    for module in modules:
+        module.resolve_device = place
+    found = {}
+    with redirect_stdout(sys.stderr):
+        for name, run in PARTS[part]().items():
+            found[name] = [outcome(run, "cpu"), outcome(run, "cuda")]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main_here(sys.argv[1], sys.argv[2])
