@@ -29,12 +29,16 @@ from windtunnel.arch import ArchSpec, build, resolve
 from windtunnel.cli import generating
 from windtunnel.cli.main import main
 from windtunnel.data.loader import Batches
+from windtunnel.factory import EncoderDecoderConfig, ModelFactory, PerformerParams
 from windtunnel.generate import BeamConfig, SamplingConfig, generate, quantized, search
 from windtunnel.hyper import launch as hyper_launch
 from windtunnel.nn.component import REGISTRIES, Span
 from windtunnel.nn.contracts import case as contract
 from windtunnel.nn.contracts import examples
 from windtunnel.nn.ops import widest
+from windtunnel.runner import ArchitectureLM, BasicModelRunner
+from windtunnel.runner import runner as runner_module
+from windtunnel.spaces import create_reasonable_model_dataloader
 from windtunnel.train import launch, loop
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.loop import create_train_state, train_steps
@@ -253,6 +257,62 @@ def verbs() -> Part:
     }
 
 
+PAIRS = [{"prompt": "ab" * n, "truth": "cd" * (n + 1)} for n in range(6)]
+
+
+def interfaces() -> Part:
+    """Runners, the factory's models, members of a space."""
+
+    def runner(arch: str) -> Callable[[str], list[Any]]:
+        def run(device: str) -> list[Any]:
+            made = BasicModelRunner(ArchitectureLM, overrides={"arch": arch, "tokenizer": "bytes"})
+            sizes = {"num_blocks": 1, "embed_dim": 16, "max_len": 32}
+            made.initialize(device, optimizer="adamw", lr=0.02, **sizes)
+            losses = [float(made.train(PAIRS)[1]) for _ in range(3)]
+            saved = Path(tempfile.mkdtemp()) / "saved"
+            made.save(saved)
+            again = BasicModelRunner(ArchitectureLM)
+            again.initialize(device, saved)
+            more = [float(again.train(PAIRS)[1]), float(again.validate(PAIRS)[1])]
+            return [losses, more, [list(t.encode()) for t in again.generate(["ab", "a"], 12)]]
+
+        return run
+
+    def factory(kind: str) -> Callable[[str], list[Any]]:
+        def run(device: str) -> list[Any]:
+            inside, across = (
+                PerformerParams(
+                    d_model=16, device="cpu", batch_size=2, num_layers=1, num_heads=2, d_ff=2,
+                    dropout=0.0, attention_type=attention,
+                )
+                for attention in (kind, "linear")
+            )  # fmt: skip
+            model = ModelFactory.create_encoder_decoder(EncoderDecoderConfig(across, inside))
+            generator = torch.Generator().manual_seed(0)
+            src, tgt = (torch.randn(2, t, 16, generator=generator) for t in (5, 4))
+            mask = torch.ones(2, 5, dtype=torch.bool)
+            mask[0, 3:] = False
+            place = torch.device(DEVICE if device != "cpu" else "cpu")
+            y = model.to(place).eval()(src.to(place), tgt.to(place), src_mask=mask.to(place))
+            return [float(y.detach().cpu().double().abs().sum())]
+
+        return run
+
+    def members(device: str) -> list[Any]:
+        place = DEVICE if device != "cpu" else "cpu"
+        loader, configs = create_reasonable_model_dataloader(64, 16, device=place)
+        assert len(configs) == 16704
+        models, _ = next(iter(loader))
+        x = torch.arange(8, device=place)[None]
+        return [float(m.eval()(x).detach().cpu().double().abs().sum()) for m in models]
+
+    return {
+        **{arch: runner(arch) for arch in ("llama", "gpt2", "mamba", "lstm")},
+        **{kind: factory(kind) for kind in ("softmax", "causal_linear")},
+        "members": members,
+    }
+
+
 def refusals() -> Part:
     """What such a device refuses; on a CPU all of it goes."""
 
@@ -271,7 +331,7 @@ def refusals() -> Part:
 
 PARTS: dict[str, Callable[[], Part]] = {
     "presets": presets, "components": components, "recipes": recipes, "verbs": verbs,
-    "refusals": refusals,
+    "interfaces": interfaces, "refusals": refusals,
 }  # fmt: skip
 
 
@@ -293,7 +353,7 @@ def main_here(kind: str, part: str) -> None:
     if kind == "mps":
         widest.WITHOUT_FLOAT64.add(NAME)
     torch_own.FUSED += (NAME,)  # type: ignore[assignment]
-    modules: list[Any] = [loop, launch, hyper_launch, generating]
+    modules: list[Any] = [loop, launch, hyper_launch, generating, runner_module]
     for module in modules:
         module.resolve_device = place
     found = {}

@@ -43,7 +43,7 @@ def numbers(value: Any) -> Iterator[float]:
         yield value
 
 
-@pytest.mark.parametrize("part", ["presets", "components", "recipes", "verbs"])
+@pytest.mark.parametrize("part", ["presets", "components", "recipes", "verbs", "interfaces"])
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_it_works_there_as_on_the_cpu(kind: str, part: str, tmp_path: Path) -> None:
     found = outcomes(kind, part, tmp_path)
