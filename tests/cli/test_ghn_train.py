@@ -125,7 +125,9 @@ def test_processes_share_the_architectures_of_a_step_among_them() -> None:
 MISTAKES = [
     (("--set", "space=resonable"), "did you mean 'reasonable'?"),
     (("--set", "space=elsewhere.yaml"), "there is no file elsewhere.yaml"),
-    (("--set", "meta_batch=3"), "train.batch_size 4 is no multiple of meta_batch 3"),
+    (("--set", "meta_batch=3"), "--set: meta_batch: train.batch_size 4 is no multiple"),
+    (("--set", "decoder.knots=0"), "windtunnel: --set: decoder.knots: must be ≥ 1, not 0"),
+    (("--set", "decoder.knot=1"), "decoder.knot: unknown key; did you mean 'knots'?"),
     (("--set", "decoder=bank"), "decoder: 'bank' is not allowed; did you mean 'banks'? (allowed"),
     (("--set", "trian.steps=3"), "windtunnel: --set: trian: unknown key; did you mean 'train'?"),
     (("--set", "encoder.with=8"), "encoder.with: unknown key; did you mean 'width'?"),
@@ -133,7 +135,7 @@ MISTAKES = [
     (("--set", "split.d_model=4"), "the split leaves no architecture for train"),
     (("--set", "train.distributed=fsdp"), "use ddp"),
     (("--set", "train.compile=on"), "train.compile"),
-    (("--set", "train.scores=[bleu]"), "leave it out: train.scores"),
+    (("--set", "train.scores=[bleu]"), "--set: train.scores: not for hypernetworks; leave it out"),
     (("--set", "train.groups=[{match: 'decodr.*', lr: 2}]"), "decodr"),
     (("--set", "train.objective=masked_token"), "train.objective"),
     (("--track", "tensorbord"), "did you mean 'tensorboard'?"),
@@ -148,6 +150,16 @@ def test_a_mistake_is_told_and_nothing_is_written(
     assert answer.code == 2
     assert told in answer.err
     assert not Path("run").exists()
+
+
+def test_a_decoder_without_a_type_is_banks() -> None:
+    text = Path("ghn.yaml").read_text(encoding="utf-8")
+    Path("plain.yaml").write_text(
+        "\n".join(line for line in text.splitlines() if not line.startswith("decoder"))
+    )
+    config = load_ghn(Path("plain.yaml"), ["decoder.table_std=0.3"])
+    assert (config.decoder.type, config.decoder.table_std) == ("banks", 0.3)
+    assert load_ghn(Path("plain.yaml"), ["decoder=tiled"]).decoder.type == "tiled"
 
 
 def test_a_hypernetwork_is_no_language_model(windtunnel: Command) -> None:

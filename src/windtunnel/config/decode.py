@@ -122,11 +122,13 @@ def _trim(document: Document, loc: tuple[Any, ...], kind: str) -> tuple[Path, bo
     """The path in the file that an error speaks of; pydantic adds names of union members."""
     path: list[Any] = []
     node: Any = document.tree
-    for step in loc:
+    for step, following in zip(loc, (*loc[1:], None), strict=True):
         inside = (isinstance(node, dict) and step in node) or (
             isinstance(node, list | tuple) and isinstance(step, int) and step < len(node)
         )
         if not inside:
+            if isinstance(node, dict) and (step == node.get("type") or following in node):
+                continue  # the member that the type chose
             if kind == "missing" and isinstance(node, dict) and step == loc[-1]:
                 path.append(step)
             break
@@ -163,7 +165,9 @@ def _message(detail: Any, document: Document, cls: type[BaseModel], path: Path) 
         return f"{value!r} is not allowed{hint} (allowed: {', '.join(expected)})"
     if kind in _LIMITS:
         sign, name = _LIMITS[kind]
-        return f"must be {sign} {context[name]}, not {value!r}"
+        limit = context[name]
+        whole = isinstance(limit, float) and limit.is_integer()
+        return f"must be {sign} {int(limit) if whole else limit}, not {value!r}"
     if kind in _KINDS:
         quoted = isinstance(value, str) and kind in ("int_type", "float_type", "bool_type")
         hint = " (without quotes)" if quoted and _is_number(value) else ""
@@ -198,22 +202,23 @@ def config_class_at(cls: type[BaseModel], tree: Any, path: Path) -> type[BaseMod
     """The config class that types the mapping at ``path``, or None where that is open."""
     annotation: Any = cls
     metadata: Sequence[Any] = ()
+    default: Any = None
     node = tree
     for step in path:
-        owner = _model(annotation, metadata, node)
+        owner = _model(annotation, metadata, node, default)
         node = node[step] if _holds(node, step) else None
         if owner is not None:
             field = owner.model_fields.get(str(step))
             if field is None:
                 return None
-            annotation, metadata = field.annotation, field.metadata
+            annotation, metadata, default = field.annotation, field.metadata, field.default
         else:
             arguments = typing.get_args(_unwrapped(annotation)[0])
             if not arguments:
                 return None
             named = typing.get_origin(_unwrapped(annotation)[0]) is dict
-            annotation, metadata = arguments[1 if named else 0], ()
-    return _model(annotation, metadata, node)
+            annotation, metadata, default = arguments[1 if named else 0], (), None
+    return _model(annotation, metadata, node, default)
 
 
 def _holds(node: Any, step: Any) -> bool:
@@ -229,7 +234,9 @@ def _unwrapped(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     return annotation, ()
 
 
-def _model(annotation: Any, metadata: Sequence[Any], node: Any) -> type[BaseModel] | None:
+def _model(
+    annotation: Any, metadata: Sequence[Any], node: Any, default: Any
+) -> type[BaseModel] | None:
     annotation, more = _unwrapped(annotation)
     for mark in (*metadata, *more):
         if isinstance(mark, Choice):
@@ -237,14 +244,14 @@ def _model(annotation: Any, metadata: Sequence[Any], node: Any) -> type[BaseMode
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return _member(typing.get_args(annotation), node)
+        return _member(typing.get_args(annotation), node, default)
     return None
 
 
-def _member(options: Sequence[Any], node: Any) -> type[BaseModel] | None:
-    """The member of a union of configs that the written ``type`` picks."""
-    written = node.get("type") if isinstance(node, dict) else None
-    models = [m for option in options if (m := _model(option, (), node)) is not None]
+def _member(options: Sequence[Any], node: Any, default: Any) -> type[BaseModel] | None:
+    """The member of a union of configs that the written ``type`` picks, or the field's default."""
+    written = node.get("type", getattr(default, "type", None)) if isinstance(node, dict) else None
+    models = [m for option in options if (m := _model(option, (), node, None)) is not None]
     for model in models:
         field = model.model_fields.get("type")
         if field is not None and written == field.default:

@@ -11,7 +11,10 @@ from windtunnel.data.config import DataConfig
 from windtunnel.train.config import TrainConfig
 
 
-def _named(value: Any) -> Any:
+def _decoder(value: Any) -> Any:
+    """A name alone is a type; without one it is that of the default."""
+    if isinstance(value, dict):
+        return {"type": "banks", **value}
     return {"type": value} if isinstance(value, str) else value
 
 
@@ -115,7 +118,7 @@ class GhnConfig(Config):
     decoder: Annotated[
         DecoderConfig,
         BeforeValidator(
-            _named, json_schema_input_type=Literal["banks", "tiled", "low_rank"] | DecoderConfig
+            _decoder, json_schema_input_type=Literal["banks", "tiled", "low_rank"] | DecoderConfig
         ),
     ] = BanksConfig()
     """What writes its parameters."""
@@ -134,32 +137,29 @@ class GhnConfig(Config):
     train: TrainConfig = TrainConfig()
     """The recipe; train.batch_size sequences in all."""
 
-    @model_validator(mode="after")
-    def _whole_batches(self) -> Self:
-        if self.train.batch_size % self.meta_batch:
-            raise ValueError(
-                f"train.batch_size {self.train.batch_size} is no multiple of meta_batch "
-                f"{self.meta_batch}"
-            )
-        train = self.train
-        other = [name for name in ("stages", "mup", "scores") if getattr(train, name)]
-        if train.objective.type not in ("auto", "next_token"):
-            other.append("objective")
-        if other:
-            names = ", ".join(f"train.{name}" for name in other)
-            raise ValueError(f"not for hypernetworks, leave it out: {names}")
-        if train.distributed == "fsdp":
-            raise ValueError("train.distributed: a hypernetwork is not cut into parts; use ddp")
-        if train.compile != "off":
-            raise ValueError(
-                "train.compile: every step has other architectures, so nothing stays compiled; "
-                "leave it out"
-            )
-        if self.data.kind != "text":
-            raise ValueError(f"data.source holds {self.data.kind}; a hypernetwork learns from text")
-        if self.data.packing is not None:
-            raise ValueError("data.packing: hypernetworks read rows of text; leave it out")
-        return self
+
+def misfits(config: GhnConfig) -> list[tuple[tuple[str, ...], str]]:
+    """What of a hypernetwork's file does not go together: the key, and why."""
+    train, found = config.train, list[tuple[tuple[str, ...], str]]()
+    if train.batch_size % config.meta_batch:
+        text = f"train.batch_size {train.batch_size} is no multiple of meta_batch"
+        found.append((("meta_batch",), f"{text} {config.meta_batch}"))
+    others = [name for name in ("stages", "mup", "scores") if getattr(train, name)]
+    if train.objective.type not in ("auto", "next_token"):
+        others.append("objective")
+    found += [(("train", name), "not for hypernetworks; leave it out") for name in others]
+    if train.distributed == "fsdp":
+        text = "a hypernetwork is not cut into parts; use ddp"
+        found.append((("train", "distributed"), text))
+    if train.compile != "off":
+        text = "every step has other architectures, so nothing stays compiled; leave it out"
+        found.append((("train", "compile"), text))
+    if config.data.kind != "text":
+        text = f"holds {config.data.kind}; a hypernetwork learns from text"
+        found.append((("data", "source"), text))
+    if config.data.packing is not None:
+        found.append((("data", "packing"), "hypernetworks read rows of text; leave it out"))
+    return found
 
 
 def ghn_schema() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from windtunnel.config import annotated_yaml, decode, load_document, suggestion
 from windtunnel.data.dataset import Dataset, prepare
 from windtunnel.data.progress import Progress
 from windtunnel.errors import ConfigError, Problem, UsageError
-from windtunnel.hyper.config import GhnConfig
+from windtunnel.hyper.config import GhnConfig, misfits
 from windtunnel.hyper.members import HyperBatches, Members, with_members
 from windtunnel.hyper.network import HyperBatch, HyperNetwork
 from windtunnel.hyper.stored import NETWORK, network_facts
@@ -68,7 +68,7 @@ def load_ghn(path: Path, edits: Sequence[str] = ()) -> GhnConfig:
         )
     for edit in edits:
         document = document.edit(edit)
-    config = decode(document, GhnConfig)
+    config = decode(document, GhnConfig, misfits)
     if config.space not in GRIDS:
         file = path.parent / config.space
         if not file.is_file():
@@ -88,9 +88,10 @@ def ready_ghn(
     Raises:
         ConfigError, DataError, UsageError: what does not fit, before anything is written.
     """
+    problems = misfits(config)
+    if problems:
+        raise UsageError("\n".join(f"{'.'.join(path)}: {text}" for path, text in problems))
     dataset = dataset or prepare(config.data, progress)
-    if dataset.kind != "text":
-        raise UsageError("data.source: a hypernetwork learns from text")
     space = load_space(
         config.space, vocab_size=dataset.tokenizer.vocab_size, max_seq_len=config.train.seq_len
     )
