@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.runs import RunStore
@@ -52,6 +54,30 @@ def test_the_local_engine_has_what_this_machine_has() -> None:
     room = LocalEngine().capacity()
     assert 1 <= room.cores <= (os.cpu_count() or 1)
     assert room.memory_bytes is None or room.memory_bytes > 0
+
+
+def test_workers_get_the_gpus_that_the_fewest_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    engine = LocalEngine()
+    assert engine.capacity().gpus == 3
+    say = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES']); input()"]
+    waits = [sys.executable, "-c", f"import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], "
+             f"flush=True); time.sleep({60})"]  # fmt: skip
+    told, handles = [], []
+    for number, (gpus, command) in enumerate([(1, waits), (1, say), (2, waits), (0, waits)]):
+        one = replace(task(tmp_path, gpus=gpus), command=tuple(command), stem=f"run.{number}")
+        handles.append(engine.start(one))
+        while not (text := one.out.read_text(encoding="utf-8").strip()):
+            time.sleep(0.01)
+        while number == 1 and handles[1].poll() is None:  # it ends, and leaves its GPU
+            time.sleep(0.01)
+        told.append(text)
+    for handle in handles:
+        handle.kill()
+    assert told == ["4", "5", "5,7", "4,5,7"]
 
 
 def test_ray_is_asked_for_what_a_run_takes(tmp_path: Path) -> None:

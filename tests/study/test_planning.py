@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from windtunnel.errors import StudyError, UsageError
+from windtunnel.study import planning
 from windtunnel.study.plan import Plan, read_plan
 from windtunnel.study.planning import (
     Ground,
@@ -222,6 +223,17 @@ def test_a_budget_too_small_for_the_schedule_is_refused(load: Load, ground: Grou
     runs = [load("gpt2"), load("lstm", "train.schedule.warmup=20")]
     with pytest.raises(UsageError, match=r"lstm: the budget gives 8 steps, but train.schedule"):
         plan_compare(runs, seeds=1, budget=1000, ground=ground)
+
+
+def test_runs_on_gpus_are_as_many_as_there_are_unless_more_are_asked_for(
+    load: Load, ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_compare([load("gpt2"), load("lstm")], seeds=4, ground=ground)
+    assert estimate(plan, cores=8, gpus=2).workers == 8  # they are on the CPU
+    monkeypatch.setattr(planning, "shares_gpus", lambda device: True)
+    assert estimate(plan, cores=8, gpus=2).workers == 2
+    assert estimate(plan, cores=8, gpus=2, workers=6).workers == 6
+    assert estimate(plan, cores=8).workers == 8
 
 
 def test_the_estimate_counts_what_is_left(load: Load, ground: Ground) -> None:

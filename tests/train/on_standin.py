@@ -14,6 +14,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from standin_device import DEVICE, NAME, StandIn, install
 from standins import new_folder, parts, recipe
-from tests.arch.test_arch import DECODERS, tiny
+from tests.arch.test_arch import DECODERS, SMALL, tiny
 from tests.cli.ghn_files import write_ghn
 from tests.conftest import RUN, corpus_text
 
@@ -50,7 +51,7 @@ ROOT = Path(__file__).parents[2]
 VOCABULARY = 64
 TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, 4000).astype(np.uint16)
 BATCHES = Batches(TOKENS, seq_len=24, batch_size=4, seed=0)
-SMALL = {"d_model": 16, "max_seq_len": 64, "layers": [{"repeat": 2, "dropout": 0.1}]}
+TINY = {"d_model": 16, "max_seq_len": 64, "layers": [{"repeat": 2, "dropout": 0.1}]}
 
 
 def trained(spec: ArchSpec, device: str, **recipe: Any) -> tuple[Any, list[float]]:
@@ -78,17 +79,19 @@ def written(model: Any) -> list[Any]:
 
 
 def presets() -> Part:
-    """Every preset of a decoder: trained, and what it writes; llama's in int8 too."""
+    """Every preset: trained, and what decoders write; llama's in int8 too."""
 
     def case(name: str) -> Callable[[str], list[Any]]:
         def run(device: str) -> list[Any]:
             model, losses = trained(tiny(name), device)
+            if name not in DECODERS:
+                return [losses]
             small = written(quantized(model)) if name == "llama" else []
             return [losses, written(model), small]
 
         return run
 
-    return {name: case(name) for name in DECODERS}
+    return {name: case(name) for name in SMALL}
 
 
 def components() -> Part:
@@ -151,7 +154,7 @@ def resumed(begins: str, ends: str) -> list[Any]:
 def recipes() -> Part:
     """Every optimizer, and what else a recipe can ask for."""
     asked = RECIPES | {name: {"optimizer": name} for name in OPTIMIZERS}
-    spec = ArchSpec.model_validate_json(json.dumps(SMALL))
+    spec = ArchSpec.model_validate_json(json.dumps(TINY))
     found: Part = {
         name: lambda device, recipe=recipe: trained(spec, device, **recipe)[1]
         for name, recipe in asked.items()
@@ -161,19 +164,38 @@ def recipes() -> Part:
     return found
 
 
-def command(*arguments: object) -> None:
-    """Runs a verb in this process; SystemExit where it fails."""
+def command(*arguments: object) -> str:
+    """What a verb prints, run in this process."""
     sys.argv = ["windtunnel", *map(str, arguments)]
+    printed = StringIO()
     try:
-        main()
+        with redirect_stdout(printed):
+            main()
     except SystemExit as stop:
         if stop.code:
             raise RuntimeError(f"windtunnel {arguments} exits with {stop.code}") from stop
+    return printed.getvalue()
 
 
-def losses_in(folder: Path) -> list[float]:
+def losses_in(folder: Path, device: str) -> list[float]:
+    """All that was measured in a run, which was on the device."""
     lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    return [event["loss"] for event in map(json.loads, lines) if event.get("loss") is not None]
+    events = [json.loads(line) for line in lines]
+    (start,) = [event for event in events if event["kind"] == "start"]
+    assert start["identity"]["device"] == ("cpu" if device == "cpu" else NAME), start
+    measured = ("loss", "ema_loss", "accuracy", "ema_accuracy", "grad_norm")
+    return [event[name] for event in events for name in measured if event.get(name) is not None]
+
+
+OPENED: list[str] = []
+"""Where the models were that verbs have opened."""
+
+
+def open_noted(*given: Any, **named: Any) -> Any:
+    """In place of ``open_trained``."""
+    trained = launch.open_trained(*given, **named)
+    OPENED.append(next(trained.model.parameters()).device.type)
+    return trained
 
 
 PLAN = """\
@@ -220,13 +242,14 @@ def verbs() -> Part:
             os.chdir(ROOT)  # the data is named from there
             out = run_of(device, ROOT / "examples" / "samples" / f"{name}.yaml", "train.steps=2")
             verb, *more = SAMPLES[name]
-            command(verb, out, *more, "--device", device)
-            return losses_in(out)
+            told = command(verb, out, *more, "--device", device)
+            assert OPENED[-1] == ("cpu" if device == "cpu" else NAME), OPENED
+            return [losses_in(out, device), list(told.encode())]
 
         return run
 
     def simple(file: Path, *edits: str) -> Callable[[str], list[Any]]:
-        return lambda device: losses_in(run_of(device, file, *edits))
+        return lambda device: losses_in(run_of(device, file, *edits), device)
 
     def moved(device: str) -> list[Any]:
         """Begun there, continued here, and again there."""
@@ -235,12 +258,13 @@ def verbs() -> Part:
         for begun, steps, out, name in ((first, 12, here, "cpu"), (here, 18, there, device)):
             command("branch", begun, "--set", f"train.steps={steps}", "--set",
                     f"train.device={name}", "--out", out)  # fmt: skip
-        return [losses_in(out) for out in (first, here, there)]
+        runs = [(first, device), (here, "cpu"), (there, device)]
+        return [losses_in(out, name) for out, name in runs]
 
     def hypernetwork(device: str) -> list[Any]:
         out = Path(tempfile.mkdtemp(dir=home)) / "run"
         command("ghn", "train", home / "ghn.yaml", "--set", f"train.device={device}", "--out", out)
-        return losses_in(out)
+        return losses_in(out, device)
 
     for name, text in (("plan", PLAN), ("masked", MASKED), ("run", RUN)):
         Path(f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -356,6 +380,7 @@ def main_here(kind: str, part: str) -> None:
     modules: list[Any] = [loop, launch, hyper_launch, generating, runner_module]
     for module in modules:
         module.resolve_device = place
+    generating.open_trained = open_noted
     found = {}
     with redirect_stdout(sys.stderr):
         for name, run in PARTS[part]().items():

@@ -1,8 +1,9 @@
 """A second device for machines that have one: tensors that say they are elsewhere, held on the CPU.
 
-As a GPU does, it refuses to compute with tensors of two devices; as Apple's does, it refuses
-float64 where asked. Numbers are the CPU's, so whatever runs on it must give the CPU's results to
-the bit. What it cannot show: kernels, speed, memory, the generator of another device.
+As a GPU does, it refuses to compute with tensors of two devices, generators of another one and
+counts that fused kernels do not find where they are; as Apple's does, it refuses float64 where
+asked. Numbers are the CPU's, so whatever runs on it must give the CPU's results, but for the order
+of sums. What it cannot show: kernels, speed, memory, autocast.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ READS_FROM_CPU = {
     ATEN._pad_packed_sequence.default: [1],
 }
 """Lengths."""
+NUMBERS_FROM_CPU = {
+    ATEN.masked_fill.Tensor, ATEN.masked_fill_.Tensor, ATEN._foreach_mul_.Tensor,
+    ATEN._foreach_div_.Tensor, ATEN.copy_.default, ATEN._to_copy.default,
+}  # fmt: skip
 INDEXED_FROM_CPU = {ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default}
 """A GPU takes their indices from the CPU too."""
 WIDE = (torch.float64, torch.complex128)
@@ -33,6 +38,15 @@ class Elsewhere(torch.Tensor):
     """A tensor of the device, with the numbers that it stands for."""
 
     held: torch.Tensor
+
+    @property
+    def data(self) -> Any:
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Any) -> None:
+        torch.Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
+        self.held = other.held
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Elsewhere:
@@ -69,13 +83,21 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation: on the device if its tensors are, or if it is told to make one there."""
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
     there = [x for x in tensors if isinstance(x, Elsewhere)]
-    here = [x for x in tensors if not isinstance(x, Elsewhere) and x.dim()]
+    here = [x for x in tensors if not isinstance(x, Elsewhere)]
+    for x in there:
+        assert (x.dtype, x.shape) == (x.held.dtype, x.held.shape), f"{func}: a stale tensor"
+    if torch.Tag.pointwise in func.tags or func in NUMBERS_FROM_CPU:
+        here = [x for x in here if x.dim()]  # a number of the CPU is passed as a number
     if func in INDEXED_FROM_CPU and isinstance(args[0], Elsewhere):
         here = [x for x in here if not any(x is index for index in args[1])]
     if func in READS_FROM_CPU:
         here = [x for x in here if not any(x is args[i] for i in READS_FROM_CPU[func])]
     if there and here and func not in BETWEEN_DEVICES:
         raise RuntimeError(f"{func}: expected all tensors to be on one device, found {DEVICE}, cpu")
+    generator = kwargs.get("generator")
+    elsewhere = torch.device(kwargs.get("device") or "cpu").type == NAME
+    if generator is not None and (there or elsewhere):
+        raise RuntimeError(f"{func}: expected a generator of {DEVICE}, found one of the CPU")
     on_device = bool(there)
     if kwargs.get("device") is not None:
         on_device = torch.device(kwargs["device"]).type == NAME

@@ -9,6 +9,7 @@ from standins import new_folder, parts, recipe
 from windtunnel.errors import UsageError
 from windtunnel.train.distributed.world import joined
 from windtunnel.train.loop import resolve_device
+from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.runner import train_run
 
 GPU = torch.cuda.is_available()
@@ -51,6 +52,29 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, r
         pytest.fail("they have met")
     if rank == 0:
         assert "3 processes were started on a machine with 2" in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["auto", "mps"])
+def test_processes_do_not_share_an_apple_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UsageError, match="set it to cpu"), joined("ddp", device):
+        pytest.fail("they have met")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MPS backend out of memory (MPS allocated: 17 GB)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "[enforce fail] DefaultCPUAllocator: not enough memory",
+    ],
+)
+def test_memory_that_runs_out_is_known_on_every_device(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError("the dtype of mat1 and mat2 differ"))
 
 
 def test_a_name_that_is_no_device_is_told_with_its_place() -> None:

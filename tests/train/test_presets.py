@@ -1,8 +1,8 @@
 """Every preset, made small: it learns real text, resumes to the bit, and generates.
 
-The text is the licence, which does not change: the documentation did, and losses with it. An
-encoder writes nothing: it finds tokens that are left out. The ``slow`` test does the same through
-the command line, on the default corpus.
+The text is sentences of ten words, which stay what they are: who knows only how often each byte
+comes is a nat behind who has learnt the words. An encoder writes nothing: it finds tokens that are
+left out. The ``slow`` test does the same through the command line, on the default corpus.
 """
 
 import json
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tests.arch.test_arch import DECODERS, SMALL, tiny
+from tests.conftest import corpus_text
 
 from windtunnel.arch import build, resolve
 from windtunnel.data.config import DataConfig
@@ -34,19 +35,22 @@ from windtunnel.train.config import TrainConfig
 from windtunnel.train.evaluation import evaluate
 from windtunnel.train.loop import TrainState, create_train_state, train_steps
 
-STEPS, SAVED_AT, VOCABULARY = 50, 44, 128
+STEPS, LEFT, VOCABULARY = 50, 6, 128
 SIZES = ("-small", "-large", "-default")
 FAMILIES = [name for name in DECODERS if not name.endswith(SIZES)]
 OTHERS = [name for name in SMALL if name not in DECODERS and not name.endswith(SIZES)]
 WORDS = {"cat": "katze", "dog": "hund", "old": "alt", "king": "koenig"}
-TEXT = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
-TOKENS = np.frombuffer(TEXT.encode("ascii", errors="ignore"), dtype=np.uint8)
+TOKENS = np.frombuffer(corpus_text(12_000).encode(), dtype=np.uint8)
 RECIPE = TrainConfig(
     steps=STEPS, batch_size=8, seq_len=24, lr=1e-2, threads=1,
     schedule={"type": "linear", "warmup": 5},
 )  # fmt: skip
-RATES = {"ngpt": 4e-2}
-"""nGPT's logits lie in [-1, 1] at first and spread only as fast as their scale is trained."""
+PACES = {
+    "rnn": (150, 1e-2), "t5": (100, 1e-2), "ngpt": (150, 4e-2), "bert": (1500, 2e-3),
+    "performer-encoder": (1500, 3e-3),
+}  # fmt: skip
+"""Steps and rates of those that learn more slowly: nGPT's logits lie in [-1, 1] at first and spread
+as fast as their scale is trained; an encoder has a target in seven tokens."""
 
 
 def text_batches() -> Batches:
@@ -68,14 +72,22 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> BatchSource:
     return SampleBatches(Samples(data.train, form), batch_size=RECIPE.batch_size, seed=0)
 
 
+def frequency_loss(batches: BatchSource) -> float:
+    """What knowing how often each target comes is worth, in nats."""
+    found = np.concatenate([batches.at(n).targets.numpy().ravel() for n in range(20)])
+    parts = np.bincount(found[found >= 0]) / (found >= 0).sum()
+    parts = parts[parts > 0]
+    return float(-(parts * np.log(parts)).sum())
+
+
 def weights(state: TrainState) -> dict[str, Any]:
     return {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
 
 
 def trained_twice(name: str, batches: BatchSource, vocabulary: int, folder: Path) -> TrainState:
-    """A preset trained: its loss falls by over a nat, and a run that was torn is the same run."""
-
-    recipe = RECIPE.model_copy(update={"lr": RATES.get(name, RECIPE.lr)})
+    """A preset trained: it learns more than frequencies, and a run that was torn is the same."""
+    steps, lr = PACES.get(name, (STEPS, RECIPE.lr))
+    recipe = RECIPE.model_copy(update={"steps": steps, "lr": lr})
 
     def fresh() -> TrainState:
         architecture = resolve(tiny(name).replace(vocab_size=vocabulary))
@@ -85,13 +97,14 @@ def trained_twice(name: str, batches: BatchSource, vocabulary: int, folder: Path
     losses = []
     for info in train_steps(whole):
         losses.append(info.loss)
-        if info.step == SAVED_AT:
+        if info.step == steps - LEFT:
             save_checkpoint(folder, whole, keep=1, validation_loss=None)
     assert losses[0] == pytest.approx(np.log(vocabulary), rel=0.1)
-    assert np.mean(losses[-5:]) < losses[0] - 1.0
+    ahead = 0.4 if tiny(name).type == "encoder" else 1.0
+    assert np.mean(losses[-5:]) < frequency_loss(batches) - ahead
 
     resumed = fresh()
-    assert load_newest(folder, resumed, pytest.fail) == SAVED_AT
+    assert load_newest(folder, resumed, pytest.fail) == steps - LEFT
     list(train_steps(resumed))
     expected = weights(whole)
     for key, tensor in weights(resumed).items():
@@ -118,11 +131,12 @@ def test_a_preset_that_encodes_learns_resumes_and_predicts(
         state = trained_twice(name, text_batches(), VOCABULARY, tmp_path)
         found = evaluate(
             state.model,
-            [text_batches().at(position) for position in range(100, 108)],
+            [text_batches().at(position) for position in range(2000, 2016)],
             BytesTokenizer(()),
             state.objective,
         )
-        assert found.accuracy > 10 / VOCABULARY, "no better than chance"
+        commonest = np.bincount(TOKENS).max() / len(TOKENS)
+        assert found.accuracy > commonest + 0.1, "no better than the commonest token"
         return
     model: Any = trained_twice(name, pairs, 259, tmp_path).model
     sources = [[byte + 3 for byte in text] + [1] for text in (b"cat old dog", b"king")]
@@ -140,7 +154,8 @@ def test_a_preset_trains_from_the_command_line(name: str, tmp_path: Path) -> Non
     """``windtunnel train`` on the default corpus, torn and resumed, then ``generate``."""
     spec = tiny(name).replace(vocab_size="auto").model_dump(mode="json")
     train = {
-        "steps": 50, "batch_size": 8, "seq_len": 24, "lr": RATES.get(name, 1e-2), "threads": 1,
+        "steps": 50, "batch_size": 8, "seq_len": 24, "threads": 1,
+        "lr": PACES["ngpt"][1] if name == "ngpt" else 1e-2,
         "log_every": 1,
         "schedule": {"type": "linear", "warmup": 5}, "checkpoint_every": 20, "eval_every": 25,
     }  # fmt: skip

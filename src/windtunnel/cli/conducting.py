@@ -44,6 +44,7 @@ def conduct_once(
         finished_keys(plan, store),
         cores=room.cores,
         memory_bytes=room.memory_bytes,
+        gpus=room.gpus,
         workers=workers,
     )
     for line in lines(expected):
@@ -100,6 +101,7 @@ def conduct_verb(
             StudyFolder(out),
             store=RunStore(runs),
             cores=room.cores,
+            gpus=room.gpus,
             workers=workers,
             engine=engine,
             memory_bytes=room.memory_bytes,

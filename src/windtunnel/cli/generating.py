@@ -67,7 +67,9 @@ def generate_verb(runs: Path, run: str, prompts: Sequence[str], wish: Wish) -> l
     """What the run writes for each prompt; with ``stream``, the one prompt's is printed as it
     comes."""
     wish.check(prompts)
-    trained, writer = _opened(runs, run, ema=wish.ema, device=wish.device)
+    # The integer products are a CPU's; elsewhere the weights are made whole at each token.
+    device = "cpu" if wish.int8 and wish.device == "auto" else wish.device
+    trained, writer = _opened(runs, run, ema=wish.ema, device=device)
     encoded = _encoded(writer, prompts)
     if wish.int8:
         writer = _in_int8(trained)

@@ -24,6 +24,7 @@ from windtunnel.study.arms import Ground
 from windtunnel.study.engines import Capacity, Engine, open_engine
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
+from windtunnel.study.machine import shares_gpus
 from windtunnel.study.search.inquiry import Searching
 from windtunnel.study.search.outlook import Outlook, look_ahead
 from windtunnel.study.search.prior import Prior, architecture_knobs
@@ -207,6 +208,8 @@ def _time_line(inquiry: Searching, outlook: Outlook, workers: int | None, there:
     fitting = there.cores
     if there.memory_bytes is not None:
         fitting = min(fitting, there.memory_bytes // inquiry.base_costs.memory_bytes)
+    if there.gpus and shares_gpus(inquiry.base.config.train.device):
+        fitting = min(fitting, there.gpus)
     side = max(1, min(workers or fitting, inquiry.config.batch))
     time = duration_text(outlook.seconds / side)
     more = "" if outlook.share is not None else ", at most"

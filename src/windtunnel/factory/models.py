@@ -248,7 +248,7 @@ def _placed(name: str) -> torch.device:
     here = {"cpu": True, "mps": torch.backends.mps.is_available()}
     count = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if count else "cpu")
+        return torch.device("cuda" if count else "mps" if here["mps"] else "cpu")
     device = torch.device(name)
     if here.get(device.type, (device.index or 0) < count):
         return device

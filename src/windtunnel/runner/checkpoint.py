@@ -129,16 +129,25 @@ def restore_optimizer(model: nn.Module, optimizer: Optimizer, saved: Mapping[str
     if any(saved[key] != value for key, value in described.items()):
         return False
     parameters = dict(model.named_parameters())
+    for group, settings in zip(optimizer.param_groups, saved["settings"], strict=True):
+        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
     owners = {id(p): part for part in parts_of(optimizer) for p in _moved(part)}
+    counts_there = {
+        id(parameter)
+        for part in parts_of(optimizer)
+        for group in part.param_groups
+        if group.get("fused") or group.get("capturable")
+        for parameter in group["params"]
+    }
     values = {**saved["plain"], **saved["tensors"]}
     for place, value in values.items():
         key, _, name = place.partition("/")
         parameter = parameters[name]
         if isinstance(value, Tensor):
-            value = value.to(parameter.device if value.ndim else "cpu").clone()
+            # A step that is counted: fused kernels read it where the parameter is.
+            there = value.ndim or id(parameter) in counts_there
+            value = value.to(parameter.device if there else "cpu").clone()
         owners[id(parameter)].state[parameter][key] = value
-    for group, settings in zip(optimizer.param_groups, saved["settings"], strict=True):
-        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
     return True
 
 

@@ -105,7 +105,9 @@ def placed(device: torch.device | str | None) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise UsageError(f"unknown device {device!r}{suggestion(device, _DEVICES)}") from None
-    if found.type == "cuda" and not here:
+    known = {"cuda": torch.cuda.device_count() if here else 0,
+             "mps": int(torch.backends.mps.is_available())}  # fmt: skip
+    if (found.index or 0) >= known.get(found.type, 1):
         warnings.warn(f"{device} is not on this machine: models are put on the CPU", UserWarning,
                       stacklevel=3)  # fmt: skip
         return torch.device("cpu")

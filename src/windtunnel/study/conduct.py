@@ -15,6 +15,7 @@ from windtunnel.study.compare import Verdicts, judge
 from windtunnel.study.engines import Engine
 from windtunnel.study.execute import Job, Outcome, Progress, evaluated_at, execute
 from windtunnel.study.folder import StudyFolder
+from windtunnel.study.machine import shares_gpus
 from windtunnel.study.plan import Plan, PlannedRun
 
 if TYPE_CHECKING:
@@ -230,17 +231,9 @@ def _job(plan: Plan, key: str, run: RunFolder) -> Job:
         work_per_step=1 / arm.steps_per_second if arm.steps_per_second else arm.flops / arm.steps,
         threads=train["threads"],
         processes=arm.processes,
-        gpus=arm.processes if _on_gpu(train["device"]) else 0,
+        gpus=arm.processes if shares_gpus(train["device"]) else 0,
         memory_bytes=arm.memory_bytes * arm.processes,
     )
-
-
-def _on_gpu(device: str) -> bool:
-    if device == "auto":
-        from windtunnel.train.loop import resolve_device  # brings torch
-
-        return resolve_device(device).type == "cuda"
-    return device.startswith("cuda")
 
 
 def _record(run: RunFolder, outcome: Outcome, until: int | None = None) -> Mapping[str, Any]:

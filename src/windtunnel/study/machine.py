@@ -1,4 +1,4 @@
-"""What this machine has: cores and free memory. No torch."""
+"""What this machine has: cores, free memory, GPUs. torch is asked only for GPUs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux: a container may lend fewer than there are
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The CUDA devices that this process may use, by the names that ``CUDA_VISIBLE_DEVICES`` has
+    for them."""
+    import torch
+
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    count = torch.cuda.device_count()
+    return tuple(names[:count]) if names[0] else tuple(str(index) for index in range(count))
+
+
+def shares_gpus(device: str) -> bool:
+    """Whether a run with that ``train.device`` takes any CUDA device that it is given."""
+    return device == "cuda" or (device == "auto" and bool(visible_gpus()))
 
 
 def free_memory_bytes() -> int | None:

@@ -23,6 +23,7 @@ from windtunnel.study.arms import (
     with_known_stages,
 )
 from windtunnel.study.budget import Match
+from windtunnel.study.machine import shares_gpus
 from windtunnel.study.matching import Candidate, match_arm, own_amount
 from windtunnel.study.plan import Arm, Estimate, Metric, Plan
 from windtunnel.train.objectives.config import NextTokenConfig, Seq2SeqConfig
@@ -328,6 +329,7 @@ def estimate(
     *,
     cores: int,
     memory_bytes: int | None = None,
+    gpus: int | None = None,
     workers: int | None = None,
 ) -> Estimate:
     """What is left of a plan on a machine.
@@ -336,7 +338,8 @@ def estimate(
         finished: the keys of runs that have ended already.
         cores: processor cores that may be used.
         memory_bytes: what the workers may take together; None: it does not limit them.
-        workers: as many as asked for; else as cores and memory allow. Never more than runs.
+        gpus: CUDA devices, one for each process of a run on them; None: they do not limit them.
+        workers: as many as asked for; else as cores, memory and GPUs allow. Never more than runs.
 
     Raises:
         UsageError: ``workers`` is below 1.
@@ -350,6 +353,8 @@ def estimate(
     if workers is None:
         room = cores if memory_bytes is None else memory_bytes // largest
         workers = min(cores // busy, room)
+        if gpus and any(shares_gpus(arm.config["train"]["device"]) for arm in left or plan.arms):
+            workers = min(workers, gpus // max(arm.processes for arm in plan.arms))
     workers = max(1, min(workers, len(left)))
     seconds = [arm.run_seconds for arm in left]
     known = [s for s in seconds if s is not None]

@@ -98,6 +98,7 @@ def conduct_inquiry(
     *,
     store: RunStore | None = None,
     cores: int,
+    gpus: int | None = None,
     workers: int | None = None,
     engine: Engine | None = None,
     memory_bytes: int | None = None,
@@ -111,7 +112,8 @@ def conduct_inquiry(
 
     Args:
         cores: processor cores that may be used.
-        workers: processes side by side; as many as cores and memory allow when left out.
+        gpus: CUDA devices that workers are counted by; None: they are not.
+        workers: processes side by side; as many as cores, memory and GPUs allow when left out.
         on_plan: told of each round before it begins.
         store, engine, memory_bytes, create, command, on_progress, on_notice: see ``conduct``.
 
@@ -132,7 +134,9 @@ def conduct_inquiry(
         while (plan := inquiry.next(past, folder.recall_round)) is not None:
             folder.write_round(len(past), plan)
             done = finished_keys(plan, store)
-            expected = estimate(plan, done, cores=cores, memory_bytes=memory_bytes, workers=workers)
+            expected = estimate(
+                plan, done, cores=cores, memory_bytes=memory_bytes, gpus=gpus, workers=workers
+            )
             if on_plan is not None:
                 on_plan(plan, expected)
             ended = run_plan(

@@ -179,12 +179,14 @@ def _check(module: nn.Module, plan: _Plan) -> None:
 
 
 def _clock(clock: Callable[[], float], devices: Collection[torch.device]) -> Callable[[], float]:
-    """On CUDA a call returns before its work is done: each reading of the clock waits for it."""
-    if not any(device.type == "cuda" for device in devices):
+    """On a GPU a call returns before its work is done: each reading of the clock waits for it."""
+    kinds = {device.type for device in devices} & {"cuda", "mps"}
+    if not kinds:
         return clock
 
     def waiting() -> float:
-        torch.cuda.synchronize()
+        for kind in kinds:
+            torch.get_device_module(kind).synchronize()
         return clock()
 
     return waiting

@@ -112,6 +112,8 @@ def halve(state: TrainState, size: int) -> None:
     gc.collect()
     if state.device.type == "cuda":
         torch.cuda.empty_cache()
+    elif state.device.type == "mps":
+        torch.mps.empty_cache()
     state.progress.micro_batch_size = smaller = (size + 1) // 2
     text = f"out of memory with {size} sequences at once: at most {smaller} from now on"
     state.notes.append(Note(text, {"micro_batch_size": smaller}))

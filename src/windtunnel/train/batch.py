@@ -55,7 +55,9 @@ def pieces(batch: B, size: int) -> Iterator[B]:
 
 def moved(batch: B, device: torch.device) -> B:
     """The batch on a device."""
-    return each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    # On Apple's GPUs a copy that does not block may read a source that is gone.
+    later = device.type == "cuda"
+    return each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=later))
 
 
 def count_targets(batch: TokenBatch) -> int:

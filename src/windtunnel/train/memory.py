@@ -42,7 +42,12 @@ def out_of_memory(where: str, rows: int) -> RunError:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory has run out, of the device or of the machine."""
-    # On the CPU torch raises a plain RuntimeError.
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
     )
+
+
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+"""Of these torch makes a plain RuntimeError."""

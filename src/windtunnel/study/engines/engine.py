@@ -34,6 +34,7 @@ class Task:
     processes: int = 1
     """That the worker starts: more than one under torchrun."""
     gpus: int = 0
+    """That it takes, whichever they are; 0 also where it names its own."""
     memory_bytes: int = 0
 
     @property
@@ -73,6 +74,8 @@ class Capacity:
     cores: int
     memory_bytes: int | None
     """None: not known."""
+    gpus: int | None = None
+    """None: not known, or nothing that workers are to be counted by."""
 
 
 class Handle(Protocol):

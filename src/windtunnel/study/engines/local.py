@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
 from windtunnel.study.engines.engine import THREAD_VARIABLES, Capacity, Ended, Handle, Task
-from windtunnel.study.machine import free_memory_bytes, usable_cores
+from windtunnel.study.machine import free_memory_bytes, usable_cores, visible_gpus
 from windtunnel.study.workers import last_words
 
 
@@ -18,12 +19,24 @@ class LocalEngine:
 
     name = "local"
 
+    def __init__(self) -> None:
+        self._on_gpus: list[tuple[_LocalHandle, tuple[str, ...]]] = []
+
     def capacity(self) -> Capacity:
-        """The cores that this process may use, and the memory that is free now."""
-        return Capacity(usable_cores(), free_memory_bytes())
+        """The cores and GPUs that this process may use, and the memory that is free now."""
+        return Capacity(usable_cores(), free_memory_bytes(), len(visible_gpus()))
+
+    def _least_used(self, count: int) -> tuple[str, ...]:
+        """So many GPUs: those that the fewest of our workers are using."""
+        self._on_gpus = [entry for entry in self._on_gpus if entry[0].poll() is None]
+        used = Counter(name for _, names in self._on_gpus for name in names)
+        return tuple(sorted(visible_gpus(), key=lambda name: used[name])[:count])
 
     def start(self, task: Task) -> Handle:
-        threads = dict.fromkeys(THREAD_VARIABLES, str(task.threads))
+        variables = dict.fromkeys(THREAD_VARIABLES, str(task.threads))
+        gpus = self._least_used(task.gpus) if task.gpus else ()
+        if gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         with task.out.open("wb") as out, task.errors.open("wb") as errors:
             try:
                 process = subprocess.Popen(
@@ -31,12 +44,15 @@ class LocalEngine:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=errors,
-                    env={**os.environ, **threads},
+                    env={**os.environ, **variables},
                     start_new_session=True,  # a terminal's Ctrl-C reaches this process alone
                 )
             except OSError as error:
                 return NeverStarted(f"its worker cannot be started: {error.strerror}")
-        return _LocalHandle(process, task)
+        handle = _LocalHandle(process, task)
+        if gpus:
+            self._on_gpus.append((handle, gpus))
+        return handle
 
     def close(self) -> None:
         pass

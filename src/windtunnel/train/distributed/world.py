@@ -151,6 +151,10 @@ def _check(world: World, distributed: str | None, device: str) -> None:
             f"there are {world.size} processes, and train.distributed does not say how they share "
             "the run; set it to ddp or fsdp"
         )
+    elif device == "mps" or (
+        device == "auto" and not torch.cuda.is_available() and torch.backends.mps.is_available()
+    ):
+        problem = "train.device: several processes do not share an Apple GPU; set it to cpu"
     elif device.startswith("cuda:"):
         problem = f"train.device: {device} names one GPU for {world.size} processes; write cuda"
     if problem is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from windtunnel.nn.ops.widest import exact_place
 from windtunnel.train.optimizers.config import Betas, Groups
 
 
@@ -55,7 +56,10 @@ class SOAP(Optimizer):
         for side, gram in self._sides(state, g):
             state[f"gram_{side}"].lerp_(gram, 1 - beta2)
             if t == 1:
-                state[f"basis_{side}"] = torch.linalg.eigh(state[f"gram_{side}"])[1].contiguous()
+                # Apple's GPUs have no eigh; it is needed once.
+                there = state[f"gram_{side}"]
+                basis = torch.linalg.eigh(there.to(exact_place(there.device)))[1]
+                state[f"basis_{side}"] = basis.to(there.device).contiguous()
         state["exp_avg"].lerp_(g, 1 - beta1)
         turned = self._turned(state, g)
         state["exp_avg_sq"].lerp_(turned * turned, 1 - beta2)
