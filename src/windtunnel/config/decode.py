@@ -122,7 +122,7 @@ def _trim(document: Document, loc: tuple[Any, ...], kind: str) -> tuple[Path, bo
     """The path in the file that an error speaks of; pydantic adds names of union members."""
     path: list[Any] = []
     node: Any = document.tree
-    for step, following in zip(loc, (*loc[1:], None), strict=True):
+    for step, following in zip(loc, (*loc[1:], None), strict=False):
         inside = (isinstance(node, dict) and step in node) or (
             isinstance(node, list | tuple) and isinstance(step, int) and step < len(node)
         )
