@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from windtunnel.arch import build
+from windtunnel.arch import build, resolve
 from windtunnel.hyper.evaluation.unit import mean_loss
 from windtunnel.hyper.predict import predict
 from windtunnel.hyper.stored import open_stored
 from windtunnel.spaces.declared import load_space
+from windtunnel.train.run_config import load_run
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "releases" / "small-ghn"
@@ -56,3 +57,20 @@ def test_what_it_predicts_has_read_text_in_all_five_families() -> None:
         read = mean_loss(model, tokens, 64, 10_000)
         assert read < 4.6 < plain, family
         assert read < uniform - 1.5
+
+
+def test_thirty_million_parameters_are_predicted_in_a_second() -> None:
+    """Processor time of the quickest of three: other work on the machine does not count."""
+    changes = {"layers[0].repeat": 10, "layers[0].mixer.num_heads": 8}
+    run = load_run(
+        ROOT / "examples" / "ghn" / "run.yaml", ["arch.d_model=512", f"arch.set={changes}"]
+    )
+    stored = open_stored(FOLDER)
+    architecture = resolve(run.config.arch, stored.tokenizer.vocab_size)
+    seconds = []
+    for _ in range(3):
+        began = time.process_time()
+        found = predict(stored, architecture)
+        seconds.append(time.process_time() - began)
+    assert found.values == found.params > 30e6
+    assert min(seconds) < 1

@@ -48,7 +48,8 @@ def predict(
     if growth is None:
         raise UsageError(
             f"{architecture.name}: its sizes (d_model {large.d_model}, {large.n_layer} layers) "
-            f"cannot be grown from what {stored.name} knows (d_model {stored.d_model})"
+            f"cannot be grown from what {stored.name} knows (d_model {stored.d_model}); wider ones "
+            "need layers that are alike and no rope, deeper ones layers that add to a stream"
         )
     with torch.no_grad():
         small = stored.network.weights(growth.small)
