@@ -4,6 +4,8 @@ import pytest
 import torch
 from tests.generate.test_generate import VOCABULARY, model
 
+from windtunnel.arch import ArchSpec, build, resolve
+from windtunnel.config import Document, decode
 from windtunnel.generate import as_decoded, generate, quantized
 from windtunnel.generate.int8 import Int8Linear
 
@@ -59,3 +61,15 @@ def test_a_model_keeps_its_logits_nearly_and_itself_wholly(name: str) -> None:
     assert 0 < (decoded - found).abs().mean() < 0.1 * spread
     assert all(torch.equal(plain.state_dict()[key], value) for key, value in before.items())
     assert all(len(text) == 5 for text in generate(small, [[1], [2, 3]], max_new_tokens=5))
+
+
+def test_vectors_of_unified_maps_are_in_the_8_bits() -> None:
+    layer = {"mixer": {"type": "attention", "num_heads": 2}, "mlp": "glu", "linear": "unified"}
+    spec = {"vocab_size": 20, "d_model": 16, "layers": [layer]}
+    plain = build(resolve(decode(Document(spec), ArchSpec)), seed=0)
+    with torch.no_grad():
+        for i, parameter in enumerate(plain.parameters()):
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.manual_seed(i)))
+    x = torch.arange(9)[None]
+    expected, found = plain(x), quantized(plain)(x)
+    assert (found - expected).norm() < 0.05 * expected.norm()

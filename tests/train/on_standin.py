@@ -14,12 +14,14 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from autocast_rules import install_rules
 from standin_device import DEVICE, NAME, StandIn, install
 from standins import new_folder, parts, recipe
 from tests.arch.test_arch import DECODERS, SMALL, tiny
@@ -44,6 +46,7 @@ from windtunnel.train import launch, loop
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.loop import create_train_state, train_steps
 from windtunnel.train.optimizers import torch_own
+from windtunnel.train.precision import computing
 from windtunnel.train.runner import train_run
 
 Part = dict[str, Callable[[str], list[Any]]]
@@ -60,6 +63,7 @@ def trained(spec: ArchSpec, device: str, **recipe: Any) -> tuple[Any, list[float
     train = TrainConfig.model_validate_json(json.dumps(values | {"device": device} | recipe))
     architecture = resolve(spec.replace(vocab_size=VOCABULARY))
     state = create_train_state(build(architecture, seed=0), BATCHES, train)
+    state.progress.loss_scale = 2.0**8  # from the start one that float16 bears: no step is left out
     losses = [info.loss for info in train_steps(state)]
     homes = {tensor.device.type for tensor in state.model.state_dict().values()}
     assert homes == {"cpu" if device == "cpu" else NAME}, homes
@@ -94,19 +98,20 @@ def presets() -> Part:
     return {name: case(name) for name in SMALL}
 
 
-def components() -> Part:
-    """Every example of every component: its output and gradients."""
+def components(precision: str = "float32") -> Part:
+    """Every example of every component: its output and gradients; on a CPU in float32."""
 
     def case(one: contract.Case) -> Callable[[str], list[Any]]:
         def run(device: str) -> list[Any]:
-            place = DEVICE if device != "cpu" else "cpu"
+            place = torch.device(DEVICE if device != "cpu" else "cpu")
             module = contract.build(one, dtype=torch.float32).to(place)
             x = contract.make_input(one, dtype=torch.float32).to(place).requires_grad_()
-            y = contract.run(module, x, Span.of(x.shape[1], device=torch.device(place)))
-            (y + x).square().sum().backward()
+            with computing("float32" if device == "cpu" else precision, place):
+                y = contract.run(module, x, Span.of(x.shape[1], device=place))
+            (y.float() + x).square().mean().backward()
             assert x.grad is not None
             found = [y, x.grad, *(p.grad for p in module.parameters() if p.grad is not None)]
-            return [float(t.detach().cpu().double().abs().sum()) for t in found]
+            return [float(t.detach().cpu().double().norm()) for t in found]
 
         return run
 
@@ -116,6 +121,19 @@ def components() -> Part:
         for name in registry.names()
         for one in examples(kind, name)
     }
+
+
+def narrow(precision: str) -> Part:
+    """Every component and preset by a GPU's rules of autocast; on a CPU in float32."""
+
+    def case(name: str) -> Callable[[str], list[Any]]:
+        def run(device: str) -> list[Any]:
+            told = "float32" if device == "cpu" else precision
+            return trained(tiny(name), device, precision=told)[1]
+
+        return run
+
+    return {**components(precision), **{name: case(name) for name in SMALL}}
 
 
 OPTIMIZERS = ("adam", "adamw", "adagrad", "sgd", "rmsprop", "adafactor", "lion", "muon", "soap",
@@ -355,7 +373,8 @@ def refusals() -> Part:
 
 PARTS: dict[str, Callable[[], Part]] = {
     "presets": presets, "components": components, "recipes": recipes, "verbs": verbs,
-    "interfaces": interfaces, "refusals": refusals,
+    "interfaces": interfaces, "refusals": refusals, "autocast": partial(narrow, "autocast"),
+    "float16": partial(narrow, "float16"),
 }  # fmt: skip
 
 
@@ -376,7 +395,9 @@ def main_here(kind: str, part: str) -> None:
     install(float64=kind != "mps")
     if kind == "mps":
         widest.WITHOUT_FLOAT64.add(NAME)
+    install_rules(kind)
     torch_own.FUSED += (NAME,)  # type: ignore[assignment]
+    loop.check_precision = lambda *_: None
     modules: list[Any] = [loop, launch, hyper_launch, generating, runner_module]
     for module in modules:
         module.resolve_device = place

@@ -3,7 +3,7 @@
 As a GPU does, it refuses to compute with tensors of two devices, generators of another one and
 counts that fused kernels do not find where they are; as Apple's does, it refuses float64 where
 asked. Numbers are the CPU's, so whatever runs on it must give the CPU's results, but for the order
-of sums. What it cannot show: kernels, speed, memory, autocast.
+of sums; ``autocast_rules`` adds those of autocast. What it cannot show: kernels, speed, memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Evaluation: token-weighted, without dropout, leaving the model as it was."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +86,19 @@ def test_a_huge_loss_gives_an_infinite_perplexity() -> None:
 def test_text_without_bytes_has_no_bits_per_byte() -> None:
     nothing = Lengths(np.zeros(VOCAB, dtype=np.int32))
     assert evaluate(TinyModel(), learnable_batches(1), nothing).bits_per_byte is None
+
+
+def test_unknown_characters_leave_no_bits_per_byte() -> None:
+    """Their nats count, but not their bytes: the quotient would be too large."""
+    batches = learnable_batches(2)
+    common = int(batches[0].targets[0, 0])
+    for unk in (None, common):
+        lengths = SimpleNamespace(token_bytes=tokenizer().token_bytes, unk=unk)
+        found = evaluate(TinyModel(), batches, lengths)
+        expected = 0 if unk is None else sum(int((b.targets == unk).sum()) for b in batches)
+        assert found.unknown == expected
+        assert (found.bits_per_byte is None) == (unk is not None)
+    assert expected > 0
 
 
 def test_even_odds_cost_the_logarithm_of_the_vocabulary() -> None:

@@ -2,15 +2,28 @@
 
 import dataclasses
 import itertools
+import json
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from standins import BATCH, SEQ_LEN, ListBatches, Rows, TinyModel, learnable_batches, recipe
+from standins import (
+    BATCH,
+    SEQ_LEN,
+    VOCAB,
+    ListBatches,
+    Rows,
+    TinyModel,
+    learnable_batches,
+    recipe,
+)
 from torch.nn import functional as F
 
+from windtunnel.arch import ArchSpec, build, resolve
+from windtunnel.config import Document, decode
 from windtunnel.errors import DataError, UsageError
+from windtunnel.nn.auxiliary import tallies
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.loop import (
     StepInfo,
@@ -189,13 +202,46 @@ def test_ten_non_finite_steps_in_a_row_end_the_run() -> None:
     assert state.diverged
 
 
-def test_a_batch_without_targets_is_a_data_error() -> None:
-    rows = learnable_batches(2)
+def test_a_batch_without_targets_is_passed_over_and_told() -> None:
+    rows = learnable_batches(3)
     rows[1].targets.fill_(-100)
-    steps = train_steps(make(rows=rows))
-    next(steps)
-    with pytest.raises(DataError, match="batch 1 has no target"):
-        next(steps)
+    state = make(recipe(steps=3), rows=rows)
+    steps = train_steps(state)
+    first = next(steps)
+    before = {name: p.detach().clone() for name, p in state.weights.parameters.items()}
+    info = next(steps)
+    assert (info.step, info.empty, info.tokens) == (2, True, first.tokens)
+    assert all(torch.equal(before[n], p) for n, p in state.weights.parameters.items())
+    assert [note.message for note in state.notes] == [
+        "batch 1 has no target to train on: it is passed over"
+    ]
+    assert (state.progress.skipped, state.progress.skipped_in_a_row) == (0, 0)
+    third = next(steps)
+    assert not third.empty
+    assert third.tokens > first.tokens
+
+
+def test_data_without_targets_is_a_data_error() -> None:
+    rows = learnable_batches(1)
+    rows[0].targets.fill_(-100)
+    state = make(recipe(steps=40), rows=rows)
+    with pytest.raises(DataError, match="batch 9 has no target to train on, nor have the 9"):
+        list(train_steps(state))
+
+
+def test_what_a_skipped_step_has_counted_is_forgotten() -> None:
+    """It is in no checkpoint: a run resumed there would begin with none."""
+    moe = {"type": "moe", "num_experts": 3, "balance": "loss_free"}
+    spec = {"vocab_size": VOCAB, "d_model": 8, "layers": [{"mixer": "gru", "mlp": moe}]}
+    model = build(resolve(decode(Document(spec), ArchSpec)), seed=0)
+    state = create_train_state(model, ListBatches(learnable_batches()), recipe(steps=6))
+    assert tallies(model)
+    hook = model.register_forward_hook(lambda *args: args[2] * float("nan"))
+    steps = train_steps(state)
+    assert next(steps).skipped
+    assert all(not tally.any() for tally in tallies(model))
+    hook.remove()
+    assert not next(steps).skipped
 
 
 def test_bfloat16_trains_as_float32_does_and_keeps_float32_weights() -> None:
@@ -222,3 +268,22 @@ def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match=r"cuda:99 is not here; this machine has \d+ GPUs"):
         resolve_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("changes", "unit", "message"),
+    [
+        ({"optimizer": "schedule_free_adamw"}, True, "leaves the unit sphere"),
+        ({"optimizer": {"type": "muon", "rest": "schedule_free_adamw"}, "ema": 0.9}, False,
+         "train.ema: .* an average of its own"),
+    ],
+)  # fmt: skip
+def test_an_average_that_does_not_go_with_the_rest_is_refused(
+    changes: dict[str, object], unit: bool, message: str
+) -> None:
+    values = {"steps": 2, "device": "cpu", **changes}
+    config = TrainConfig.model_validate_json(json.dumps(values))
+    spec = {"vocab_size": VOCAB, "d_model": 16, "unit_weights": unit, "layers": [{"mixer": "gru"}]}
+    model = build(resolve(decode(Document(spec), ArchSpec)), seed=0)
+    with pytest.raises(UsageError, match=message):
+        create_train_state(model, ListBatches(learnable_batches()), config)

@@ -170,19 +170,53 @@ def test_chunks_are_used_where_they_pay_or_as_written() -> None:
         create_train_state(TinyModel(), ListBatches(learnable_batches()), recipe(loss_chunk=4))
 
 
-def test_autocast_trains_near_float32_with_float32_weights() -> None:
-    batch = rows()
-    losses = {}
+@pytest.mark.parametrize("layer", [{"mixer": "gla", "mlp": BALANCED}, {}])
+def test_autocast_trains_near_float32_with_float32_weights(layer: dict[str, Any]) -> None:
+    """Without dropout, whose masks are others in bfloat16, and at a rate that is not chaotic."""
+    batch, losses = rows(), {}
     for name in ("float32", "autocast", "bfloat16"):
-        state = state_of(arch(layer={"mixer": "gla", "mlp": BALANCED}), batch, precision=name,
-                         steps=20)  # fmt: skip
+        state = state_of(
+            arch(layer={"dropout": 0.0, **layer}), batch, precision=name, steps=40, lr=2e-3
+        )
         losses[name] = [info.loss for info in train_steps(state)]
         kinds = {p.dtype for p in state.weights.parameters.values()}
         assert kinds == {torch.float32}
     assert losses["autocast"] != losses["float32"]
     for name in ("autocast", "bfloat16"):
-        assert losses[name][-1] == pytest.approx(losses["float32"][-1], rel=0.03)
-        assert losses[name][-1] < 0.9 * losses[name][0]
+        assert losses[name] == pytest.approx(losses["float32"], rel=0.03)
+        assert losses[name][-1] < 0.8 * losses[name][0]
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Of a process that allows it wherever it can."""
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("size", [None, 2])
+def test_float32_is_not_computed_as_tf32(size: int | None) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    def look(*_: object) -> None:
+        cudnn = torch.backends.cudnn
+        seen.append((
+            cudnn.allow_tf32, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision,
+            torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision(),
+        ))  # fmt: skip
+
+    batch = rows()
+    state = state_of(arch(layer={"mixer": "short_conv"}), batch, micro_batch_size=size)
+    convolution = state.model.get_submodule("layers.0.mixer.conv")
+    convolution.register_forward_hook(look)
+    convolution.register_full_backward_hook(look)
+    gradient(state, batch)
+    assert len(seen) == (2 if size is None else 6)
+    assert set(seen) == {(False, "ieee", "ieee", False, "highest")}
 
 
 def test_float16_is_refused_on_a_cpu_and_beside_chunks() -> None:

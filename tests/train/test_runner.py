@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -356,3 +357,26 @@ def test_the_number_of_threads_is_put_back(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     train_run(parts(recipe(steps=1, threads=1)), new_folder(tmp_path / "run"))
     assert torch.get_num_threads() == 2
+
+
+def test_a_checkpoint_that_no_step_reaches_is_told(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "run")
+    train_run(parts(recipe(steps=5, checkpoint_at=(3, 500))), folder)
+    told = [e.values["message"] for e in folder.read_events() if e.kind == "warning"]
+    assert told == ["train.checkpoint_at: the run has 5 steps, and none is [500]"]
+
+
+def test_a_folder_of_checkpoints_that_was_deleted_is_made_anew(
+    tmp_path: Path, straight: tuple[bytes, dict]
+) -> None:
+    folder = new_folder(tmp_path / "run")
+
+    def stop(info: StepInfo) -> None:
+        if info.step == 9:
+            raise RuntimeError("here")
+
+    with pytest.raises(RuntimeError):
+        train_run(parts(), folder, on_step=stop)
+    shutil.rmtree(folder.checkpoints)
+    train_run(parts(), folder, resume=True)
+    assert final_weights(folder) == straight[0]

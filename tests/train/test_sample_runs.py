@@ -1,6 +1,7 @@
 """Runs on pairs and labels, from a file to what is written: learned, resumed, equal however cut."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from windtunnel.train.launch import (
     run_parts,
 )
 from windtunnel.train.loop import accumulate, create_train_state
+from windtunnel.train.objectives.make import objective_of
 from windtunnel.train.run_config import load_run_document
 from windtunnel.train.tensors import read_tensors
 from windtunnel.train.writing import Writer
@@ -334,6 +336,27 @@ def test_documents_of_a_text_do_not_see_each_other(corpus: Path) -> None:
     assert torch.equal(found.documents[:, 1:] - found.documents[:, :-1], inside.long())
     record = run_in_folder(create_run_folder(apart, corpus / "run"), ready=apart)
     assert record["final"]["loss"] < 3.0
+
+
+def test_documents_stay_apart_where_the_loss_is_in_chunks(corpus: Path) -> None:
+    made = long("decoder", ", packing: documents")
+    batches: Any = feed_of(*_data(made)).batches
+    batch = batches.at(0)
+    model = run_parts(made).model.double()
+    found: dict[int | None, tuple[Any, ...]] = {}
+    for rows in (None, 16):
+        objective = objective_of(made.config.train.objective, model)
+        objective.loss_rows = rows
+        model.zero_grad()
+        loss = objective.summed(model, batch)
+        loss.backward()
+        grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        scored = objective.score(model, batch, torch.Generator())
+        found[rows] = loss.detach().double(), torch.cat(grads), torch.tensor(scored)
+    for plain, chunked in zip(found[None], found[16], strict=True):
+        torch.testing.assert_close(chunked, plain, rtol=1e-4, atol=1e-4)  # losses are float32
+    mixed = objective.summed(model, replace(batch, documents=None))
+    assert abs(mixed.item() - found[None][0].item()) > 1e-3, "they would see each other"
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,21 @@ def test_the_learning_rate_goes_by_stages() -> None:
     assert rates == [0.5] * 4 + [0.6, 0.5, 0.4, 0.3] + [1.0, 0.55]
 
 
+def test_a_stage_may_have_pieces_larger_than_the_recipe_s_batch() -> None:
+    train = TrainConfig(
+        batch_size=4,
+        micro_batch_size=6,
+        stages=({"name": "a", "steps": 2}, {"name": "b", "steps": 2, "batch_size": 8}),
+    )
+    assert len({lr_at(train, step) for step in range(4)}) == 4
+
+
+def test_a_schedule_that_does_not_fit_into_epochs_is_told(place: Path) -> None:
+    stages = "[{name: a, data: plays, epochs: 0.05}]"
+    with pytest.raises(UsageError, match=r"train.schedule.warmup \(200 steps\) must be at most"):
+        ready(stages, more=", schedule: {type: cosine, warmup: 200}")
+
+
 @pytest.fixture
 def whole(place: Path) -> tuple[dict[str, Any], bytes, RunFolder]:
     folder = create_run_folder(ready(), place / "whole")

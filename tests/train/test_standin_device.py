@@ -56,6 +56,27 @@ def test_it_works_there_as_on_the_cpu(kind: str, part: str, tmp_path: Path) -> N
         assert list(numbers(there)) == pytest.approx(expected, rel=ROUNDING.get(name, 2e-5)), name
 
 
+NEAR = {"float16": 0.01, "autocast": 0.1}
+"""In bfloat16 gla's keys, two wide here, have gradients that are differences of rounded numbers."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("cuda", "float16"), ("cuda", "autocast"), ("mps", "autocast")]
+)
+def test_by_its_rules_of_autocast_all_train_as_in_float32(
+    kind: str, precision: str, tmp_path: Path
+) -> None:
+    found = outcomes(kind, precision, tmp_path)
+    assert len(found) > 100
+    changed = 0
+    for name, (wide, narrow) in found.items():
+        for told in (wide, narrow):
+            assert not isinstance(told, str), f"{name}: {told}"
+        assert narrow == pytest.approx(wide, rel=NEAR[precision], abs=1e-3), name
+        changed += narrow != pytest.approx(wide, rel=1e-5)
+    assert changed > 80, "autocast narrows nothing"
+
+
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_the_stand_in_refuses_what_such_a_device_does(kind: str, tmp_path: Path) -> None:
     found = outcomes(kind, "refusals", tmp_path)

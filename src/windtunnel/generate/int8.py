@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from windtunnel.nn.head import Head
+from windtunnel.nn.linear import Linear
 
 M = TypeVar("M", bound=nn.Module)
 _FEW_ROWS = 8
@@ -97,7 +98,9 @@ def quantized(model: M) -> M:
     for module in list(result.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, Int8Linear(child.weight, child.bias))
+                plain = child.weight, child.bias
+                acting = child.effective() if isinstance(child, Linear) else plain
+                setattr(module, name, Int8Linear(*acting))
             elif isinstance(child, Head) and child.weight is not None:
                 child.product = Int8Linear(child.weight, child.bias)
     return result

@@ -23,7 +23,7 @@ from windtunnel.nn.auxiliary import auxiliary_losses
 from windtunnel.nn.component import Scope, Span, State
 from windtunnel.nn.cost import Cost, Num, larger
 from windtunnel.nn.initialize import Init, constant, fan_in_std, normal
-from windtunnel.nn.norms.affine import wide
+from windtunnel.nn.ops.wide import wide, wide_linear
 
 
 class DepthConfig(Config):
@@ -121,7 +121,7 @@ class DepthRouter(nn.Module):
         Of several streams (b t n d) the router reads the mean, and a token goes with all of them.
         """
         normed = F.rms_norm(wide(x if x.ndim == 3 else x.mean(-2)), x.shape[-1:])
-        score = F.linear(normed, wide(self.weight)[None], wide(self.bias)).squeeze(-1)  # b t
+        score = wide_linear(normed, self.weight[None], self.bias).squeeze(-1)  # b t
         real = span.real.expand(score.shape)
         through = (score > 0) & real
         self._balance(score[real], through[real])

@@ -112,7 +112,7 @@ def save_checkpoint(
     draft = folder / f"{DRAFT}{final.name}-{writer}"
     try:
         if world.first:
-            draft.mkdir()
+            draft.mkdir(parents=True)  # the folder may have been deleted
         world.wait()
         with result_weights(state):
             _write(draft, state, validation_loss)
@@ -201,16 +201,7 @@ def load_weights(
     Raises:
         CheckpointError: there is none, none is whole, or it does not fit the model.
     """
-    checkpoint = _best(folder) if best else None
-    if checkpoint is not None:
-        try:
-            _verify(checkpoint)
-        except _Damaged as damage:
-            raise CheckpointError(f"the best checkpoint is damaged: {damage}") from damage
-    else:
-        checkpoint = _newest_whole(folder, warn, [])
-    if checkpoint is None:
-        raise CheckpointError(f"{folder}: there is no checkpoint")
+    checkpoint = whole_checkpoint(folder, warn, best=best)
     kept = kept_tensors(model)
     copy_into(kept, parts_in(checkpoint.path, MODEL))
     if ema:
@@ -244,7 +235,8 @@ def whole_checkpoint(
     try:
         _verify(found)
     except _Damaged as damage:
-        raise CheckpointError(f"the checkpoint is damaged: {damage}") from damage
+        which = "best checkpoint" if best else "checkpoint"
+        raise CheckpointError(f"the {which} is damaged: {damage}") from damage
     return found
 
 

@@ -71,12 +71,12 @@ class TrainConfig(Config):
 
     objective: Annotated[ObjectiveConfig, Choice("objective")] = AutoConfig()
     """What is learned: next_token, masked_token or seq2seq; auto: what suits the architecture."""
-    steps: int = Field(default=1000, gt=0)
+    steps: int = Field(default=1000, gt=0, le=10**12)
     """Updates of the weights."""
     batch_size: int = Field(default=32, gt=0)
     """Sequences in one update."""
     seq_len: int = Field(default=256, gt=0)
-    """Tokens in one sequence; at most the architecture's max_seq_len."""
+    """Tokens in one sequence; with learned positions at most the architecture's max_seq_len."""
     micro_batch_size: Count | Literal["auto"] | None = None
     """Sequences computed at once: a batch is cut into pieces of at most this size to save memory.
     The gradient is that of the whole batch. None: the batch in one piece; auto: in one piece, or in
@@ -153,7 +153,7 @@ class TrainConfig(Config):
     """So many processes train a run of a study together, under torchrun; needs `distributed`."""
     device: Annotated[str, AfterValidator(_device)] = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:N or mps."""
-    threads: int | None = Field(default=None, gt=0)
+    threads: int | None = Field(default=None, gt=0, le=4096)
     """Processor threads to compute with. None: what torch chooses, all cores as a rule."""
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from pydantic import ValidationError
 
 from windtunnel.data.dataset import Dataset
 from windtunnel.data.forms import AnswerForm, DecoderForm, Form, Pairs, SampleRows, form_of
@@ -156,7 +157,11 @@ def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
             rows = min(ends) if stage.until == "first_exhausted" else max(ends)
             stage = stage.replace(epochs=None, until="first_exhausted", rows=rows)
         stages.append(stage)
-    return config.replace(train=config.train.with_stages(stages))
+    try:
+        return config.replace(train=config.train.with_stages(stages))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"train.{reason}; the stages come to that with this data") from error
 
 
 def weights_of(stage: StageConfig) -> dict[str, int]:

@@ -17,6 +17,7 @@ from windtunnel.errors import DataError, UsageError
 from windtunnel.nn.auxiliary import tallies
 from windtunnel.nn.component import after_update, has_updates
 from windtunnel.nn.initialize import keyed_generator
+from windtunnel.nn.unit_weights import UnitSphere
 from windtunnel.train.accumulate import BatchLoss, Note, accumulate, keyed_randomness, loss_rows
 from windtunnel.train.activation_checkpointing import checkpoint_layers
 from windtunnel.train.batch import BatchSource, TokenBatch, count_targets
@@ -28,7 +29,12 @@ from windtunnel.train.ema import Ema
 from windtunnel.train.mup import width_scale
 from windtunnel.train.objectives.make import objective_of
 from windtunnel.train.objectives.objective import Objective
-from windtunnel.train.optimizers.together import build_optimizer, freeze, tagged_names
+from windtunnel.train.optimizers.together import (
+    build_optimizer,
+    freeze,
+    has_average,
+    tagged_names,
+)
 from windtunnel.train.precision import (
     LossScaler,
     Weights,
@@ -74,6 +80,8 @@ class Progress:
     """Updates that were not made, for a loss or gradient that was not finite."""
     peak_memory_bytes: int = 0
     skipped_in_a_row: int = 0
+    empty_in_a_row: int = 0
+    """Batches without a target."""
     micro_batch_size: int = 0
     """Sequences that were found to fit into memory at once; 0: none were sought yet."""
     loss_scale: float = 0.0
@@ -135,6 +143,8 @@ class StepInfo:
     """The loss or the gradient was not finite, so the weights are what they were."""
     watched: Mapping[str, Any] | None = None
     """What ``train.watch_every`` asks for, on the steps on which it does."""
+    empty: bool = False
+    """The batch had no target, so there was nothing to train on."""
 
 
 def resolve_device(name: str, place: str = "train.device") -> torch.device:
@@ -198,6 +208,7 @@ def create_train_state(
     weights = training_weights(model, config)
     scale = None if config.mup is None else width_scale(model, config.mup)
     optimizer = build_optimizer(config, weights.parameters, tagged, scale)
+    _check_average(config, model, optimizer)
     ema = None if config.ema is None else Ema(config.ema, weights.parameters)
     state = TrainState(
         config, model, weights, optimizer, batches, objective, device, flops_per_token,
@@ -213,6 +224,19 @@ def create_train_state(
     return state
 
 
+def _check_average(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raises UsageError where an optimizer's own average does not go with the rest."""
+    if not has_average(optimizer):
+        return
+    if config.ema is not None:
+        raise UsageError("train.ema: schedule_free_adamw keeps an average of its own; give one")
+    if any(isinstance(module, UnitSphere) for module in model.modules()):
+        raise UsageError(
+            "train.optimizer: the average that schedule_free_adamw keeps leaves the unit sphere on "
+            "which this architecture's weights are held; choose another optimizer"
+        )
+
+
 def train_steps(state: TrainState) -> Iterator[StepInfo]:
     """Takes the steps that are left, one for each item; the caller evaluates, saves and logs.
 
@@ -220,7 +244,7 @@ def train_steps(state: TrainState) -> Iterator[StepInfo]:
     dropout draws from a generator keyed by (seed, step, micro-batch).
 
     Raises:
-        DataError: a batch has no target.
+        DataError: as many batches in a row as end a run have no target.
     """
     while state.progress.step < state.config.steps and not state.diverged:
         yield _take_step(state)
@@ -235,9 +259,10 @@ def _take_step(state: TrainState) -> StepInfo:
     batch = state.objective.prepare(_next_batch(state), generator)
     tokens = count_targets(batch)
     if tokens == 0:
-        raise DataError(f"batch {progress.position} has no target to train on")
+        return _passed_over(state)
     every = state.config.watch_every
     watch = Watch(state.model, state.world) if every and (progress.step + 1) % every == 0 else None
+    progress.empty_in_a_row = 0
     with watch or nullcontext(), explained():
         summed = accumulate(state, batch, tokens)
     found = gradients(state.weights)
@@ -254,6 +279,9 @@ def _take_step(state: TrainState) -> StepInfo:
         _update(state, found, grad_norm, lr)
         if watch is not None:
             watch.after_update(state.weights.parameters)
+    else:
+        for tally in tallies(state.model):  # of an update that is not made
+            tally.zero_()
     # A gradient that only the scale made too large says nothing about the run.
     overflow = state.scaler is not None and state.scaler.update(grad_norm) and math.isfinite(loss)
     state.weights.clear()
@@ -272,6 +300,27 @@ def _take_step(state: TrainState) -> StepInfo:
         progress.step, loss, lr, grad_norm, progress.tokens, progress.seconds, not finite,
         watch.values() if watch is not None and finite else None,
     )  # fmt: skip
+
+
+def _passed_over(state: TrainState) -> StepInfo:
+    """A step on a batch without a target, such as one short window that is all prompt: nothing is
+    computed and nothing changes, but that it is counted and noted."""
+    progress = state.progress
+    progress.empty_in_a_row += 1
+    if progress.empty_in_a_row == DIVERGED_AFTER:
+        raise DataError(
+            f"batch {progress.position} has no target to train on, nor have the "
+            f"{DIVERGED_AFTER - 1} before it"
+        )
+    text = f"batch {progress.position} has no target to train on: it is passed over"
+    state.notes.append(Note(text, {"step": progress.step + 1}))
+    lr = lr_at(state.config, progress.step)
+    progress.step += 1
+    progress.position += 1
+    _count_in_stage(state, 0, math.nan, False)
+    return StepInfo(
+        progress.step, math.nan, lr, 0.0, progress.tokens, progress.seconds, True, empty=True
+    )
 
 
 def _next_batch(state: TrainState) -> TokenBatch:

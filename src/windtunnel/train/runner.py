@@ -204,6 +204,10 @@ class _Session:
             **self.lineage,
             **self._provenance(),
         )
+        steps = self.parts.train.steps
+        beyond = [step for step in self.parts.train.checkpoint_at if step > steps]
+        if beyond:
+            found.append(f"train.checkpoint_at: the run has {steps} steps, and none is {beyond}")
         for text in found:
             self.log_event("warning", message=text)
 
@@ -228,7 +232,7 @@ class _Session:
 
     def _log_step(self, info: StepInfo) -> None:
         self._log_notes()
-        if info.skipped:
+        if info.skipped and not info.empty:
             self.log_event(
                 "nonfinite",
                 step=info.step,
@@ -252,24 +256,36 @@ class _Session:
 
     def _evaluate_if_due(self) -> None:
         step = self.state.progress.step
-        due = step % self.parts.train.eval_every == 0 or self._over
-        due = due or step in (self._first_step, self.until, *self.parts.train.borders)
-        if not due or step in self.evaluations:
+        scheduled = self._scheduled(step)
+        if not (scheduled or step == self.until) or step in self.evaluations:
             return
         with result_weights(self.state), evaluation_mode(self.state.model):
             found = self._evaluation()
             scores = {} if self.parts.scores is None else self.parts.scores(self.state.model)
         self._log_notes()
+        if found.unknown and not self.evaluations:
+            self.log_event(
+                "warning",
+                message=f"{found.unknown:,} of {found.tokens:,} validation tokens are characters "
+                "that the tokenizer does not know: there are no bits per byte",
+            )
         values = {
             **totals(self.state.progress),
             **found.values(),
             **self._of_the_average(),
             **scores,
+            **({} if scheduled else {"unscheduled": True}),
         }
         self.evaluations[step] = values
         if (stage := self.parts.train.stage_at(max(0, step - 1))) is not None:
             self.evaluations[step] = values | {"stage": stage[0].name, "stages": self._stages()}
         self.log_event("eval", **self.evaluations[step])
+
+    def _scheduled(self, step: int) -> bool:
+        """Whether the run is evaluated here wherever it pauses: what is chosen as best is chosen
+        from these evaluations, so that pauses change nothing."""
+        often = step % self.parts.train.eval_every == 0 or self._over
+        return often or step in (self._first_step, *self.parts.train.borders)
 
     def _evaluation(self) -> Evaluation:
         """In smaller pieces where memory is too small and the recipe allows it."""
@@ -317,13 +333,14 @@ class _Session:
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, now)
         if self.log is not None:
             self.log.sync()  # a checkpoint never knows more than the events before it
+        found = self.evaluations.get(progress.step, {})
         path = save_checkpoint(
             self.folder.checkpoints,
             self.state,
             keep=self.parts.train.keep_checkpoints,
             keep_every=self.parts.train.keep_every,
             keep_at=self.parts.train.checkpoint_at,
-            validation_loss=finite(self.evaluations.get(progress.step, {}).get("loss")),
+            validation_loss=None if found.get("unscheduled") else finite(found.get("loss")),
             guard=None if self.log is None else self.log.check,
         )
         self.saved_step = progress.step
@@ -364,7 +381,10 @@ class _Session:
     def _record(self, status: str) -> dict[str, Any]:
         progress, parts = self.state.progress, self.parts
         took = what_it_took(self.state)  # before samples, whose memory is not training's
-        known = [e for e in self.evaluations.values() if finite(e["loss"]) is not None]
+        known = [
+            found for found in self.evaluations.values()
+            if finite(found["loss"]) is not None and not found.get("unscheduled")
+        ]  # fmt: skip
         with result_weights(self.state), whole_model(self.state.model) as model:
             samples: Sequence[Mapping[str, Any]] = ()
             if parts.samples is not None and self.log is not None:

@@ -6,6 +6,7 @@ import bisect
 import math
 
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.schedule_config import ScheduleConfig
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -44,18 +45,23 @@ def lr_at(config: TrainConfig, step: int) -> float:
         raise ValueError(f"step {step} is not one of 0 … {config.steps - 1}")
     if config.stages:
         return _lr_in_stage(config, step)
-    schedule, warmup = config.schedule, config.warmup_steps
+    return _lr(config.schedule, config.lr, config.steps, step)
+
+
+def _lr(schedule: ScheduleConfig, lr: float, steps: int, step: int) -> float:
+    """The learning rate of a schedule over ``steps`` whose highest is ``lr``."""
+    warmup = schedule.steps_of(schedule.warmup, steps)
     if step < warmup:
-        return config.lr * (step + 1) / (warmup + 1)
+        return lr * (step + 1) / (warmup + 1)
     if schedule.type == "step":
-        fallen = sum(step >= drop for drop in schedule.drops(config.steps))
-        return config.lr * float(schedule.factor or 1.0) ** fallen
+        fallen = sum(step >= drop for drop in schedule.drops(steps))
+        return lr * float(schedule.factor or 1.0) ** fallen
     if schedule.type == "inverse_sqrt":
         reach = max(warmup, 1)
-        return config.lr * math.sqrt(reach / (reach + step - warmup))
-    start, end = _cycle(config, step)
+        return lr * math.sqrt(reach / (reach + step - warmup))
+    start, end = _cycle(schedule, steps, step)
     progress = min(1.0, max(0, step - start) / (end - start))
-    return config.lr * _part(schedule.type, schedule.min_ratio or 0.0, progress)
+    return lr * _part(schedule.type, schedule.min_ratio or 0.0, progress)
 
 
 def _lr_in_stage(config: TrainConfig, step: int) -> float:
@@ -65,10 +71,10 @@ def _lr_in_stage(config: TrainConfig, step: int) -> float:
     stage, first = found
     lr = stage.lr or config.lr
     if stage.schedule is None:
-        return lr_at(config.replace(stages=(), lr=lr), step)
+        return _lr(config.schedule, lr, config.steps, step)
     steps = stage.known_steps(config.batch_size)
-    alone = config.replace(stages=(), lr=lr, steps=steps, schedule=stage.schedule)
-    return lr_at(alone, step - first)
+    assert steps is not None, "an unsettled plan has no learning rates"
+    return _lr(stage.schedule, lr, steps, step - first)
 
 
 def preview(config: TrainConfig, width: int = 60) -> str:
@@ -103,11 +109,11 @@ def _stages_in_words(config: TrainConfig) -> str:
     return "; ".join(texts)
 
 
-def _cycle(config: TrainConfig, step: int) -> tuple[int, int]:
+def _cycle(schedule: ScheduleConfig, steps: int, step: int) -> tuple[int, int]:
     """Where the fall that a step is in begins, and where it ends."""
-    if config.schedule.type == "wsd":
-        return config.steps - config.decay_steps, config.steps
-    bounds = config.schedule.restarts(config.steps)
+    if schedule.type == "wsd":
+        return steps - schedule.decay_steps(steps), steps
+    bounds = schedule.restarts(steps)
     index = bisect.bisect_right(bounds, step, hi=len(bounds) - 1) - 1
     return bounds[index], bounds[index + 1]
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from windtunnel.errors import ConfigError, DataError, UsageError
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.batch import IGNORED
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.evaluation import evaluate
 from windtunnel.train.identity import run_identity
 from windtunnel.train.launch import create_run_folder, open_trained, ready_run, run_in_folder
 from windtunnel.train.loop import accumulate, create_train_state, train_steps
@@ -123,6 +126,35 @@ def test_masks_are_a_function_of_the_key_and_touch_what_is_sought_alone() -> Non
     sought = one.targets != IGNORED
     assert torch.equal(one.inputs[~sought], batch.inputs[~sought])
     assert torch.equal(one.targets[sought], batch.inputs[sought])
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_what_is_masked_in_an_evaluation_is_the_same_in_every_batch(size: int) -> None:
+    model, whole = model_of("encoder"), rows(7)
+    cut = [
+        Batch(whole.inputs[i : i + size], whole.targets[i : i + size]) for i in range(0, 7, size)
+    ]
+    lengths = SimpleNamespace(token_bytes=np.ones(V, dtype=np.int32))
+    found, expected = (
+        evaluate(model, batches, lengths, masked(rate=0.3)) for batches in (cut, [whole])
+    )
+    assert found.tokens == expected.tokens
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert found.accuracy == expected.accuracy
+
+
+def test_what_fills_a_short_row_is_not_read() -> None:
+    model, objective = model_of("encoder").double(), masked(rate=0.3)
+    short = rows(2)
+    padded = Batch(short.inputs.clone(), short.targets.clone())
+    padded.inputs[1, 8:] = 0
+    padded.targets[1, 8:] = IGNORED
+    prepared = objective.prepare(padded, generator())
+    logits, _ = objective.predictions(model, prepared)
+    alone = model(prepared.inputs[1:, :8])
+    torch.testing.assert_close(logits[1:, :8], alone)
+    chunked = objective.hidden(model, prepared)[0]
+    torch.testing.assert_close(model.logits(chunked), logits)
 
 
 def test_shares_are_what_is_asked_for() -> None:

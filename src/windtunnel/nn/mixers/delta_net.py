@@ -24,12 +24,12 @@ from windtunnel.nn.component import (
 from windtunnel.nn.cost import Cost, Num, linear_cost
 from windtunnel.nn.linear import Linear, residual_gain
 from windtunnel.nn.mixers.state_space import divisor, real_of, wide_zeros
-from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
 from windtunnel.nn.ops.chunks import even_chunks
 from windtunnel.nn.ops.delta_rule import delta_rule, delta_rule_flops
 from windtunnel.nn.ops.recompute import recomputed
 from windtunnel.nn.ops.short_convolution import ShortConvolution, short_convolution_cost
+from windtunnel.nn.ops.wide import wide
 
 _USUAL_HEAD_DIM = 128
 _LEAST_LENGTH = 1e-6

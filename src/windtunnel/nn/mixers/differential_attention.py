@@ -14,8 +14,8 @@ from windtunnel.nn.component import ComponentConfig, Norm, Scope, build_componen
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.initialize import Init, normal
 from windtunnel.nn.mixers.softmax_attention import SoftmaxAttention, SoftmaxConfig
-from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.norms.rmsnorm import RMSNormConfig
+from windtunnel.nn.ops.wide import wide
 
 
 class DifferentialAttentionConfig(SoftmaxConfig):

@@ -19,6 +19,7 @@ from windtunnel.nn.initialize import keyed_generator
 from windtunnel.nn.mixers.linear_heads import at_least_float32
 from windtunnel.nn.mixers.positive_attention import PositiveAttention, PositiveConfig
 from windtunnel.nn.ops.positive import Sums
+from windtunnel.nn.ops.wide import without_autocast
 
 _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -166,7 +167,7 @@ class Favor(PositiveAttention):
         self.frozen.fill_(False)
 
     def log_features(self, x: Tensor, *, of_keys: bool) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             x = x.to(at_least_float32(x.dtype)) * float(self.head_dim) ** -0.25
             features = x @ self.projection.to(x.dtype).T
             if self.config.kernel == "generalized":

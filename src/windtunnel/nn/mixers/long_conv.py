@@ -9,17 +9,16 @@ from typing import Literal, NamedTuple, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from windtunnel.errors import UsageError
 from windtunnel.nn.component import ComponentConfig, Mixer, Scope, Span, filled, register
 from windtunnel.nn.cost import Cost, Num, linear_cost
 from windtunnel.nn.initialize import Init, normal
 from windtunnel.nn.linear import Linear, residual_gain
-from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.ops.by_position import by_position, of_span
 from windtunnel.nn.ops.long_convolution import convolve_one, long_convolution
 from windtunnel.nn.ops.short_convolution import ShortConvolution
+from windtunnel.nn.ops.wide import wide, wide_linear
 
 _FADED = math.log(100.0)
 """A filter has faded where its window is down to 1%."""
@@ -122,13 +121,13 @@ class ImplicitFilter(nn.Module):
             assert isinstance(layer, Linear)
             matrix, bias = layer.effective()
             assert bias is not None, "the filter's maps have biases"
-            x = F.linear(x, wide(matrix), wide(bias))
+            x = wide_linear(x, matrix, bias)
             x = torch.sin(config.frequency * x)
         fade = torch.linspace(0.0, 1.0, self.width, device=weight.device, dtype=dtype)
         slow, fast = _FADED / config.slow_decay, _FADED / config.fast_decay
         decay = slow + (fast - slow) * fade
         window = (2 * decay / self.length).sqrt() * torch.exp(-decay * place)
-        taps = F.linear(x, wide(weight)) * window.repeat(1, self.sides)
+        taps = wide_linear(x, weight) * window.repeat(1, self.sides)
         return taps.to(weight.dtype)
 
 

@@ -21,11 +21,11 @@ from windtunnel.nn.mixers.state_space import (
     step_bias,
     wide_zeros,
 )
-from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.ops.chunks import even_chunks
 from windtunnel.nn.ops.recompute import recomputed
 from windtunnel.nn.ops.short_convolution import ShortConvolution, short_convolution_cost
 from windtunnel.nn.ops.ssd import ssd, ssd_flops
+from windtunnel.nn.ops.wide import wide
 
 _USUAL_HEAD_DIM = 64
 

@@ -15,9 +15,9 @@ from windtunnel.nn.component import ComponentConfig, Mixer, Scope, Span, filled
 from windtunnel.nn.cost import Cost, Num, linear_cost
 from windtunnel.nn.linear import Linear, residual_gain
 from windtunnel.nn.mixers.state_space import real_of, wide_zeros
-from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.ops.recompute import recomputed
 from windtunnel.nn.ops.scan import scan
+from windtunnel.nn.ops.wide import wide
 
 Candidate = Literal["positive", "linear"]
 

@@ -15,10 +15,10 @@ from windtunnel.nn.cost import Cost, Num, linear_cost
 from windtunnel.nn.initialize import Init, constant, fan_in_std, given, normal
 from windtunnel.nn.linear import Linear, residual_gain
 from windtunnel.nn.mixers.state_space import InnerConfig, divisor, real_of, wide_zeros
-from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.ops.recompute import recomputed
 from windtunnel.nn.ops.scan import scan
 from windtunnel.nn.ops.short_convolution import ShortConvolution, short_convolution_cost
+from windtunnel.nn.ops.wide import wide
 
 _USUAL_BLOCK = 256
 

@@ -23,7 +23,7 @@ from windtunnel.nn.fold import Folded, fold_part, under
 from windtunnel.nn.initialize import Init, fan_in_std, normal
 from windtunnel.nn.memory_slots import store_of
 from windtunnel.nn.mlps.none import NoMLPConfig
-from windtunnel.nn.norms.affine import wide
+from windtunnel.nn.ops.wide import wide_linear
 from windtunnel.nn.ops.widest import widest
 
 _RATES = {"loss": 1e-2, "loss_free": 1e-3}
@@ -181,7 +181,7 @@ class MoE(MLP[MoEConfig]):
     def _route(self, x: Tensor, router: Tensor) -> tuple[Tensor, Tensor]:
         """n d -> the gates and the experts of each token, n k each."""
         config = self.config
-        logits = F.linear(wide(x), wide(router))
+        logits = wide_linear(x, router)
         if config.noise and self.training:
             logits = logits + config.noise * torch.randn_like(logits)
         # In logarithms, so that normalised gates are finite and sum to 1 however small they are.

@@ -44,11 +44,6 @@ class AffineNorm(Norm[C]):
         return {"weight": constant(self.start), "bias": constant(0.0)}
 
 
-def wide(x: Tensor) -> Tensor:
-    """``x`` in at least float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
 def length(x: Tensor) -> Tensor:
     """‖x‖₂ over the last dimension, which stays with size 1."""
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from windtunnel.nn.component import Scope, register
 from windtunnel.nn.cost import Cost, Num
-from windtunnel.nn.norms.affine import AffineConfig, AffineNorm, wide
+from windtunnel.nn.norms.affine import AffineConfig, AffineNorm
+from windtunnel.nn.ops.wide import wide
 
 
 class RMSNormConfig(AffineConfig):

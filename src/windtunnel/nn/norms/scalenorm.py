@@ -11,7 +11,8 @@ from torch import Tensor
 from windtunnel.nn.component import Scope, register
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.initialize import Init, constant
-from windtunnel.nn.norms.affine import AffineConfig, AffineNorm, length, wide
+from windtunnel.nn.norms.affine import AffineConfig, AffineNorm, length
+from windtunnel.nn.ops.wide import wide
 
 
 class ScaleNormConfig(AffineConfig):

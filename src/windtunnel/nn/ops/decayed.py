@@ -14,6 +14,7 @@ from torch import Tensor
 
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.ops.chunks import carry, even_chunks, halving_chunks, in_chunks
+from windtunnel.nn.ops.wide import without_autocast
 
 CHUNK = 64
 """The longest chunk; a power of two."""
@@ -40,7 +41,7 @@ def attend_decayed(
     products, and no exponent is positive (in place of the two levels of arXiv 2312.06635, 4.3,
     whose inner one is not a product).
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         t, dtype = q.shape[2], before.dtype
         n, c = halving_chunks(t, chunk)
         # Blocks of one token, b h t 1 ·
@@ -133,7 +134,7 @@ def attend_fading(
     y_t = S_tᵀ q_t; keys at pads must be 0. Returns y and the state after (b, h, k, v), from the
     state ``before``; all in the dtype of the state.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q.device):
         t, dtype = q.shape[2], before.dtype
         n, c = fade.since.shape[2:4]
         q, k, v = (in_chunks(x.to(dtype).contiguous(), n, c) for x in (q, k, v))

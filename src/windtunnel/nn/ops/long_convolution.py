@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from windtunnel.nn.norms.affine import wide
+from windtunnel.nn.ops.wide import wide
 
 _LEAST_BLOCK = 32
 """Tokens in a block that is convolved by plain sums: about where both ways take equally long."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from windtunnel.nn.ops.chunks import carry, even_chunks, in_chunks
+from windtunnel.nn.ops.wide import without_autocast
 
 CHUNK = 64
 """The longest chunk. Measured with 266 features of heads of 64; 128 is as fast on a CPU."""
@@ -57,7 +58,7 @@ def attend_positively(
     read by all queries, and those of ``before`` too. All is computed in the dtype of the state,
     under autocast too.
     """
-    with torch.autocast(log_q.device.type, enabled=False):
+    with without_autocast(log_q.device):
         dtype = before.sums.dtype
         # Contiguous, or each product would copy (and keep) what is made of them.
         log_q, log_k, v = (x.to(dtype).contiguous() for x in (log_q, log_k, v))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from windtunnel.nn.ops.wide import without_autocast
+
 Operation: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 
@@ -16,33 +18,29 @@ class _Recomputed(Function):
     @staticmethod
     def forward(ctx: Any, operation: Operation, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.operation = operation
-        ctx.kind = kind = tensors[0].device.type
-        ctx.autocast = (torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)  # a state that nobody reads costs no backward
-        return operation(*tensors)
+        with without_autocast(tensors[0].device):
+            return operation(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
-        dtype, enabled = ctx.autocast  # as it was: the backward itself runs without
-        with torch.enable_grad(), torch.autocast(ctx.kind, dtype, enabled=enabled):
+        with without_autocast(ctx.saved_tensors[0].device):  # also if the backward is within it
             inputs = [
                 x.detach().requires_grad_(need)
                 for x, need in zip(ctx.saved_tensors, needed, strict=True)
             ]
-            outputs = ctx.operation(*inputs)
-        reached = [
-            (y, grad)
-            for y, grad in zip(outputs, grads, strict=True)
-            if grad is not None and y.requires_grad
-        ]
-        wanted = [x for x in inputs if x.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                [y for y, _ in reached], wanted, [grad for _, grad in reached], allow_unused=True
-            )
-        )
+            with torch.enable_grad():
+                outputs = ctx.operation(*inputs)
+            reached = [
+                (y, grad)
+                for y, grad in zip(outputs, grads, strict=True)
+                if grad is not None and y.requires_grad
+            ]
+            wanted = [x for x in inputs if x.requires_grad]
+            ends, starts = [y for y, _ in reached], [grad for _, grad in reached]
+            found = iter(torch.autograd.grad(ends, wanted, starts, allow_unused=True))
         return None, *(next(found) if need else None for need in needed)
 
 
@@ -50,8 +48,9 @@ def recomputed(operation: Operation, *tensors: Tensor) -> tuple[Tensor, ...]:
     """``operation(*tensors)``, of which autograd keeps the tensors and nothing else.
 
     The operation must be a pure function of the tensors, return a tuple of new ones, and draw
-    nothing at random; gradients flow to ``tensors`` alone. It costs one more forward in the
-    backward, and saves the intermediate values: for a recurrence in chunks, many times its inputs.
+    nothing at random; gradients flow to ``tensors`` alone. Autocast is off within, so the operation
+    widens what it is to compute in float32. It costs one more forward in the backward, and saves
+    the intermediate values: for a recurrence in chunks, many times its inputs.
     """
     outputs: tuple[Tensor, ...] = _Recomputed.apply(operation, *tensors)  # type: ignore[no-untyped-call]
     return outputs

@@ -15,9 +15,9 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from windtunnel.nn.cost import Num
-from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.ops.recompute import recomputed
 from windtunnel.nn.ops.scan import scan
+from windtunnel.nn.ops.wide import wide
 
 CHUNK = 16
 """Tokens whose states (b, t, e, n) exist at once; a backward needs the states between chunks."""

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from windtunnel.nn.component import Span
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.initialize import Init, uniform
-from windtunnel.nn.norms.affine import wide
+from windtunnel.nn.ops.wide import wide
 
 
 class ShortConvolution(nn.Module):

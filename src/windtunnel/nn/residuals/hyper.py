@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from windtunnel.nn.component import ComponentConfig, Scope, register
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.initialize import Init, constant, given
-from windtunnel.nn.norms.affine import wide
+from windtunnel.nn.ops.wide import wide, wide_linear
 from windtunnel.nn.streams import Links, StreamsConfig, StreamsResidual
 
 _SCALE = 0.01
@@ -89,7 +89,7 @@ class HyperResidual(StreamsResidual[HyperConfig]):
         if self.config.dynamic:
             normed = F.rms_norm(wide(x), x.shape[-1:], eps=_EPS)
             scale = torch.cat((self.scale[:1], self.scale[1:].expand(n + 1)))
-            said = F.linear(normed, wide(self.predict)).tanh()  # b t n d -> b t n (2 + n)
+            said = wide_linear(normed, self.predict).tanh()  # b t n d -> b t n (2 + n)
             factors = (wide(static) + scale * said).to(x.dtype)
         else:
             factors = static.expand(*x.shape[:-1], -1)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from windtunnel.nn.component import ComponentConfig, Scope, register
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.initialize import Init, constant, given
-from windtunnel.nn.norms.affine import wide
 from windtunnel.nn.ops.recompute import recomputed
+from windtunnel.nn.ops.wide import wide, wide_linear
 from windtunnel.nn.streams import Links, StreamsConfig, StreamsResidual
 
 _SCALE = 0.01
@@ -92,7 +92,8 @@ class ManifoldHyperResidual(StreamsResidual[ManifoldHyperConfig]):
     def links(self, x: Tensor) -> Links:
         n, iterations = self.config.streams, self.config.iterations
         together = wide(x).flatten(-2)  # b t n d -> b t (n d)
-        said = F.linear(F.rms_norm(together, together.shape[-1:], eps=_EPS), wide(self.predict))
+        normed = F.rms_norm(together, together.shape[-1:], eps=_EPS)
+        said = wide_linear(normed, self.predict)
         scale = torch.cat([s.expand(m) for s, m in zip(self.scale, (n, n, n * n), strict=True)])
         z = scale * said + self.bias
         grid = z[..., 2 * n :].reshape(*z.shape[:-1], n, n)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from windtunnel.nn.component import ComponentConfig, Residual, Scope, register
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.initialize import Init, constant
-from windtunnel.nn.norms.affine import length, wide
+from windtunnel.nn.norms.affine import length
+from windtunnel.nn.ops.wide import wide
 
 _LEAST = 1e-6
 """The least length to divide by: only zeros are shorter."""

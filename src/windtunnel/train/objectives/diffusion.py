@@ -7,6 +7,7 @@ source and target in one row, ᾱ(τ) what is left of a target's embedding after
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -148,10 +149,27 @@ class Diffusion(Objective[DiffusionConfig]):
 
     def prepare_at(self, batch: Any, step: Tensor, generator: torch.Generator) -> Noised:
         """As :meth:`prepare`, at given steps (b,)."""
-        assert self.architecture is not None, "diffusion needs the width of its architecture"
-        shape = (*batch.inputs.shape, self.architecture.d_model)
+        shape = (*batch.inputs.shape, self._width)
         first, noise = (torch.randn(shape, generator=generator) for _ in range(2))
         return Noised(batch.inputs, batch.targets, batch.real, step, first, noise, batch.fill)
+
+    def prepare_rows(self, batch: Any, generators: Sequence[torch.Generator]) -> Noised:
+        """As :meth:`prepare`; noise is drawn for the real tokens of a row alone, however far it is
+        filled up."""
+        shape = (*batch.inputs.shape, self._width)
+        first, noise, real = torch.zeros(shape), torch.zeros(shape), batch.real.cpu()
+        steps = torch.empty(len(real), dtype=torch.long)
+        for row, generator in enumerate(generators):
+            steps[row] = torch.randint(1, self.config.steps + 1, (), generator=generator)
+            count = int(real[row].sum())
+            for values in (first, noise):
+                values[row, real[row]] = torch.randn(count, self._width, generator=generator)
+        return Noised(batch.inputs, batch.targets, batch.real, steps, first, noise, batch.fill)
+
+    @property
+    def _width(self) -> int:
+        assert self.architecture is not None, "diffusion needs the width of its architecture"
+        return self.architecture.d_model
 
     def judged(self, batch: Noised) -> int:
         """How many targets accuracy is of."""

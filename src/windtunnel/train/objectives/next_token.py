@@ -29,18 +29,20 @@ class NextToken(Objective[NextTokenConfig]):
 
     def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         if isinstance(batch, SampleRows):
-            if batch.documents is None:
-                return model(batch.inputs, batch.real), batch.targets
-            logits = model(batch.inputs, batch.real, documents=batch.documents)
-            return logits, batch.targets
+            return model(batch.inputs, batch.real, **_documents(batch)), batch.targets
         return model(batch.inputs), batch.targets
 
     def hidden(self, model: Any, batch: Any) -> tuple[Tensor, Tensor]:
         if isinstance(batch, SampleRows):
-            return model.hidden(batch.inputs, batch.real), batch.targets
+            return model.hidden(batch.inputs, batch.real, **_documents(batch)), batch.targets
         return model.hidden(batch.inputs), batch.targets
 
     def train_flops(self, batch: Any, flops_per_token: float) -> float:
         if isinstance(batch, SampleRows):  # as wide as its longest sample, pads included
             flops_per_token = self._flops_at(batch.shape_of_documents[1])
         return super().train_flops(batch, flops_per_token)
+
+
+def _documents(batch: SampleRows) -> dict[str, Tensor]:
+    """Which tokens see each other, where rows hold several documents."""
+    return {} if batch.documents is None else {"documents": batch.documents}

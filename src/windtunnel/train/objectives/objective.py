@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -40,6 +41,11 @@ class Objective(Generic[C]):
     def prepare(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
         """The batch as the model is to see it; ``generator`` is on the CPU."""
         return batch
+
+    def prepare_rows(self, batch: TokenBatch, generators: Sequence[torch.Generator]) -> TokenBatch:
+        """As :meth:`prepare`, but what is drawn for a row comes from its own generator, so that it
+        is the same whatever batch the row is in. An objective that draws must say how."""
+        return self.prepare(batch, generators[0])
 
     def predictions(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits (…, V) for a prepared batch, and what they should be: (…)."""
