@@ -7,38 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from runner_models import PAIRS, Tiny, changes, made
 from torch import Tensor, nn
 
-from windtunnel.data.tokenizers.plain import BytesTokenizer
 from windtunnel.errors import CheckpointError, RunError, UsageError
 from windtunnel.runner import ArchitectureLM, BasicModelRunner, LMBase
 from windtunnel.runner import checkpoint as checkpoint_module
-
-PAIRS = [{"prompt": "ab" * n, "truth": "cd" * (n + 1)} for n in range(6)]
-
-
-class Tiny(LMBase):
-    """A causal mean and a head; remembers sums."""
-
-    def __init__(self, max_len: int = 40, width: int = 8, dropout: float = 0.0, **kw: Any) -> None:
-        super().__init__(name="tiny", max_len=max_len, width=width, dropout=dropout, **kw)
-        self.tokenizer = BytesTokenizer(("eos",))
-        generator = torch.Generator().manual_seed(0)
-        size = self.tokenizer.vocab_size
-        self.embedding = nn.Parameter(torch.randn(size, width, generator=generator))
-        self.head = nn.Parameter(torch.randn(width, size, generator=generator) / width)
-        self.dropout = nn.Dropout(dropout)
-        self.calls: list[tuple[int, ...]] = []
-
-    def forward(self, x: Tensor, cache: list[Any] | None = None) -> Any:
-        self.calls.append(tuple(x.shape))
-        sums = self.embedding[x].cumsum(1)
-        count = torch.arange(1, x.shape[1] + 1)[:, None]
-        if cache:
-            sums, count = sums + cache[0], count + cache[1]
-        if cache is not None:
-            cache[:] = [sums[:, -1:], count[-1:]]
-        return self.dropout(torch.tanh(sums / count)) @ self.head
 
 
 class Forgetful(Tiny):
@@ -56,18 +30,6 @@ class Returning(Tiny):
         return super().forward(x, held), held
 
 
-def made(model: type[LMBase] = Tiny, size: int = 25, **parameters: Any) -> BasicModelRunner:
-    runner = BasicModelRunner(model, max_batch_size=size)
-    runner.initialize("cpu", **parameters)
-    return runner
-
-
-def gradients(runner: BasicModelRunner, samples: list[dict[str, str]]) -> dict[str, Tensor]:
-    before = {name: p.detach().clone() for name, p in runner.model.named_parameters()}
-    runner.train(samples)
-    return {name: before[name] - p.detach() for name, p in runner.model.named_parameters()}
-
-
 @pytest.mark.parametrize("loss_on", ["truth", "all"])
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_the_gradient_does_not_depend_on_the_cut(size: int, loss_on: Any) -> None:
@@ -76,7 +38,7 @@ def test_the_gradient_does_not_depend_on_the_cut(size: int, loss_on: Any) -> Non
 
     Model.loss_on = loss_on
     whole, cut = (made(Model, s, optimizer="sgd", lr=1.0) for s in (25, size))
-    one, other = gradients(whole, PAIRS), gradients(cut, PAIRS)
+    one, other = changes(whole, PAIRS), changes(cut, PAIRS)
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
 
@@ -93,13 +55,13 @@ def test_memory_that_runs_out_halves_the_pieces_and_says_so() -> None:
     told: list[str] = []
     runner = BasicModelRunner(Small, max_batch_size=8, on_note=told.append)
     runner.initialize("cpu", optimizer="sgd", lr=1.0)
-    found = gradients(runner, PAIRS)
+    found = changes(runner, PAIRS)
     assert runner.max_batch_size == 1
     assert [text.split(";")[0] for text in told] == [
         "out of memory with 6 samples at a time",
         "out of memory with 3 samples at a time",
     ]
-    for name, gradient in gradients(made(optimizer="sgd", lr=1.0), PAIRS).items():
+    for name, gradient in changes(made(optimizer="sgd", lr=1.0), PAIRS).items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
     Small.room = 0
     with pytest.raises(RunError, match="one sample at a time"):
@@ -211,7 +173,11 @@ def test_another_optimizer_starts_clean_and_says_so(tmp_path: Path) -> None:
     runner.save(tmp_path / "run")
     other = BasicModelRunner(Tiny)
     other.initialize("cpu", tmp_path / "run", optimizer="sgd")
-    assert other.notes == ["the optimizer is another one than was saved: it starts clean"]
+    assert other.notes == [
+        "optimizer is 'sgd' as given; 'adamw' was saved",
+        "the optimizer SGD starts clean for 2 of 2 parameters (head, embedding): "
+        "AdamW moved them before",
+    ]
     assert not other.optimizer.state
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from windtunnel.arch import ArchSpec, Model, build, preset_document, resolve
-from windtunnel.config import decode
+from windtunnel.arch import ArchSpec, Model, build, expand_preset, preset_document, resolve
+from windtunnel.config import Document, decode
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.data.tokenizers.gpt2 import Gpt2Tokenizer
 from windtunnel.data.tokenizers.plain import BytesTokenizer
 from windtunnel.errors import UsageError
-from windtunnel.generate import SamplingConfig, generate
+from windtunnel.generate import SamplingConfig
+from windtunnel.generate.generate import by_rows, left_padded, written
 from windtunnel.runner.model import LMBase
 
 
@@ -64,36 +65,37 @@ class ArchitectureLM(LMBase):
     def generate_prompts(
         self, prompts: Sequence[dict[str, Any]], max_len: int | None = None
     ) -> list[str]:
+        """See :meth:`LMBase.generate_prompts`; a text ends with the learned positions, too."""
         codec, was = self.codec, self.training
         limit = self.max_len if max_len is None else min(max_len, self.max_len)
+        limit = min(limit, self.net.max_positions or limit)
         rows = [[codec.end, *codec.encode(sample["prompt"])] for sample in prompts]
-        room = [limit + 1 - len(row) for row in rows]
-        open_rows = [place for place, left in enumerate(room) if left > 0]
+        # The last token is not read, so there is one more than positions.
+        room = {place: limit + 1 - len(row) for place, row in enumerate(rows) if len(row) <= limit}
         texts = [""] * len(prompts)
-        if open_rows:
-            written = generate(
-                self.net,
-                [rows[place] for place in open_rows],
-                max_new_tokens=max(room[place] for place in open_rows),
-                sampling=SamplingConfig(temperature=0.0),
-                eos=codec.end,
-                stop=_Ends([room[place] for place in open_rows]),
-            )
-            for place, ids in zip(open_rows, written, strict=True):
+        self.eval()
+        try:
+            steps = self._steps([rows[place] for place in room], list(room.values()))
+            for place, ids in zip(room, by_rows(steps, len(room), codec.end), strict=True):
                 texts[place] = codec.decode(ids)
-        self.train(was)
+        finally:
+            self.train(was)
         return texts
 
+    def _steps(self, rows: list[list[int]], room: Sequence[int]) -> Iterator[dict[int, int]]:
+        """The next token of every row that still runs, each up to its own room."""
+        if not rows:
+            return
+        tokens, real = left_padded(rows, self.device)
+        hidden, state = self.net.extend_hidden(tokens, self.net.initial_state(len(rows)), real)
+        yield from written(
+            self.net, hidden[:, -1:], state, rows, room,
+            sampling=SamplingConfig(temperature=0.0), eos=self.codec.end, stop=None, seed=0,
+        )  # fmt: skip
 
-class _Ends:
-    """Ends each row after its own number of tokens."""
-
-    def __init__(self, limits: Sequence[int]) -> None:
-        self._left = list(limits)
-
-    def __call__(self, row: int, token: int) -> bool:
-        self._left[row] -= 1
-        return self._left[row] <= 0
+    def _of_rows(self, inputs: Tensor, real: Tensor) -> Any:
+        # Parts that count tokens leave out pads, of which there are others when a batch is cut.
+        return self.net(inputs, None if bool(real.all()) else real.to(inputs.device))
 
 
 def _tokenizer(name: str) -> Tokenizer:
@@ -106,7 +108,7 @@ def _spec(
     arch: str | dict[str, Any], max_len: int, embed_dim: int | None, num_blocks: int | None
 ) -> ArchSpec:
     if isinstance(arch, dict):
-        return ArchSpec.model_validate(arch)
+        return decode(expand_preset(Document(arch, source="arch"), ()), ArchSpec)
     document = preset_document(arch).edit(f"max_seq_len={max_len}").edit("vocab_size=auto")
     if embed_dim is not None:
         document = document.edit(f"d_model={embed_dim}")

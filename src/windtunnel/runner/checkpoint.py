@@ -4,25 +4,24 @@
     optimizer.safetensors   <value>/<parameter>; not in a production save
     state.json              everything else
 
-It is written aside, flushed and renamed: a save that is interrupted leaves the one before.
+It is written aside, flushed and exchanged with the one before, which a save that is interrupted
+leaves as it was; see :mod:`windtunnel.runner.folder`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from windtunnel.errors import CheckpointError, RunError, UsageError
-from windtunnel.runs import strict_json, sync_folder, write_atomic
-from windtunnel.train.optimizers.together import parts_of
+from windtunnel.runner.folder import replaced, standing
+from windtunnel.runner.optimizer_state import optimizer_state
+from windtunnel.runs import strict_json, write_atomic
 from windtunnel.train.tensors import read_tensors, write_tensors
 
 FORMAT = 1
@@ -43,40 +42,44 @@ def write_checkpoint(
         UsageError: something else stands there.
         RunError: it cannot be written; what was there is as it was.
     """
-    if location.exists() and not (location / STATE).is_file():
+    place = location.resolve()
+    if place.exists() and not (place / STATE).is_file():
         raise UsageError(f"{location}: exists and is no checkpoint; nothing was changed")
-    draft = location.with_name(f".{location.name}.{os.getpid()}.tmp")
-    old = location.with_name(f".{location.name}.{os.getpid()}.old")
     try:
-        draft.mkdir(parents=True)
-        write_tensors(draft / MODEL, model.state_dict())
-        document: dict[str, Any] = {"format": FORMAT, **{name: state[name] for name in _PLAIN}}
-        if optimizer is not None:
-            tensors, document["optimizer"] = optimizer_state(model, optimizer)
-            write_tensors(draft / OPTIMIZER, tensors)
-            document["scheduler"] = None if scheduler is None else scheduler.state_dict()
-        write_atomic(draft / STATE, strict_json(document, indent=2) + "\n")
-        if location.exists():
-            location.rename(old)
-        draft.rename(location)
-        sync_folder(location.parent)
+        with replaced(place) as draft:
+            _write(draft, model, state, optimizer, scheduler)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise RunError(f"{location}: cannot be written: {error.strerror}") from error
     except (TypeError, ValueError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise RunError(f"{location}: something in the state is no plain value: {error}") from error
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    model: nn.Module,
+    state: Mapping[str, Any],
+    optimizer: Optimizer | None,
+    scheduler: Any,
+) -> None:
+    write_tensors(folder / MODEL, model.state_dict())
+    document: dict[str, Any] = {"format": FORMAT, **{name: state[name] for name in _PLAIN}}
+    if optimizer is not None:
+        tensors, document["optimizer"] = optimizer_state(model, optimizer)
+        write_tensors(folder / OPTIMIZER, tensors)
+        document["scheduler"] = None if scheduler is None else scheduler.state_dict()
+    write_atomic(folder / STATE, strict_json(document, indent=2) + "\n")
 
 
 def read_checkpoint(location: Path | str) -> dict[str, Any]:
     """All of a checkpoint, by the names of the guide: ``model`` and ``optimizer`` hold tensors by
     name (``optimizer`` is None in a production save), the rest plain values.
 
+    Where a save was killed while it replaced the checkpoint, this is the one before.
+
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    path = Path(location)
+    path = standing(Path(location))
     try:
         document = json.loads((path / STATE).read_bytes())
         if document["format"] != FORMAT:
@@ -99,66 +102,3 @@ def read_checkpoint(location: Path | str) -> dict[str, Any]:
             raise
         raise CheckpointError(f"{path}: is damaged: {error}") from error
     return found
-
-
-def optimizer_state(
-    model: nn.Module, optimizer: Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's tensors by ``value/parameter``, and the plain rest: what it is, which
-    parameters it moves, the settings of its groups."""
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
-    state = optimizer.state
-    for name, parameter in model.named_parameters():
-        for key, value in state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"{key}/{name}"] = value
-            else:
-                plain[f"{key}/{name}"] = value
-    settings = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
-    return tensors, {**_described(model, optimizer), "settings": settings, "plain": plain}
-
-
-def restore_optimizer(model: nn.Module, optimizer: Optimizer, saved: Mapping[str, Any]) -> bool:
-    """Puts a saved state into an optimizer; False, and nothing changed, where it is another kind or
-    moves other parameters."""
-    described = _described(model, optimizer)
-    if any(saved[key] != value for key, value in described.items()):
-        return False
-    parameters = dict(model.named_parameters())
-    for group, settings in zip(optimizer.param_groups, saved["settings"], strict=True):
-        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-    owners = {id(p): part for part in parts_of(optimizer) for p in _moved(part)}
-    counts_there = {
-        id(parameter)
-        for part in parts_of(optimizer)
-        for group in part.param_groups
-        if group.get("fused") or group.get("capturable")
-        for parameter in group["params"]
-    }
-    values = {**saved["plain"], **saved["tensors"]}
-    for place, value in values.items():
-        key, _, name = place.partition("/")
-        parameter = parameters[name]
-        if isinstance(value, Tensor):
-            # A step that is counted: fused kernels read it where the parameter is.
-            there = value.ndim or id(parameter) in counts_there
-            value = value.to(parameter.device if there else "cpu").clone()
-        owners[id(parameter)].state[parameter][key] = value
-    return True
-
-
-def _described(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """What an optimizer is: its kinds, and the parameters of its groups in order."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {
-        "type": [type(part).__name__ for part in parts_of(optimizer)],
-        "groups": [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups],
-    }
-
-
-def _moved(part: Optimizer) -> list[torch.nn.Parameter]:
-    return [parameter for group in part.param_groups for parameter in group["params"]]

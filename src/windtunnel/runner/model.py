@@ -132,14 +132,18 @@ class LMBase(MBase):
         if found.rows is None:
             return texts, torch.full((), float("nan"), device=self.device), 0
         inputs, targets = (t.to(self.device) for t in (found.rows.inputs, found.rows.targets))
-        logits = checked_logits(self, self(inputs), inputs)
+        logits = checked_logits(self, self._of_rows(inputs, found.rows.real), inputs)
         loss = summed_nats(logits, targets) / found.targets
         likeliest, codec = logits.detach().argmax(-1).tolist(), self.codec
-        for place, row, row_targets in zip(found.kept, likeliest, targets.tolist(), strict=True):
-            ids = [i for i, target in zip(row, row_targets, strict=True) if target >= 0]
-            begin = prompts[place]["prompt"] if include_prompts and self.loss_on == "truth" else ""
-            texts[place] = begin + codec.decode(ids)
+        ends = found.rows.real.sum(1).tolist()
+        for place, row, start, end in zip(found.kept, likeliest, found.starts, ends, strict=True):
+            begin = prompts[place]["prompt"] if include_prompts else ""
+            texts[place] = begin + codec.decode(row[start:end])
         return texts, loss, found.targets
+
+    def _of_rows(self, inputs: Tensor, real: Tensor) -> Any:
+        """What the forward gives for rows (b, t), whose pads are False in ``real``."""
+        return self(inputs)
 
     @torch.no_grad()
     def generate_prompts(

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from windtunnel.config import Document, decode
 from windtunnel.errors import CheckpointError, RunError, UsageError
 from windtunnel.generate.scores import word_accuracy
-from windtunnel.runner.checkpoint import read_checkpoint, restore_optimizer, write_checkpoint
+from windtunnel.runner.checkpoint import read_checkpoint, write_checkpoint
+from windtunnel.runner.folder import standing
 from windtunnel.runner.model import MBase
+from windtunnel.runner.optimizer_state import (
+    Wishes,
+    restore_optimizer,
+    restore_schedule,
+    result_weights,
+)
+from windtunnel.runner.pieces import Answer, Learning, Reading, Sample, cut
 from windtunnel.runner.statistics import Statistics
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.loop import resolve_device
@@ -25,9 +33,6 @@ from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.optimizers.together import build_optimizer
 
 logger = logging.getLogger(__name__)
-Sample = dict[str, Any]
-Answer = tuple[list[str], Tensor, int]
-"""Texts, the loss (the mean over tokens, in nats), how many tokens counted."""
 DEFAULT_BLOCKS, DEFAULT_LR = 6, 6e-4
 OPTIMIZER_ARGUMENTS = ("optimizer", "lr", "weight_decay", "secondary_optimizer")
 """Parameters of ``initialize`` that the optimizer gets, and not the model."""
@@ -40,14 +45,18 @@ class LMRunnerBase(ABC):
         max_batch_size: samples computed at once; a larger batch is cut, and the gradient is the
             same to rounding. Where memory does not suffice it is halved, and that is said.
         on_note: is told what a person should know; also logged, and kept in ``notes``.
+        seed: of dropout, and of what parts of a model draw after an update.
     """
 
     def __init__(
-        self, max_batch_size: int = 25, on_note: Callable[[str], None] | None = None
+        self,
+        max_batch_size: int = 25,
+        on_note: Callable[[str], None] | None = None,
+        seed: int = 0,
     ) -> None:
         if max_batch_size < 1:
             raise UsageError(f"max_batch_size must be ≥ 1, not {max_batch_size}")
-        self.max_batch_size = max_batch_size
+        self.max_batch_size, self.seed = max_batch_size, seed
         self.notes: list[str] = []
         self._on_note = on_note
         self._model: MBase | None = None
@@ -142,7 +151,7 @@ class LMRunnerBase(ABC):
         """
         arguments: dict[str, Any] = {"optimizer": "adagrad", "lr": DEFAULT_LR, "weight_decay": 0.0}
         arguments |= {k: parameters[k] for k in OPTIMIZER_ARGUMENTS if k in parameters}
-        config = TrainConfig.model_validate(arguments)
+        config = decode(Document(arguments, source="initialize"), TrainConfig)
         moved = {n: p for n, p in model.named_parameters() if p.requires_grad}
         tagged = [n for n, p in moved.items() if getattr(p, "secondary_optimizer", False)]
         if tagged and config.secondary_optimizer is None:
@@ -168,23 +177,13 @@ class LMRunnerBase(ABC):
         model = self.model.train()
         found = model.rows(prompts)
         read = len(prompts) if actual_samples_read is None else actual_samples_read
-
-        def begin() -> None:
-            optimizer.zero_grad(set_to_none=True)
-
-        def learn(loss: Tensor) -> None:
-            loss.backward()  # type: ignore[no-untyped-call]
-
-        texts, nats = self._in_pieces(prompts, found.targets, begin, learn)
+        done = self.stats.steps + self.stats.skipped_steps
+        learning = Learning(model, optimizer, found.targets, self.seed, done)
+        texts, nats = self._in_pieces(prompts, learning)
         loss = nats / found.targets if found.targets else math.nan
-        whole = math.isfinite(loss) and _finite_gradients(optimizer)
-        if whole:
-            optimizer.step()
-            if self.scheduler is not None:
-                self.scheduler.step()
-        elif found.targets:
+        whole = self._take_step(optimizer, learning, loss)
+        if found.targets and not whole:
             self._note(f"the loss {loss} or a gradient is not finite: the update is skipped")
-        optimizer.zero_grad(set_to_none=True)
         for stats in self._counters():
             stats.steps += whole
             stats.skipped_steps += not whole
@@ -203,13 +202,14 @@ class LMRunnerBase(ABC):
         model.eval()
         found = model.rows(prompts)
         try:
-            texts, nats = self._in_pieces(prompts, found.targets, lambda: None, lambda loss: None)
+            with result_weights(self.optimizer):
+                texts, nats = self._in_pieces(prompts, Reading(model))
         finally:
             model.train(was)
         kept = found.kept
         words = sum(
-            word_accuracy([texts[i].removeprefix(prompts[i]["prompt"])], [prompts[i]["truth"]])
-            for i in kept
+            word_accuracy([texts[place].removeprefix(prompts[place]["prompt"])], [truth])
+            for place, truth in zip(kept, found.truths, strict=True)
         )
         for stats in self._counters():
             stats.validated_samples += len(kept)
@@ -221,10 +221,18 @@ class LMRunnerBase(ABC):
 
     def generate(self, prompts: Sequence[str], max_len: int | None = None) -> list[str]:
         """What follows each prompt; see :meth:`MBase.generate_prompts`."""
-        return self.model.generate_prompts([{"prompt": text} for text in prompts], max_len)
+        with result_weights(self.optimizer):
+            return self.model.generate_prompts([{"prompt": text} for text in prompts], max_len)
 
     def save(self, location: str | Path, prod_save: bool = False) -> None:
-        """Writes a checkpoint; with ``prod_save`` only what is needed to generate."""
+        """Writes a checkpoint; with ``prod_save`` only what is needed to generate.
+
+        Its weights are those that :meth:`validate` and :meth:`generate` use.
+
+        Raises:
+            UsageError: something else stands there.
+            RunError: it cannot be written; what was there is as it was.
+        """
         state = {
             "model_args": self.model_args,
             "optimizer_args": {} if prod_save else self.optimizer_args,
@@ -233,33 +241,40 @@ class LMRunnerBase(ABC):
             "step_stats": {name: stats.to_dict() for name, stats in self.step_stats.items()},
         }
         optimizer = None if prod_save else self.optimizer
-        write_checkpoint(Path(location), self.model, state, optimizer, self.scheduler)
+        with result_weights(self.optimizer):
+            write_checkpoint(Path(location), self.model, state, optimizer, self.scheduler)
 
-    def _in_pieces(
-        self,
-        prompts: Sequence[Sample],
-        targets: int,
-        begin: Callable[[], None],
-        learn: Callable[[Tensor], None],
-    ) -> tuple[list[str], float]:
-        """The texts of all samples and their summed loss in nats. ``learn`` gets each piece's part
-        of the mean loss; where memory runs out all begins again with pieces half as large."""
+    def _take_step(self, optimizer: Optimizer, learning: Learning, loss: float) -> bool:
+        """Moves the weights, unless the loss or a gradient is not finite; whether it did."""
+        if not math.isfinite(loss) or not _finite_gradients(optimizer):
+            learning.forget()
+            return False
+        optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        learning.updated()
+        optimizer.zero_grad(set_to_none=True)
+        return True
+
+    def _in_pieces(self, prompts: Sequence[Sample], reading: Reading) -> tuple[list[str], float]:
+        """The texts of all samples and their summed loss in nats; where memory runs out all begins
+        again with pieces half as large."""
         while True:
-            begin()
+            pieces = cut(prompts, self.max_batch_size)
             texts: list[str] = []
             nats = 0.0
             try:
-                for piece in _pieces(prompts, self.max_batch_size):
-                    written, loss, count = self.model.train_prompts(piece)
+                reading.begin(pieces)
+                for number, piece in enumerate(pieces):
+                    written, loss, count = reading.piece(number, piece)
                     texts += written
                     if count:
-                        learn(loss * (count / targets))
-                        nats += float(loss.detach()) * count
+                        nats += float(loss) * count
                 return texts, nats
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                begin()
+                reading.forget()
                 self._halve(min(self.max_batch_size, len(prompts)), error)
 
     def _halve(self, size: int, error: Exception) -> None:
@@ -276,11 +291,15 @@ class LMRunnerBase(ABC):
         problems = []
         for location in wanted:
             try:
-                return read_checkpoint(location)
+                found = read_checkpoint(location)
             except CheckpointError as error:
                 problems.append(str(error))
                 if len(wanted) > 1:
                     self._note(f"passed over: {error}")
+                continue
+            if standing(Path(location)) != Path(location):
+                self._note(f"{location}: a save was killed there: this is the one before it")
+            return found
         raise CheckpointError("; ".join(problems) or "no location was given")
 
     def _made(
@@ -321,20 +340,33 @@ class LMRunnerBase(ABC):
         parameters: Mapping[str, Any],
     ) -> None:
         state = None if saved is None else saved["optimizer"]
-        wanted = {} if saved is None else saved["optimizer_args"]
+        known = {} if saved is None else saved["optimizer_args"]
         optimizer, arguments, scheduler = self.construct_optimizer(
             device, self.model, missing=missing, unexpected=unexpected,
-            load_optimizer=state is not None, optimizer_weights=state, **{**wanted, **parameters},
+            load_optimizer=state is not None, optimizer_weights=state, **{**known, **parameters},
         )  # fmt: skip
         self.optimizer, self.optimizer_args = optimizer, dict(arguments)
         # The guide's own example leaves the schedule open with an ellipsis.
         self.scheduler = scheduler if hasattr(scheduler, "step") else None
-        if state is None:
+        if saved is None:
             return
-        if not restore_optimizer(self.model, optimizer, state):
-            self._note("the optimizer is another one than was saved: it starts clean")
-        elif self.scheduler is not None and state["scheduler"] is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+        if state is None:
+            self._note("the checkpoint has no optimizer: it starts clean")
+            return
+        given = {k: v for k, v in parameters.items() if k in OPTIMIZER_ARGUMENTS}
+        self._go_on(optimizer, saved, Wishes.of(given, known))
+
+    def _go_on(self, optimizer: Optimizer, saved: Mapping[str, Any], wishes: Wishes) -> None:
+        """Lets a new optimizer and its schedule go on as they were saved."""
+        state = saved["optimizer"]
+        going, notes = restore_optimizer(
+            self.model, optimizer, state,
+            {name: value.shape for name, value in saved["model"].items()},
+            wishes, scheduled=self.scheduler is not None,
+        )  # fmt: skip
+        told = restore_schedule(self.scheduler, optimizer, state["scheduler"] if going else None)
+        for text in [*wishes.notes(), *notes, *([told] if told else [])]:
+            self._note(text)
 
     def _counters(self) -> Iterator[Statistics]:
         yield self.stats
@@ -345,11 +377,6 @@ class LMRunnerBase(ABC):
         logger.warning(text)
         if self._on_note is not None:
             self._on_note(text)
-
-
-def _pieces(prompts: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    for start in range(0, len(prompts), size):
-        yield prompts[start : start + size]
 
 
 def _finite_gradients(optimizer: Optimizer) -> bool:

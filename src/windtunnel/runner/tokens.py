@@ -62,6 +62,10 @@ class Rows:
     """The places of the samples that have a row."""
     cut: int
     """How many lost the end of their truth (never its end mark)."""
+    starts: tuple[int, ...] = ()
+    """Of each kept sample, the place in its row at which its truth is predicted first."""
+    truths: tuple[str, ...] = ()
+    """The truths of the kept samples, as far as their rows hold them."""
 
     @property
     def targets(self) -> int:
@@ -75,6 +79,15 @@ def rows_of(codec: Codec, samples: Sequence[dict[str, Any]], form: DecoderForm) 
     p = np.array([len(sample.prompt) for sample in encoded], dtype=np.int64)
     q = np.array([len(sample.truth) for sample in encoded], dtype=np.int64)
     kept = tuple(int(place) for place in np.flatnonzero(form.targets(p, q)))
-    cut = int((~form.whole(p, q))[list(kept)].sum()) if kept else 0
-    rows = form.batch([encoded[place] for place in kept]) if kept else None
-    return Rows(rows, kept, cut)
+    whole = form.whole(p, q)
+    truths = []
+    for place in kept:
+        held = encoded[place].truth[: max(0, form.seq_len - int(p[place]) - 1)]
+        truths.append(samples[place]["truth"] if whole[place] else codec.decode(held.tolist()))
+    return Rows(
+        rows=form.batch([encoded[place] for place in kept]) if kept else None,
+        kept=kept,
+        cut=sum(not whole[place] for place in kept),
+        starts=tuple(int(p[place]) for place in kept),
+        truths=tuple(truths),
+    )
