@@ -257,7 +257,7 @@ def test_something_else_is_never_overwritten(tmp_path: Path) -> None:
     ("act", "message"),
     [
         (lambda: BasicModelRunner(Tiny).train(PAIRS), "for_train=False|initialize"),
-        (lambda: BasicModelRunner(Tiny, max_batch_size=0), "must be ≥ 1"),
+        (lambda: BasicModelRunner(Tiny, max_batch_size=0), "a whole number ≥ 1"),
         (lambda: made().train([{"prompt": "a"}]), "needs the text 'truth'"),
         (lambda: made(for_train=False).train(PAIRS), "for_train=False"),
         (lambda: made(optimizer="adagrat"), "adagrad"),

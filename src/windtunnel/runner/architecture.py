@@ -9,8 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from windtunnel.arch import ArchSpec, Model, build, expand_preset, preset_document, resolve
+from windtunnel.arch import (
+    ArchSpec,
+    Model,
+    build,
+    expand_preset,
+    preset_document,
+    preset_names,
+    resolve,
+)
 from windtunnel.config import Document, decode
+from windtunnel.config.nearest import suggestion
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.data.tokenizers.gpt2 import Gpt2Tokenizer
 from windtunnel.data.tokenizers.plain import BytesTokenizer
@@ -101,7 +110,12 @@ class ArchitectureLM(LMBase):
 def _tokenizer(name: str) -> Tokenizer:
     if name == "bytes":
         return BytesTokenizer(("eos",))
-    return Gpt2Tokenizer.obtain() if name == "gpt2" else load_tokenizer(Path(name))
+    if name == "gpt2":
+        return Gpt2Tokenizer.obtain()
+    if not Path(name).is_dir():
+        names = suggestion(name, ("bytes", "gpt2"))
+        raise UsageError(f"tokenizer: {name!r} is no folder with a tokenizer{names}")
+    return load_tokenizer(Path(name))
 
 
 def _spec(
@@ -109,6 +123,8 @@ def _spec(
 ) -> ArchSpec:
     if isinstance(arch, dict):
         return decode(expand_preset(Document(arch, source="arch"), ()), ArchSpec)
+    if arch not in preset_names():
+        raise UsageError(f"arch: {arch!r} is no preset{suggestion(arch, preset_names())}")
     document = preset_document(arch).edit(f"max_seq_len={max_len}").edit("vocab_size=auto")
     if embed_dim is not None:
         document = document.edit(f"d_model={embed_dim}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from windtunnel.config.nearest import suggestion
 from windtunnel.runner.model import LMBase
-from windtunnel.runner.runner import LMRunnerBase
+from windtunnel.runner.runner import OPTIMIZER_ARGUMENTS, LMRunnerBase
 
 
 class BasicModelRunner(LMRunnerBase):
@@ -32,8 +34,21 @@ class BasicModelRunner(LMRunnerBase):
         **parameters: Any,
     ) -> tuple[Any, ...]:
         arguments = {**(model_args or {}), **parameters, **self.overrides}
+        known = _arguments_of(self.model_class)
+        for name in sorted(parameters.keys() - known - {"num_blocks"}):
+            near = suggestion(name, sorted({*known, *OPTIMIZER_ARGUMENTS}))
+            self._note(f"{name} is no argument of {self.model_class.__name__}{near}")
         model = self.model_class(**arguments)
         if model_weights is None:
             return model.to(device), model.init_kwargs
         missing, unexpected = model.load_state_dict(dict(model_weights), strict=strict)
         return model.to(device), model.init_kwargs, missing, unexpected
+
+
+def _arguments_of(model_class: type) -> set[str]:
+    """The names that a class and those above it give their arguments: what one passes on as
+    ``**kwargs`` another one takes."""
+    makers = [vars(cls)["__init__"] for cls in model_class.__mro__ if "__init__" in vars(cls)]
+    names = {name for maker in makers if inspect.isfunction(maker)
+             for name in inspect.signature(maker).parameters}  # fmt: skip
+    return names - {"self", "args", "kwargs"}

@@ -10,6 +10,7 @@ leaves as it was; see :mod:`windtunnel.runner.folder`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,12 +62,13 @@ def _write(
     optimizer: Optimizer | None,
     scheduler: Any,
 ) -> None:
-    write_tensors(folder / MODEL, model.state_dict())
+    files = {MODEL: write_tensors(folder / MODEL, model.state_dict())}
     document: dict[str, Any] = {"format": FORMAT, **{name: state[name] for name in _PLAIN}}
     if optimizer is not None:
         tensors, document["optimizer"] = optimizer_state(model, optimizer)
-        write_tensors(folder / OPTIMIZER, tensors)
+        files[OPTIMIZER] = write_tensors(folder / OPTIMIZER, tensors)
         document["scheduler"] = None if scheduler is None else scheduler.state_dict()
+    document["files"] = files  # with their checksums
     write_atomic(folder / STATE, strict_json(document, indent=2) + "\n")
 
 
@@ -84,6 +86,10 @@ def read_checkpoint(location: Path | str) -> dict[str, Any]:
         document = json.loads((path / STATE).read_bytes())
         if document["format"] != FORMAT:
             raise CheckpointError(f"{path}: is of format {document['format']}, not {FORMAT}")
+        for name, expected in document.get("files", {}).items():  # older ones have no checksums
+            with (path / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                    raise CheckpointError(f"{path}: is damaged: {name} has another checksum")
         found = {name: document[name] for name in _PLAIN}
         found["model"] = read_tensors(path / MODEL)
         found["optimizer"] = None

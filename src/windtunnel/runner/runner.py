@@ -27,6 +27,7 @@ from windtunnel.runner.optimizer_state import (
 )
 from windtunnel.runner.pieces import Answer, Learning, Reading, Sample, cut
 from windtunnel.runner.statistics import Statistics
+from windtunnel.runner.tokens import check_samples
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.loop import resolve_device
 from windtunnel.train.memory import is_out_of_memory
@@ -54,8 +55,8 @@ class LMRunnerBase(ABC):
         on_note: Callable[[str], None] | None = None,
         seed: int = 0,
     ) -> None:
-        if max_batch_size < 1:
-            raise UsageError(f"max_batch_size must be ≥ 1, not {max_batch_size}")
+        if not isinstance(max_batch_size, int) or max_batch_size < 1:
+            raise UsageError(f"max_batch_size must be a whole number ≥ 1, not {max_batch_size!r}")
         self.max_batch_size, self.seed = max_batch_size, seed
         self.notes: list[str] = []
         self._on_note = on_note
@@ -171,10 +172,11 @@ class LMRunnerBase(ABC):
         A batch in which no token counts, or whose loss or gradient is not finite, changes no
         weight; ``stats`` counts it.
         """
-        optimizer = self.optimizer
+        model, optimizer = self.model, self.optimizer
         if optimizer is None:
             raise UsageError("this runner was initialized with for_train=False")
-        model = self.model.train()
+        check_samples(prompts)
+        model.train()
         found = model.rows(prompts)
         read = len(prompts) if actual_samples_read is None else actual_samples_read
         done = self.stats.steps + self.stats.skipped_steps
@@ -198,6 +200,7 @@ class LMRunnerBase(ABC):
     @torch.no_grad()
     def validate(self, prompts: Sequence[Sample], actual_samples_read: int | None = None) -> Answer:
         """The loss and the texts of samples, without gradients and without dropout."""
+        check_samples(prompts)
         model, was = self.model, self.model.training
         model.eval()
         found = model.rows(prompts)
@@ -221,6 +224,8 @@ class LMRunnerBase(ABC):
 
     def generate(self, prompts: Sequence[str], max_len: int | None = None) -> list[str]:
         """What follows each prompt; see :meth:`MBase.generate_prompts`."""
+        if isinstance(prompts, str) or not all(isinstance(text, str) for text in prompts):
+            raise UsageError(f"prompts must be a list of texts, not {prompts!r:.60}")
         with result_weights(self.optimizer):
             return self.model.generate_prompts([{"prompt": text} for text in prompts], max_len)
 

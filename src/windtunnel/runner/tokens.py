@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +42,26 @@ class Codec:
     def encoded(self, sample: dict[str, Any]) -> Encoded:
         """A sample's prompt and truth."""
         for key in ("prompt", "truth"):
-            if not isinstance(sample.get(key), str):
+            if key not in sample:
                 raise UsageError(f"a sample needs the text {key!r}; this one has {sorted(sample)}")
+            if not isinstance(sample[key], str):
+                raise UsageError(f"a sample's {key!r} must be a text, not {sample[key]!r:.60}")
         prompt, truth = self.encode(sample["prompt"]), self.encode(sample["truth"])
         return Encoded(np.array(prompt, dtype=np.int64), np.array(truth, dtype=np.int64))
 
     def form(self, max_len: int, *, loss_on_all: bool) -> DecoderForm:
         """How samples become rows of at most ``max_len`` inputs."""
         return DecoderForm(Marks(self.end, self.end), max_len, loss_on_all=loss_on_all)
+
+
+def check_samples(samples: Any) -> None:
+    """Raises UsageError where these are no list of mappings."""
+    listed = isinstance(samples, Sequence) and not isinstance(samples, str)
+    if not listed or not all(isinstance(sample, Mapping) for sample in samples):
+        raise UsageError(
+            "samples must be a list of mappings with 'prompt' and 'truth', "
+            f"not {type(samples).__name__} {samples!r:.60}"
+        )
 
 
 @dataclass(frozen=True)

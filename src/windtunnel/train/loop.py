@@ -279,20 +279,12 @@ def _take_step(state: TrainState) -> StepInfo:
         _update(state, found, grad_norm, lr)
         if watch is not None:
             watch.after_update(state.weights.parameters)
-    else:
-        for tally in tallies(state.model):  # of an update that is not made
-            tally.zero_()
     # A gradient that only the scale made too large says nothing about the run.
     overflow = state.scaler is not None and state.scaler.update(grad_norm) and math.isfinite(loss)
     state.weights.clear()
-    progress.step += 1
-    progress.position += 1
     progress.tokens += tokens
     progress.flops += state.objective.train_flops(batch, state.flops_per_token)
-    progress.skipped += not finite
-    _count_in_stage(state, tokens, loss, finite)
-    if not overflow:
-        progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
+    _count(state, tokens, loss, finite=finite, overflow=overflow)
     if progress.cpu_seconds is not None:
         progress.cpu_seconds += time.process_time() - computed
     _count_time(state, time.perf_counter() - started)
@@ -317,7 +309,6 @@ def _passed_over(state: TrainState) -> StepInfo:
     lr = lr_at(state.config, progress.step)
     progress.step += 1
     progress.position += 1
-    _count_in_stage(state, 0, math.nan, False)
     return StepInfo(
         progress.step, math.nan, lr, 0.0, progress.tokens, progress.seconds, True, empty=True
     )
@@ -344,6 +335,20 @@ def _count_time(state: TrainState, seconds: float) -> None:
         told = compiling.after_step(step, seconds, state.config.steps - step)
         if told is not None:
             state.notes.append(Note(f"steps are {told['chosen']}", told, "compile"))
+
+
+def _count(state: TrainState, tokens: int, loss: float, *, finite: bool, overflow: bool) -> None:
+    """Counts a step, and what it means for the run where it was not finite."""
+    progress = state.progress
+    progress.step += 1
+    progress.position += 1
+    progress.skipped += not finite
+    if not overflow:
+        progress.skipped_in_a_row = 0 if finite else progress.skipped_in_a_row + 1
+    if not finite:
+        for tally in tallies(state.model):  # of an update that is not made
+            tally.zero_()
+    _count_in_stage(state, tokens, loss, finite)
 
 
 def _count_in_stage(state: TrainState, tokens: int, loss: float, finite: bool) -> None:
