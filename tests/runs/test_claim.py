@@ -10,7 +10,8 @@ import pytest
 
 from windtunnel.errors import RunError
 from windtunnel.runs import EventLog, RunFolder
-from windtunnel.runs.claim import LEASE_SECONDS, Claim
+from windtunnel.runs import claim as claiming
+from windtunnel.runs.claim import LEASE_SECONDS, Claim, is_claimed_elsewhere
 
 
 def claimed_by(folder: Path, number: int, host: str, *, age: float) -> Path:
@@ -112,3 +113,67 @@ def test_a_process_that_died_while_it_claimed_leaves_nothing_in_the_way(
     Claim.take(tmp_path).release()
     Claim.take(tmp_path).release()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["00000001", "00000002"]
+
+
+def test_processes_of_one_number_on_two_machines_do_not_write_each_other_s_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another begins its own while the draft of the first is written but not yet in place."""
+    link, taken = os.link, []
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: "elsewhere")
+            link(source, target)
+            with pytest.raises(FileExistsError):  # the other is slower
+                claiming._make(target)
+        taken.append(target)
+
+    monkeypatch.setattr(os, "link", late)
+    claim = Claim.take(tmp_path)
+    assert taken == [claim.path]
+    assert json.loads(claim.path.read_text())["host"] == socket.gethostname()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["00000001"]
+    claim.release()
+
+
+@pytest.mark.parametrize("differs", ["boot", "processes"])
+def test_machines_of_one_name_are_told_apart(
+    differs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As containers are: of another machine, or beside one on the same."""
+    boot = tmp_path / "boot_id"
+    boot.write_text("a7\n")
+    monkeypatch.setattr(claiming, "_BOOT", boot)
+    folder = tmp_path / "claims"
+    first = Claim.take(folder)
+    assert json.loads(first.path.read_text())["boot"] == "a7"
+    with monkeypatch.context() as patch:
+        if differs == "boot":
+            boot.write_text("b8\n")
+        else:
+            patch.setattr(os, "readlink", lambda *_: "pid:[1]")
+        assert is_claimed_elsewhere(folder)
+        with pytest.raises(RunError, match="writes this run"):
+            Claim.take(folder)
+        first.check()
+    boot.write_text("a7\n")
+    assert not is_claimed_elsewhere(folder)
+    second = Claim.take(folder)
+    first.release()
+    second.release()
+
+
+def test_a_machine_that_says_no_more_than_its_name_is_known_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed_by(tmp_path, 1, socket.gethostname(), age=0)  # as it was written before
+    assert not is_claimed_elsewhere(tmp_path)
+    Claim.take(tmp_path).release()
+    monkeypatch.setattr(claiming, "_BOOT", tmp_path / "nothing")
+    monkeypatch.setattr(claiming, "_PROCESSES", str(tmp_path / "nothing"))
+    claim = Claim.take(tmp_path)
+    assert set(json.loads(claim.path.read_text())) == {"host", "process"}
+    Claim.take(tmp_path).release()
+    claim.release()

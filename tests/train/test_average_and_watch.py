@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from standins import (
     ListBatches,
+    Rows,
     TinyModel,
     learnable_batches,
     new_folder,
@@ -204,6 +205,44 @@ def test_statistics_are_those_of_the_tensors() -> None:
     assert told["parts"]["mix"]["update_ratio"] == pytest.approx(0.25, rel=1e-5)
     seen = before["embedding.weight"][tokens].square().mean().sqrt().item()
     assert told["activations"]["embedding"] == pytest.approx(seen, rel=1e-6)
+
+
+class Full(TinyModel):
+    """Memory for two rows, as is found once in a forward and once in a backward."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.0)
+        self.failed: list[str] = []
+
+    def forward(self, tokens: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
+        y = super().forward(tokens, real)
+        if len(tokens) == 8:
+            raise self.out_of_memory("forward")
+        if len(tokens) == 4 and not self.failed[1:]:
+            y.register_hook(self.fail)
+        return y
+
+    def fail(self, _: torch.Tensor) -> None:
+        raise self.out_of_memory("backward")
+
+    def out_of_memory(self, where: str) -> Exception:
+        self.failed.append(where)
+        return torch.OutOfMemoryError(where)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_attempt_that_found_no_memory_is_not_watched(precision: str) -> None:
+    one, two = learnable_batches(2)
+    batch = Rows(torch.cat([one.inputs, two.inputs]), torch.cat([one.targets, two.targets]))
+    told, models = [], (Full(), TinyModel(dropout=0.0))
+    for model, size in zip(models, ("auto", 2), strict=True):
+        config = recipe(
+            steps=1, watch_every=1, batch_size=8, micro_batch_size=size, precision=precision
+        )
+        (info,) = train_steps(create_train_state(model, ListBatches([batch]), config))
+        told.append(info.watched)
+    assert models[0].failed == ["forward", "backward"]
+    assert told[0] == told[1]
 
 
 def test_parts_of_a_model_and_its_layers() -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from standins import new_folder, parts, recipe
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from windtunnel.errors import UsageError
+from windtunnel.train import activation_checkpointing
 from windtunnel.train.distributed.world import joined
 from windtunnel.train.loop import resolve_device
 from windtunnel.train.memory import is_out_of_memory
@@ -69,12 +72,75 @@ def test_processes_do_not_share_an_apple_gpu(monkeypatch: pytest.MonkeyPatch, de
     [
         "MPS backend out of memory (MPS allocated: 17 GB)",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA driver error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'",
         "[enforce fail] DefaultCPUAllocator: not enough memory",
     ],
 )
 def test_memory_that_runs_out_is_known_on_every_device(text: str) -> None:
     assert is_out_of_memory(RuntimeError(text))
-    assert not is_out_of_memory(RuntimeError("the dtype of mat1 and mat2 differ"))
+    assert is_out_of_memory(torch.AcceleratorError(text))
+    assert not is_out_of_memory(ValueError(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the dtype of mat1 and mat2 differ",
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSetStream(handle, stream)`",
+    ],
+)
+def test_another_fault_of_a_device_is_not_taken_for_it(text: str) -> None:
+    assert not is_out_of_memory(torch.AcceleratorError(text))
+
+
+def test_a_device_whose_random_state_torch_does_not_keep_draws_the_same_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Apple's GPUs: their generator is played by one of the CPU, their tensors by a flag."""
+    drawing = torch.Generator()
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda *_: drawing.get_state())
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state, *_: drawing.set_state(state))
+    device = torch.device("mps:0")
+    monkeypatch.setattr(activation_checkpointing, "_unsaved_device", lambda _: device)
+
+    def forward(x: Tensor) -> Tensor:
+        return (x * torch.rand(x.shape, generator=drawing)).square()
+
+    found, after = [], []
+    for run in (forward, activation_checkpointing._recomputing(forward)):
+        drawing.manual_seed(3)
+        x = torch.ones(2, 8, requires_grad=True)
+        loss = run(x).sum() + run(x).sum()
+        torch.rand(5, generator=drawing)  # what comes after the layer, and before the backward
+        loss.backward()
+        assert x.grad is not None
+        found.append(x.grad)
+        after.append(drawing.get_state())
+    assert torch.equal(*found)
+    assert torch.equal(*after), "the second forward moves no other draw"
+
+
+def test_devices_whose_random_state_torch_does_not_keep_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unsaved(device: str) -> torch.device | None:
+        with FakeTensorMode():
+            given = torch.empty(2, device=device)
+        return activation_checkpointing._unsaved_device((None, torch.empty(2), given))
+
+    assert unsaved("cpu") is None
+    assert unsaved("meta") is None
+    assert unsaved("mps") == torch.device("mps:0")
+    monkeypatch.setattr(torch.cuda, "_initialized", True)
+    assert unsaved("cuda:0") is None
 
 
 def test_a_name_that_is_no_device_is_told_with_its_place() -> None:

@@ -2,27 +2,36 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import several
 import torch
-from standins import recipe
+from standins import Lengths, ListBatches, recipe
 from torch.nn import functional as F
 
+from windtunnel.arch import ArchSpec, resolve
+from windtunnel.config import Document, decode
+from windtunnel.data.forms import Whole
 from windtunnel.errors import UsageError
 from windtunnel.runs import RunFolder
 from windtunnel.train.checkpoint import load_weights
+from windtunnel.train.distributed import world as world_module
 from windtunnel.train.distributed.parallel import check_distribution
 from windtunnel.train.distributed.randomness import RowsOfABatch
 from windtunnel.train.distributed.world import ALONE, World, joined
 from windtunnel.train.identity import run_identity
 from windtunnel.train.interrupts import REQUEUE_EXIT
 from windtunnel.train.loop import keyed_randomness
-from windtunnel.train.runner import train_run
+from windtunnel.train.objectives.diffusion import DiffusionModel
+from windtunnel.train.objectives.make import objective_of
+from windtunnel.train.runner import RunParts, train_run
 
 HERE = Path(__file__).parent
 
@@ -190,6 +199,82 @@ def test_a_process_that_fails_ends_all_and_its_words_are_told(trained: Path) -> 
     assert "the cable was pulled" in last.values["error"]
 
 
+def diffusion(out: Path, kind: str, world: World) -> None:
+    """An encoder that learns to copy three tokens by diffusion, and what it writes."""
+    arch = {
+        "type": "encoder", "vocab_size": 12, "d_model": 16,
+        "embedding": {"init_std": 1.0, "position": "learned", "dropout": 0.1},
+        "layers": [{"repeat": 2, "mixer": several.ATTENTION, "mlp": "dense", "dropout": 0.1}],
+    }  # fmt: skip
+    architecture = resolve(decode(Document(arch), ArchSpec))
+    config = recipe(
+        steps=5, batch_size=4, seq_len=6, eval_every=3, checkpoint_every=2, micro_batch_size=2,
+        distributed=kind, objective={"type": "diffusion", "steps": 20},
+    )  # fmt: skip
+    rows = [_copies(seed) for seed in range(5)]
+
+    def samples(model: Any) -> list[dict[str, Any]]:
+        written = objective_of(config.objective, model).sample(model, rows[0], steps=4)  # type: ignore[attr-defined]
+        return [{"text": str(written.tolist())}]
+
+    parts = RunParts(
+        model=DiffusionModel.built(architecture, seed=1), batches=ListBatches(rows[:4]),
+        valid=rows[4:], tokenizer=Lengths(torch.arange(12, dtype=torch.int32).numpy()),
+        train=config, identity={}, samples=samples, world=world,
+    )  # fmt: skip
+    train_run(parts, several.begun(out / f"{kind}-diffusion", world))
+
+
+def _copies(seed: int) -> Whole:
+    source = torch.randint(12, (4, 3), generator=torch.Generator().manual_seed(seed))
+    targets = torch.cat([torch.full_like(source, -100), source], 1)
+    return Whole(torch.cat([source, source], 1), targets, torch.ones(4, 6, dtype=torch.bool))
+
+
+def test_two_processes_train_by_diffusion_as_one_does(tmp_path: Path) -> None:
+    for side in ("one", "two"):
+        (tmp_path / side).mkdir()
+    running = torchrun(__file__, "diffusion", tmp_path / "two")
+    torch.set_num_threads(1)
+    for kind in ("ddp", "fsdp"):
+        diffusion(tmp_path / "one", kind, ALONE)
+    said, _ = running.communicate(timeout=240)
+    assert running.returncode == 0, said
+    for kind in ("ddp", "fsdp"):
+        one, two = (tmp_path / side / f"{kind}-diffusion" for side in ("one", "two"))
+        assert_same(two, one)
+        records = [RunFolder.open(path).read_record() for path in (one, two)]
+        assert records[0] is not None
+        assert records[1] is not None
+        assert records[0]["samples"] == records[1]["samples"]
+
+
+def test_a_process_that_is_stuck_ends_with_the_words_of_the_one_that_failed(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    paths = {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, "stuck", tmp_path],
+            env=os.environ | paths | shared | {"RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=60)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert "windtunnel: process 1 of 2 failed: the cable was pulled" in said[0]
+    assert started[0].returncode == UsageError.exit_code
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("shape", [(8, 5, 4), (8, 3), (40, 4)])
 @pytest.mark.parametrize("size", [2, 4])
 def test_rows_of_a_batch_drop_what_they_drop_in_the_whole(
@@ -240,3 +325,25 @@ def test_what_several_processes_cannot_do_is_said(monkeypatch: pytest.MonkeyPatc
         pass
     with pytest.raises(UsageError, match="names one GPU"), joined("ddp", "cuda:0"):
         pass
+
+
+def _by_diffusion(out: Path) -> None:
+    torch.set_num_threads(1)
+    with joined("ddp", "cpu") as world:
+        for kind in ("ddp", "fsdp"):
+            diffusion(out, kind, world)
+
+
+def _stuck(out: Path) -> None:
+    """The second process fails, and the first waits where it hears neither errors nor signals."""
+    world_module._LOOK_SECONDS, world_module._GRACE_SECONDS = 0.1, 0.5
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    with joined("ddp", "cpu") as world:
+        if not world.first:
+            raise UsageError("the cable was pulled")
+        time.sleep(300)
+    (out / "left").touch()
+
+
+if __name__ == "__main__":  # what is started twice
+    {"diffusion": _by_diffusion, "stuck": _stuck}[sys.argv[1]](Path(sys.argv[2]))

@@ -16,6 +16,7 @@ from standins import ListBatches, Rows, TinyModel, learnable_batches, recipe
 from windtunnel.arch import Architecture, ArchSpec, build, resolve
 from windtunnel.config import parse_document
 from windtunnel.errors import ConfigError, UsageError
+from windtunnel.nn.memory_slots import SlotReader
 from windtunnel.train.group_config import MupConfig
 from windtunnel.train.loop import create_train_state, train_steps
 from windtunnel.train.mup import mup_architecture, rescale, width_scale
@@ -35,10 +36,22 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "learned positions": {"embedding": {"tie": True, "position": "learned"}},
 }
+LOOKED_AT = (
+    "embedding", "layers.0.mixer", "layers.1.mixer", "layers.1.mlp", "layers.0.mixer.q",
+    "layers.1.mixer.q",
+)  # fmt: skip
+MIXERS: dict[str, dict[str, Any]] = {
+    "attention": {"head_dim": 8},
+    "rg_lru": {},  # blocks of 256 at the most
+    "memory": {"num_heads": 1},
+    "memory without a softmax": {"num_heads": 1, "lookup": "linear"},
+    "token_mlp": {},
+}
+"""Below, a name may say more behind the type."""
 
 
-def architecture(width: int, kind: str, **mixer: Any) -> Architecture:
-    mixer = {"type": "attention", "head_dim": 8, **mixer}
+def architecture(width: int, kind: str, mixing: str = "attention", **changes: Any) -> Architecture:
+    mixer = {"type": mixing.split()[0], **MIXERS[mixing], **changes}
     layers = ({"repeat": 2, "mixer": mixer, "mlp": {"type": "glu", "ratio": 2.0}},)
     spec = ArchSpec(d_model=width, vocab_size=VOCAB, max_seq_len=16, layers=layers, **KINDS[kind])
     return resolve(spec)
@@ -58,27 +71,37 @@ def batches() -> ListBatches:
 
 
 @cache
-def moved(width: int, kind: str, optimizer: str, base: int | None) -> dict[str, float]:
+def moved(
+    width: int, kind: str, optimizer: str, base: int | None, mixing: str = "attention"
+) -> dict[str, float]:
     """How far each place's activations are moved by a few steps: root mean squares."""
     mup = None if base is None else MupConfig(base_width=base)
     config = recipe(
         steps=STEPS, batch_size=8, seq_len=16, lr=0.01, schedule="flat", clip=None,
         optimizer=optimizer, mup=mup,
     )  # fmt: skip
-    state = create_train_state(started(architecture(width, kind), mup), batches(), config)
+    model = started(architecture(width, kind, mixing), mup)
+    state = create_train_state(model, batches(), config)
     tokens = batches().at(0).inputs
 
     def places() -> dict[str, torch.Tensor]:
         seen: dict[str, torch.Tensor] = {}
+
+        def look(name: str) -> Any:
+            return lambda _, __, out: seen.__setitem__(name, out.detach().clone())
+
         hooks = [
-            module.register_forward_hook(
-                lambda _, __, out, name=name: seen.__setitem__(name, out.detach().clone())
-            )
+            module.register_forward_hook(look(name))
             for name, module in state.model.named_modules()
-            if name in ("embedding", "layers.0.mixer", "layers.1.mixer", "layers.1.mlp")
+            if name in LOOKED_AT or name.endswith(("decay_gate", "input_gate"))
         ]
         with torch.no_grad():
             seen["logits"] = state.model(tokens)
+            for name, module in state.model.named_modules():
+                if isinstance(module, SlotReader):
+                    seen[f"{name} reads"] = module.config.scale * (
+                        seen[f"{name}.q"] @ module.keys[0].T
+                    )
         for hook in hooks:
             hook.remove()
         return seen
@@ -89,10 +112,12 @@ def moved(width: int, kind: str, optimizer: str, base: int | None) -> dict[str, 
     return {n: (after[n] - before[n]).square().mean().sqrt().item() for n in before}
 
 
-def slopes(kind: str, optimizer: str, base: int | None) -> dict[str, float]:
+def slopes(
+    kind: str, optimizer: str, base: int | None, mixing: str = "attention"
+) -> dict[str, float]:
     """d log(moved) / d log(width) at each place."""
     widths = (64, 128, 256) if optimizer == "muon" else WIDTHS
-    rows = [moved(width, kind, optimizer, base) for width in widths]
+    rows = [moved(width, kind, optimizer, base, mixing) for width in widths]
     x = np.log(widths)
     return {
         place: float(np.polyfit(x, np.log([r[place] for r in rows]), 1)[0]) for place in rows[0]
@@ -111,6 +136,41 @@ def test_a_step_moves_a_wide_model_as_far_as_a_narrow_one(kind: str, optimizer: 
     growing = slopes(kind, optimizer, None)
     assert growing["logits"] > 0.4
     assert max(growing[f"layers.1.{part}"] for part in ("mixer", "mlp")) > 0.25
+
+
+@pytest.mark.parametrize("mixing", [m for m in MIXERS if m != "attention"])
+def test_maps_that_are_no_plain_matrices_move_as_far_in_a_wide_model(mixing: str) -> None:
+    flat = slopes("tied", "adamw", BASE, mixing)
+    assert all(abs(slope) < 0.25 for slope in flat.values()), flat
+    growing = slopes("tied", "adamw", None, mixing)
+    assert growing["layers.1.mixer"] > 0.5
+    inner = [place for place in flat if place.endswith(("gate", "reads"))]
+    assert bool(inner) == (mixing != "token_mlp")
+    assert all(growing[place] > 0.3 for place in inner)
+
+
+def test_rates_of_blocks_keys_and_positions() -> None:
+    mup = MupConfig(base_width=BASE)
+
+    def rates(mixing: str, width: int, name: str, mup: MupConfig = mup, **mixer: Any) -> float:
+        arch = architecture(width, "tied", mixing, **mixer)
+        rows = groups_json(*planned_groups(arch, recipe(mup=mup)))
+        (found,) = [row["lr"] for row in rows if f"layers.0.mixer.{name}" in row["names"]]
+        return float(found)
+
+    assert rates("rg_lru", 128, "input_gate.weight") == 1 / 4
+    assert rates("rg_lru", 512, "input_gate.weight") == 1 / 8, "blocks of 256, and of 32"
+    assert rates("rg_lru", 1024, "decay_gate.weight") == 1 / 8
+    assert rates("rg_lru", 512, "decay_gate.weight", num_heads=1) == 1 / 16
+    assert rates("rg_lru", 512, "conv.weight") == 1
+    assert rates("rg_lru", BASE, "decay_gate.weight", num_heads=4) == 1
+    for name, value in {"keys": 0.5, "values": 1, "q.weight": 0.25}.items():
+        assert rates("memory", 128, name) == value
+    assert rates("memory", 512, "keys", num_heads=8) == 1
+    heads = MupConfig(base_width=BASE, base_head_dim=BASE)
+    assert rates("memory", 128, "keys", heads) == 1
+    assert rates("memory", 128, "q.weight", heads) == 0.125
+    assert rates("token_mlp", 128, "weight") == 1
 
 
 def test_attention_logits_do_not_grow_with_wider_heads() -> None:
@@ -206,6 +266,10 @@ def test_what_mup_has_no_rule_for_is_refused() -> None:
     )
     with pytest.raises(UsageError, match="the last norm must have a weight"):
         mup_architecture(resolve(bare), mup)
+    blocks = architecture(64, "tied", "rg_lru", num_heads=4)
+    with pytest.raises(UsageError, match="number of blocks that an rg_lru has"):
+        mup_architecture(blocks, mup)
+    assert mup_architecture(blocks, MupConfig(base_width=64)) == blocks
 
 
 def test_a_run_file_names_what_does_not_fit() -> None:

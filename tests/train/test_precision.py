@@ -1,5 +1,6 @@
 """Precisions: autocast, float16 with a scaled loss, and what keeps memory small."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 

@@ -15,14 +15,17 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from windtunnel.errors import RunError
 
 LEASE_SECONDS = 120.0
 """How long a claim stands without a sign of life."""
 _BEAT_SECONDS = LEASE_SECONDS / 8
+_BOOT, _PROCESSES = Path("/proc/sys/kernel/random/boot_id"), "/proc/self/ns/pid"
 _LET_GO = 1.0
 """The time of last life of a claim that is not wanted any more: long ago."""
 
@@ -40,7 +43,8 @@ class Claim:
         """The next claim in ``folder``, which is made if need be.
 
         A claim of this very machine counts as let go: the file lock has told already that its
-        process is gone.
+        process is gone. Names of machines may be equal, in containers above all; so the machine's
+        start and the processes that it can see must be the same too.
 
         Raises:
             RunError: a process of another machine showed a sign of life within the lease, or was
@@ -90,11 +94,11 @@ def is_claimed_elsewhere(folder: Path, *, lease_seconds: float = LEASE_SECONDS) 
         newest = max(_numbers(folder), default=0)
         path = _path(folder, newest)
         touched = path.stat().st_mtime
-        host = json.loads(path.read_bytes())["host"]
+        here = _is_here(json.loads(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError):
         return False
     lives = touched != _LET_GO and time.time() - touched <= lease_seconds
-    return lives and host != socket.gethostname()
+    return lives and not here
 
 
 def _clear(folder: Path, newest: int) -> None:
@@ -110,26 +114,50 @@ def _clear(folder: Path, newest: int) -> None:
 
 def _make(path: Path) -> None:
     """Makes the claim, with what it says, in one stroke; FileExistsError where there is one."""
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+    # Not named by the process: another machine, or container, may have one of the same number.
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    with draft.open("x") as file:
+        json.dump({**_machine(), "process": os.getpid()}, file)
     try:
         os.link(draft, path)
+    except FileNotFoundError as error:  # whoever was faster has cleared it away
+        raise FileExistsError(path) from error
     finally:
-        draft.unlink()
+        with suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def _machine() -> dict[str, str]:
+    """What tells this machine from others, as far as it says so: its name, its present start, and
+    the processes that are seen from here (containers of one machine share the rest)."""
+    found = {"host": socket.gethostname()}
+    with suppress(OSError):
+        found["boot"] = _BOOT.read_text(encoding="ascii").strip()
+    with suppress(OSError):
+        found["processes"] = os.readlink(_PROCESSES)
+    return found
+
+
+def _is_here(owner: dict[str, Any]) -> bool:
+    """Whether a claim was made on this machine; an older one says only the name."""
+    mine = _machine()
+    return owner["host"] == mine["host"] and all(
+        key not in owner or owner[key] == mine.get(key) for key in ("boot", "processes")
+    )
 
 
 def _refuse_alive(folder: Path, number: int, lease_seconds: float) -> None:
     path = _path(folder, number)
     try:
         owner = json.loads(path.read_bytes())
-        host, process = str(owner["host"]), owner["process"]
+        host, process, here = str(owner["host"]), owner["process"], _is_here(owner)
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError):
-        host, process = "unknown", "unknown"
+        host, process, here = "unknown", "unknown", False
     touched = path.stat().st_mtime
     age = _now(folder) - touched
-    if host == socket.gethostname() or touched == _LET_GO or age > lease_seconds:
+    if here or touched == _LET_GO or age > lease_seconds:
         return
     raise RunError(
         f"{folder.parent}: process {process} of {host} writes this run (a sign of life "

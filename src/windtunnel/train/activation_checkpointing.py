@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode
 from torch.utils.checkpoint import checkpoint
 
@@ -44,12 +44,17 @@ def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(*arguments)
         collector, asked = present_collector()
         mode = _present_mode()
+        redrawing = _redrawing(_unsaved_device(arguments))
 
         @contextmanager
         def again() -> Iterator[None]:
             # A backward that was called inside a mode runs outside of it; dropout by rows is one.
             lost = mode is not None and _present_mode() is not mode
-            with replaying(collector, asked), mode if mode and lost else nullcontext():
+            with (
+                redrawing,
+                replaying(collector, asked),
+                mode if mode and lost else nullcontext(),
+            ):
                 yield
 
         def contexts() -> Contexts:
@@ -58,6 +63,35 @@ def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
         return checkpoint(forward, *arguments, use_reentrant=False, context_fn=contexts)
 
     return run
+
+
+def _unsaved_device(arguments: tuple[Any, ...]) -> torch.device | None:
+    """The device of which torch's checkpoint does not keep the random state, if there is one.
+
+    It keeps that of modules with an ``_initialized`` that is true; ``torch.mps`` has none (pytorch
+    issue 127676).
+    """
+    for value in arguments:
+        if isinstance(value, Tensor) and value.device.type not in ("cpu", "meta"):
+            kept = getattr(torch.get_device_module(value.device), "_initialized", False)
+            return None if kept else value.device
+    return None
+
+
+def _redrawing(device: torch.device | None) -> AbstractContextManager[None]:
+    """Within it the device draws what it would draw now, and after it as if it had not."""
+    if device is None:
+        return nullcontext()
+    module, index = torch.get_device_module(device), device.index or 0
+    state = module.get_rng_state(index)
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        with torch.random.fork_rng([index], device_type=device.type):
+            module.set_rng_state(state, index)
+            yield
+
+    return again()
 
 
 def _present_mode() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from pathlib import Path
@@ -43,11 +44,18 @@ def out_of_memory(where: str, rows: int) -> RunError:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory has run out, of the device or of the machine."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
     )
 
 
-_OUT_OF_MEMORY = (
-    "DefaultCPUAllocator", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
-)  # fmt: skip
-"""Of these torch makes a plain RuntimeError."""
+_OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator|MPS backend out of memory"
+    # An AcceleratorError: memory that was not asked of torch's allocator.
+    r"|(CUDA|HIP)( driver)? error: out of memory|Cuda failure (\d+ )?'out of memory'"
+    # The libraries' own workspaces and handles.
+    r"|(CU|HIP)(BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED|(CU|HIP)FFT_ALLOC_FAILED"
+    r"|CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"
+    r"|(CU|HIP)BLAS_STATUS_NOT_INITIALIZED when calling `(cu|hip)blasCreate"
+    r"|(CU|HIP)SOLVER_STATUS_NOT_INITIALIZED, when calling `(cu|hip)solverDnCreate"
+)
+"""Of these torch makes plain RuntimeErrors."""

@@ -10,7 +10,9 @@ tables 3 and 8). With d the width, d₀ ``base_width`` and m = d/d₀:
 | embeddings, absolute positions | 1 (1/√m where they are multiplied by √d) | as at d₀ |
 | the last norm, before a tied head | 1/m | 1/m (1/√m, √d times): the factor of the logits |
 | queries, where heads are wider than ``base_head_dim`` | √(k₀/k)/m | √(k₀/k): logits as 1/k |
-| vectors, and matrices that read fewer numbers (ranks, states) | 1 | as always |
+| a memory's keys of d or more numbers, without ``base_head_dim`` | 1/√m | as always |
+| maps in diagonal blocks of n numbers, of n₀ at the base | n₀/n | variance 1/n, as always |
+| vectors, and matrices that read fewer numbers (ranks, states, positions) | 1 | as always |
 
 All factors are in the initial values and the rates, none in the forward: so whatever reads a
 checkpoint computes the right thing. (For Adam a factor of the output is one of the init and the
@@ -18,18 +20,26 @@ rate: the same paper, lemma J.1.) The decay of what moves slower grows as much, 
 decay is the same. At the base width nothing changes, to the bit.
 
 Deviations: which inputs grow with the width is told by their size, since one architecture does not
-say how it would be widened; ``train.groups`` can say otherwise. Depth is as it was.
+say how it would be widened; ``train.groups`` can say otherwise. Blocks are taken to be as many as
+where nothing is written. A memory's keys are multiplied by 1/√k, so half of 1/m is in the forward
+already. Depth is as it was.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from windtunnel.arch import Architecture
 from windtunnel.errors import UsageError
+from windtunnel.nn.component import Scope, filled
 from windtunnel.nn.embedding import TIED_GAIN
+from windtunnel.nn.memory_slots import SlotReader, Slots
+from windtunnel.nn.mixers.rg_lru import BlockLinear, RGLRUConfig
 from windtunnel.nn.mixers.softmax_attention import SoftmaxAttention
+from windtunnel.nn.mixers.token_mlp import TokenMLP
 from windtunnel.train.group_config import MupConfig
 from windtunnel.train.groups import WidthScale
 from windtunnel.train.optimizers.config import is_matrix
@@ -47,6 +57,8 @@ def mup_misfit(architecture: Architecture, mup: MupConfig) -> str | None:
         "unit weights": architecture.unit_weights,
         "a scale or a transform in the head": head.scale is not None or head.transform is not None,
         f"a head of type {head.type}": head.type != "vocabulary",
+        "the number of blocks that an rg_lru has, since it does not tell how wide they are at the "
+        "base width; leave num_heads out, or write 1": _odd_blocks(architecture, mup),
     }
     for what, there in known.items():
         if there:
@@ -110,15 +122,60 @@ def width_scale(model: nn.Module, mup: MupConfig) -> WidthScale:
         raise UsageError(f"train.mup: {reason}")
     d = architecture.d_model
     ratio = d / mup.base_width
+    read = dict(_fan_ins(model))
     growing = [
         name
         for name, parameter in model.named_parameters()
-        if is_matrix(name, parameter.shape) and parameter.ndim == 2 and parameter.shape[1] >= d
+        if is_matrix(name, parameter.shape) and read.get(name, 0) >= d
     ]
-    factors = _starts(model, mup)
+    factors = _starts(model, mup) | _partial_rates(model, mup)
     if architecture.embedding.scale:
         factors["embedding.weight"] = ratio**-0.5
     return WidthScale(ratio, frozenset(growing), factors)
+
+
+def _fan_ins(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """How many numbers of a token each whole matrix reads, by its name."""
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if isinstance(module, BlockLinear):
+                if parameter.ndim == 3 and len(parameter) == 1:
+                    yield name, parameter.shape[1]
+            elif parameter.ndim == 2 and not isinstance(module, TokenMLP):  # it reads positions
+                yield name, parameter.shape[1]
+
+
+def _partial_rates(model: nn.Module, mup: MupConfig) -> dict[str, float]:
+    """The factors of the rates of maps that read parts: maps in blocks, and a memory's keys."""
+    d = _architecture(model).d_model
+    rates: dict[str, float] = {}
+    for prefix, module in model.named_modules() if d != mup.base_width else ():
+        if isinstance(module, BlockLinear):
+            blocks, width, _ = module.weight.shape
+            if blocks > 1 and blocks * width >= d:
+                base = max(1, round(blocks * width * mup.base_width / d))
+                rates[f"{prefix}.weight"] = base / _usual_blocks(base) / width
+        elif isinstance(module, (Slots, SlotReader)) and mup.base_head_dim is None:
+            keys = getattr(module, "keys", None)
+            if keys is not None and keys.shape[2] >= d:
+                rates[f"{prefix}.keys"] = (mup.base_width / d) ** 0.5
+    return rates
+
+
+def _odd_blocks(architecture: Architecture, mup: MupConfig) -> bool:
+    """Whether a map has so many blocks that nobody knows their width at the base width."""
+    d = architecture.d_model
+    return d != mup.base_width and any(
+        isinstance(mixer, RGLRUConfig)
+        and filled(mixer.d_inner) >= d
+        and mixer.num_heads not in (1, _usual_blocks(filled(mixer.d_inner)))
+        for mixer in (layer.mixer for layer in architecture.layers)
+    )
+
+
+def _usual_blocks(width: int) -> int:
+    """How many blocks an rg_lru of that width within has where none are written."""
+    return filled(RGLRUConfig(d_inner=width).resolve(Scope(d_model=width)).num_heads)
 
 
 def _starts(model: nn.Module, mup: MupConfig) -> dict[str, float]:
@@ -133,9 +190,10 @@ def _starts(model: nn.Module, mup: MupConfig) -> dict[str, float]:
     if mup.base_head_dim is None:
         return factors
     for prefix, module in model.named_modules():
-        if isinstance(module, SoftmaxAttention):
-            factor = (mup.base_head_dim / module.config.head_dim) ** 0.5
-            normed = "q_norm" if list(module.q_norm.parameters()) else "q"
+        if isinstance(module, (SoftmaxAttention, SlotReader)):
+            factor = (mup.base_head_dim / filled(module.config.head_dim)) ** 0.5
+            has_norm = isinstance(module, SoftmaxAttention) and list(module.q_norm.parameters())
+            normed = "q_norm" if has_norm else "q"
             own = [f"{prefix}.{normed}.{n}" for n, _ in getattr(module, normed).named_parameters()]
             factors |= dict.fromkeys(own, factor)
     return factors

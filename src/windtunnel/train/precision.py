@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from windtunnel.errors import UsageError
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.watch import begin_step_anew
 
 
 class Weights(Protocol):
@@ -30,7 +31,7 @@ class Weights(Protocol):
         """Make a change that the model itself asks for: it is done on ``parameters``."""
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Forget the gradients, and within a step what a watch has seen: the step begins anew."""
 
 
 class ModuleWeights:
@@ -47,6 +48,7 @@ class ModuleWeights:
         change()
 
     def clear(self) -> None:
+        begin_step_anew()
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -96,6 +98,7 @@ class MasterWeights:
         self.publish()
 
     def clear(self) -> None:
+        begin_step_anew()
         for parameter in (*self.parameters.values(), *self._copies.values()):
             parameter.grad = None
 
@@ -118,13 +121,27 @@ AUTOCAST = {"autocast": torch.bfloat16, "float16": torch.float16}
 
 @contextmanager
 def computing(precision: str, device: torch.device) -> Iterator[None]:
-    """What a forward at the recipe's precision runs under: torch's autocast, or nothing."""
+    """What a forward at the recipe's precision runs under: torch's autocast, or nothing.
+
+    From then on the process computes what is float32 in float32.
+    """
+    _forbid_tf32()
     dtype = AUTOCAST.get(precision)
     if dtype is None:
         yield
         return
     with torch.autocast(device.type, dtype):
         yield
+
+
+def _forbid_tf32() -> None:
+    """On CUDA float32 has its 24 bits: torch computes convolutions and RNNs with 11 unless told."""
+    # For good and the whole process: the backward comes after the forward's context, in torch's own
+    # threads. Both of torch's ways to say it, which complain of each other where they differ.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.set_float32_matmul_precision("highest")
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from windtunnel.arch import ArchSpec, resolve
 from windtunnel.config import decode, parse_document
@@ -163,3 +164,29 @@ def test_copying_is_learned_and_sampled() -> None:
 def test_an_architecture_that_is_no_encoder_is_refused() -> None:
     with pytest.raises(UsageError, match="encoder from tokens"):
         model_of(TEXT.replace("type: encoder", "type: decoder"))
+
+
+def test_what_is_drawn_for_a_row_of_an_evaluation_is_its_own_however_far_it_is_filled() -> None:
+    diffusion, batch = objective(), copies(3, 0)
+    wider = Whole(
+        F.pad(batch.inputs, (0, 4)), F.pad(batch.targets, (0, 4), value=-100),
+        F.pad(batch.real, (0, 4)),
+    )  # fmt: skip
+    found = diffusion.prepare_rows(batch, [draws(row) for row in range(3)])
+    padded = diffusion.prepare_rows(wider, [draws(row) for row in range(3)])
+    assert torch.equal(padded.step, found.step)
+    for name in ("first", "noise"):
+        assert torch.equal(getattr(padded, name)[:, :6], getattr(found, name))
+        assert not getattr(padded, name)[:, 6:].any()
+    one = diffusion.prepare_rows(
+        Whole(batch.inputs[1:2], batch.targets[1:2], batch.real[1:2]), [draws(1)]
+    )
+    assert torch.equal(one.noise, found.noise[1:2])
+
+
+def test_in_bfloat16_the_loss_is_near_that_of_float32() -> None:
+    diffusion, model, batch = objective(), model_of(), copies(8, 0)
+    exact = diffusion.loss(model, batch, draws())[0]
+    narrow = diffusion.loss(model.bfloat16(), batch, draws())[0]
+    narrow.backward()
+    assert narrow.item() == pytest.approx(exact.item(), rel=0.02)

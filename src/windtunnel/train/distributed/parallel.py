@@ -15,6 +15,7 @@ from windtunnel.arch.model import Layer
 from windtunnel.errors import UsageError
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.distributed.world import ALONE, World, whole_tensor
+from windtunnel.train.objectives.diffusion import DiffusionModel
 from windtunnel.train.precision import MasterWeights, Weights, is_sharded
 
 _BUCKET_VALUES = 2**22
@@ -98,7 +99,8 @@ def shard(model: nn.Module, config: TrainConfig, world: World) -> None:
         if isinstance(module, Layer) and not is_sharded(module):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    for name in ("hidden", "encode"):
+    # Whatever an objective calls beside forward.
+    for name in ("hidden", "encode", "embed", "round_off"):
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
 
@@ -159,7 +161,12 @@ def whole_model(model: nn.Module) -> Iterator[nn.Module]:
         yield model
         return
     architecture: Any = model.architecture
-    copy = build(architecture, device=next(model.parameters()).device)
+    device = next(model.parameters()).device
+    copy: nn.Module
+    if isinstance(model, DiffusionModel):
+        copy = DiffusionModel.built(architecture).to(device)
+    else:
+        copy = build(architecture, device=device)
     with torch.no_grad():
         there = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from windtunnel.errors import RunError, UsageError, WindtunnelError
 from windtunnel.train.interrupts import Interrupted
 
 _FAILED, _TOLD = "windtunnel/failed", "windtunnel/told"
+_LOOK_SECONDS = 1.0
+_GRACE_SECONDS = 15.0
+"""How long a process may take to end by itself after another has failed; torchrun kills at 30."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,9 @@ def joined(distributed: str | None, device: str) -> Iterator[World]:
         _check_gpus()
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    left = threading.Event()
+    following = threading.Thread(target=_follow, args=(_store().clone(), left), daemon=True)
+    following.start()
     try:
         yield world
         world.wait()
@@ -142,6 +149,26 @@ def joined(distributed: str | None, device: str) -> Iterator[World]:
         raise found from error
     finally:
         dist.destroy_process_group()
+        left.set()
+        following.join(_LOOK_SECONDS)
+
+
+def _follow(store: Any, left: threading.Event) -> None:
+    """Ends this process, with the words and the code of another that has failed, if it does not
+    leave by itself: on GPUs it may wait for ever for what the other was to send, and neither
+    errors nor signals reach it there. ``store`` is a connection of this thread alone."""
+    failure = None
+    while failure is None:
+        if left.wait(_LOOK_SECONDS):
+            return
+        try:
+            failure = _failure_in(store)
+        except RuntimeError:  # gone, with the process that held it
+            return
+    if left.wait(_GRACE_SECONDS):
+        return
+    os.write(2, f"windtunnel: {failure}\n".encode())  # whatever the main thread holds
+    os._exit(failure.exit_code)
 
 
 def _check(world: World, distributed: str | None, device: str) -> None:
@@ -186,13 +213,16 @@ def _tell_failure(world: World, error: Exception) -> None:
 def told_failure() -> PeerFailed | None:
     """What a process said before it failed."""
     try:
-        store = _store()
-        if not store.check([_FAILED]):
-            return None
-        code, _, text = store.get(_FAILED).decode().partition(" ")
-        return PeerFailed(text, int(code))
+        return _failure_in(_store())
     except RuntimeError:  # the store has gone with the process that held it
         return None
+
+
+def _failure_in(store: Any) -> PeerFailed | None:
+    if not store.check([_FAILED]):
+        return None
+    code, _, text = store.get(_FAILED).decode().partition(" ")
+    return PeerFailed(text, int(code))
 
 
 def _store() -> Any:

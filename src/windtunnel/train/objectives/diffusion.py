@@ -195,8 +195,8 @@ class Diffusion(Objective[DiffusionConfig]):
         """The loss at each place (b, t), 0 beside targets, and ẑ_0: b t d."""
         target, step = batch.target, batch.step
         clean = model.embed(batch.inputs)
-        kept_first = self.kept(torch.ones_like(step))
-        z0 = clean + (1 - kept_first).sqrt()[:, None, None] * batch.first.to(clean.dtype)
+        spread = (1 - self.kept(torch.ones_like(step))).sqrt().to(clean.dtype)
+        z0 = clean + spread[:, None, None] * batch.first.to(clean.dtype)
         z = self.noised(z0, step, batch.noise.to(clean.dtype))
         z = torch.where(target[..., None], z, clean)
         predicted = model(z, step, batch.real)
