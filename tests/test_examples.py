@@ -21,7 +21,10 @@ RUN_FILES = [path for path in sorted((ROOT / "examples").rglob("*.yaml")) if pat
 
 
 @pytest.mark.parametrize("file", RUN_FILES, ids=lambda file: file.stem)
-def test_an_example_checks_without_a_warning(windtunnel: Command, file: Path) -> None:
+def test_an_example_checks_without_a_warning(
+    windtunnel: Command, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # its data is named from there
     answer = windtunnel("check", file, "--json")
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["warnings"] == []

@@ -41,7 +41,16 @@ class ConfigError(UsageError):
 
 
 class DataError(WindtunnelError):
-    """A corpus that is missing, empty, damaged or too short."""
+    """A corpus that cannot be had or read, is damaged, or changed under the reading."""
+
+
+class SourceError(DataError, UsageError):
+    """Data that the user named and that is not what it was named as: missing, empty, of another
+    kind or form. Nothing was written."""
+
+
+class NotFiniteError(UsageError):
+    """A model whose logits are not finite was asked to write."""
 
 
 class RunError(WindtunnelError):

@@ -92,3 +92,24 @@ def test_the_verbs_need_no_torch(verb: str, tmp_path: Path) -> None:
     )
     arguments = ["runs", verb, *words, "--runs", str(tmp_path)]
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, timeout=60)
+
+
+def test_a_run_outside_the_store_is_meant_by_its_folder(
+    windtunnel: Command, workplace: Path
+) -> None:
+    for out in ("o1", "o2"):
+        assert windtunnel("train", "run.yaml", "--out", out).code == 0
+    assert windtunnel("runs", "show", "o1").out == windtunnel("runs", "show", "./o1").out
+    assert "config: no difference" in windtunnel("runs", "diff", "o1", "o2").out
+    more = ("--set", "train.steps=8")
+    assert windtunnel("branch", "o1", *more, "--out", "longer").code == 0
+    assert windtunnel("train", "run.yaml", "--init", "o1", *more, "--out", "warm").code == 0
+    (workplace / "o1" / "config.yaml").unlink()
+    answer = windtunnel("runs", "show", "o1")
+    assert (answer.code, "no config: o1/config.yaml: cannot be read" in answer.err) == (0, True)
+    deeper = ("--set", "arch.layers[0].repeat=3", "--out", "deeper")
+    found = windtunnel("branch", "o2", "--set", "train.steps=8", *deeper)
+    assert (found.code, "layers: 2 → 3 (layers[2] is new)" in found.err) == (2, True)
+    assert windtunnel("branch", "o2", "--set", "train.steps=8", *deeper, "--lenient").code == 0
+    rows = json.loads(windtunnel("runs", "diff", "o2", "deeper", "--json").out)["config"]
+    assert [row[:2] for row in rows if row[0].startswith("arch.layers[0]")]

@@ -201,6 +201,16 @@ def test_generate_with_beams_stop_strings_and_8_bit_weights(windtunnel) -> None:
         (("--length-penalty", 1.0), "no effect without --beams"),
         (("--beams", 2, "--stream"), "--stream and --beams"),
         (("--stop", ""), "a stop string is empty"),
+        (("--beams", 4, "--top-k", 3), "--top-k has no effect with --beams"),
+        (("--beams", 4, "--seed", 0), "--seed has no effect with --beams"),
+        (
+            ("--beams", 4, "--greedy", "--repetition-penalty", 2),
+            "--greedy and --repetition-penalty have no effect with --beams",
+        ),
+        (("--greedy", "--temperature", 0.5), "--temperature has no effect with --greedy"),
+        (("--greedy", "--top-k", 5), "--top-k has no effect where the most likely token is"),
+        (("--temperature", 0, "--seed", 5), "--seed has no effect where the most likely"),
+        (("--steps", 5), "--steps has no effect but on a run with the objective diffusion"),
     ],
 )
 def test_wishes_that_do_not_go_together(
@@ -210,6 +220,30 @@ def test_wishes_that_do_not_go_together(
     answer = windtunnel("generate", "out/a", "the", *arguments)
     assert answer.code == 2
     assert message in answer.err
+
+
+def test_data_and_runs_that_are_not_there_are_mistakes(windtunnel, workplace: Path) -> None:
+    (workplace / "empty.txt").touch()
+    (workplace / "plain").mkdir()
+    assert windtunnel("train", "run.yaml", "--out", "o1").code == 0
+    train, data = ("train", "run.yaml", "--out", "x", "--set"), ("data", "run.yaml", "--set")
+    pairs = "data.source={type: pairs, paths: p.jsonl, prompt: question}"
+    (workplace / "p.jsonl").write_text('{"prompt": "a", "truth": "b"}\n', encoding="utf-8")
+    frozen = "train.groups=[{match: 'embedding.*', freeze: true, lr: 2}]"
+    for arguments, message in (
+        ((*train, "data.source=./corps.txt"), "did you mean './corpus.txt'?"),
+        ((*train, "data.source=./run.yaml"), "data.source: run.yaml: not a kind of file"),
+        ((*train, "data.source=./empty.txt"), "data.source: the source is empty"),
+        ((*train, "data.tokenizer={type: hf, path: ./nope}"), "data.tokenizer.path: ./nope: no"),
+        ((*train, frozen), "lr of what is frozen"),
+        ((*data, pairs), "no key 'question' (keys: prompt, truth); set `prompt`"),
+        (("branch", "o1", "--step", 5), "no checkpoint of step 5"),
+        (("generate", "plain", "abc"), "plain: is a folder, but not a run's: it has no run.json"),
+        (("generate", "nowhere", "abc"), "no run 'nowhere'"),
+    ):
+        answer = windtunnel(*arguments)
+        assert (answer.code, message in answer.err) == (2, True), answer.err
+    assert not (workplace / "x").exists()
 
 
 def test_a_finished_run_is_found_by_its_key(windtunnel) -> None:
@@ -307,7 +341,9 @@ def test_every_verb_has_help_and_stands_in_the_reference() -> None:
     [
         (("--top-p", "0"), "top_p 0.0"),
         (("--min-p", "0"), "min_p 0.0"),
-        (("--repetition-penalty", "0"), "repetition_penalty 0.0"),
+        (("--top-p", "-1"), "top_p -1.0: input should be greater than 0"),
+        (("--repetition-penalty", "0"), "repetition_penalty 0.0: input should be greater than 0"),
+        (("--repetition-penalty", "-1"), "repetition_penalty -1.0: input should be greater than 0"),
     ],
 )
 def test_sampling_out_of_range_is_a_usage_error(windtunnel, arguments, message) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -14,10 +15,10 @@ import pytest
 from windtunnel.data import dataset as dataset_module
 from windtunnel.data.cache import cache_folder, new_folder
 from windtunnel.data.config import DataConfig
-from windtunnel.data.dataset import Dataset, prepare
+from windtunnel.data.dataset import Dataset, misnamed, prepare
 from windtunnel.data.loader import Batches, evaluation_batches
 from windtunnel.data.packing import TokenFile, token_dtype
-from windtunnel.errors import DataError, UsageError
+from windtunnel.errors import DataError, SourceError, UsageError
 
 
 def config(source: object, tokenizer: object = "bytes", **more: object) -> DataConfig:
@@ -294,3 +295,56 @@ def test_the_default_corpus_is_the_known_one() -> None:
 
 
 FINGERPRINT = "367e0ca8afbc95a3045a6eb901829c30fb3fa40f17ccbdd06b80039eb630277a"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"source": "./nope"}, "data.source: ./nope: no such file or folder"),
+        ({"source": "./r.yaml"}, "data.source: r.yaml: not a kind of file that is read"),
+        ({"source": "./empty.txt"}, "data.source: the source is empty: no document holds any text"),
+        ({"source": "./a.txt", "validation": "./b.txt"}, "data.validation: ./b.txt: no such file"),
+        ({"source": "./a.txt", "validation": "./empty.txt"}, "data: the source is empty"),
+        ({"source": "./bad.txt"}, "data.source: bad.txt: not UTF-8 at byte 0"),
+        (
+            {"source": "./a.txt", "tokenizer": {"type": "hf", "path": "./nope"}},
+            "data.tokenizer.path: ./nope: no such file or folder",
+        ),
+        (
+            {"source": "./a.txt", "tokenizer": {"type": "hf", "path": "."}},
+            "data.tokenizer.path: ./tokenizer.json: no such file or folder",
+        ),
+        (
+            {"source": "./a.txt", "tokenizer": {"type": "hf", "path": "./r.yaml"}},
+            "data.tokenizer.path: r.yaml: is no JSON",
+        ),
+        (
+            {"source": {"type": "pairs", "paths": "p.jsonl", "prompt": "ask"}},
+            "data.source: p.jsonl:1: no key 'ask' (keys: prompt, truth); set `prompt`",
+        ),
+    ],
+)
+def test_data_that_are_misnamed_are_a_mistake_of_the_user_told_at_their_key(
+    data: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"r.yaml": b"x: 1", "empty.txt": b"", "a.txt": b"x" * 99, "bad.txt": b"\xff"}
+    files["p.jsonl"] = b'{"prompt": "a", "truth": "b"}\n'
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    config = DataConfig.model_validate({"tokenizer": "bytes", **data})
+    with pytest.raises(SourceError) as caught:
+        prepare(config, cache=tmp_path / "cache")
+    assert str(caught.value).startswith(message)
+    assert caught.value.exit_code == 2
+    unread = [text for text in misnamed(config) if text.startswith(message)]
+    assert bool(unread) == any(sign in message for sign in ("no such", "not a kind"))
+
+
+def test_a_file_that_cannot_be_read_is_a_failure(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "a.txt.gz"
+    file.write_bytes(gzip.compress(b"x" * 9999)[:-9])
+    config = DataConfig.model_validate({"source": str(file), "tokenizer": "bytes"})
+    with pytest.raises(DataError, match="damaged gzip file") as caught:
+        prepare(config, cache=cache)
+    assert caught.value.exit_code == 1

@@ -18,7 +18,7 @@ from windtunnel.data.dataset import Dataset, prepare
 from windtunnel.data.sample_split import SampleCorpus
 from windtunnel.data.samples import Marks, Sample, open_samples, prompt_text
 from windtunnel.data.tokenizers.plain import BytesTokenizer
-from windtunnel.errors import DataError, UsageError
+from windtunnel.errors import DataError, SourceError, UsageError
 
 
 def write_lines(path: Path, records: Sequence[Any]) -> Path:
@@ -212,6 +212,11 @@ def test_a_source_that_changes_between_passes_is_an_error() -> None:
         ("{]", r"x.jsonl:1: not a line of JSON"),
         ("[1]", r"x.jsonl:1: expected a JSON object, not list"),
         ('\n{"prompt": "a"}', r"x.jsonl:2: no key 'truth' \(keys: prompt\)"),
+        (
+            '{"prompt": "a", "trut": "b"}',
+            r"\(keys: prompt, trut\); did you mean 'trut'\? set `truth`",
+        ),
+        ('{"prompt": "a", "truth": "b", "truth": "c"}', "x.jsonl:1: the key 'truth' stands twice"),
         ('{"prompt": "a", "truth": 3}', r"x.jsonl:1: 'truth' holds no text but int"),
     ],
 )
@@ -230,6 +235,7 @@ def test_a_bad_line_is_told_with_its_place(tmp_path: Path, content: str, message
         ('text,label\n"a,b\n', "x.csv:2: not CSV"),
         ("txt,label\na,b\n", r"x.csv:2: no key 'text' \(keys: txt, label\)"),
         ("text,label\nok,1\n\n\na\n", "x.csv:5: not as many fields"),
+        ("\ntext,label,label\na,b,c\n", "x.csv:2: the column 'label' stands twice in the header"),
         ("\n\ntext,label\n\na,b,c\n", "x.csv:5: not as many fields"),
         ('text,label\n\n"a\n\nb",1\n\n"c\n', "x.csv:7: not CSV"),
     ],
@@ -281,6 +287,13 @@ def test_fingerprints_tell_labels_and_borders_apart(tmp_path: Path, cache: Path)
         names = {"text": "prompt", "label": "truth"} if key == "labels" else {}
         found.add(prepare(config(type=key, paths=str(file), **names), cache=cache).fingerprint)
     assert len(found) == 4
+
+
+def test_a_missing_side_of_two_files_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_text("x")
+    both = {"source": str(tmp_path / "a.en"), "target": str(tmp_path / "a.de")}
+    with pytest.raises(SourceError, match=r"a\.de: no such file or folder; did you mean .*a\.en"):
+        open_samples(config(type="parallel", **both).source)
 
 
 def test_marks_need_an_end() -> None:

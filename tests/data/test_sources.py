@@ -8,7 +8,7 @@ import pytest
 
 from windtunnel.data.config import FilesSource
 from windtunnel.data.sources import Document, FilesReader, open_source
-from windtunnel.errors import DataError
+from windtunnel.errors import DataError, SourceError
 
 
 def read(*paths: object, field: str = "text") -> list[Document]:
@@ -101,8 +101,14 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
         ("a.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:20], "damaged gzip file"),
         ("a.jsonl", b'{"text": "ok"}\n{oops}\n', "a.jsonl:2: not a line of JSON"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl:1: not a line of JSON"),
-        ("a.jsonl", b'\n"text"\n', "a.jsonl:2: expected a JSON object with the key 'text'"),
+        ("a.jsonl", b'\n"text"\n', "a.jsonl:2: expected a JSON object, not str"),
         ("a.jsonl", b'{"body": "x"}', r"a.jsonl:1: no key 'text' \(keys: body\); set `field`"),
+        (
+            "a.jsonl",
+            b'{"txt": "x"}',
+            r"no key 'text' \(keys: txt\); did you mean 'txt'\? set `field`",
+        ),
+        ("a.jsonl", b'\n{"text": "x", "text": "y"}', "a.jsonl:2: the key 'text' stands twice"),
         ("a.jsonl", b'{"text": 3}', "a.jsonl:1: 'text' holds no text but int"),
         ("a.csv", b"x", r"not a kind of file that is read \(allowed: .txt, .md, .jsonl, .gz\)"),
     ],
@@ -120,6 +126,17 @@ def test_what_cannot_be_read_is_told_with_its_place(
 def test_a_missing_path_is_told(tmp_path: Path, path: str) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         read(tmp_path / path)
+
+
+def test_a_missing_path_is_told_with_the_nearest_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.txt").write_text("x")
+    with pytest.raises(
+        SourceError, match=r"^\./corpsu\.txt: no .*; did you mean '\./corpus\.txt'\?$"
+    ):
+        open_source(FilesSource(paths=("./corpsu.txt",)))
 
 
 def test_a_folder_without_text_is_told(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from windtunnel.arch import ArchSpec, build, preset_document, resolve
 from windtunnel.config import decode
-from windtunnel.errors import UsageError
-from windtunnel.generate import SamplingConfig, choose, generate, stream
+from windtunnel.errors import NotFiniteError, UsageError
+from windtunnel.generate import BeamConfig, SamplingConfig, choose, generate, search, stream
 from windtunnel.generate.sampling import penalize_repetition, reshape_logits
 
 VOCABULARY = 40
@@ -177,3 +177,49 @@ def test_a_row_that_is_stopped_leaves_the_others_as_they_are() -> None:
         stop=lambda row, token: (row, token) == (1, full[1][4]),
     )
     assert ended == [full[0], full[1][: full[1].index(full[1][4]) + 1], full[2]]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_choose_nothing(value: float) -> None:
+    net = model()
+    with torch.no_grad():
+        net.embedding.weight[3] = value
+    for sampling in (SamplingConfig(), SamplingConfig(temperature=0.0)):
+        with pytest.raises(NotFiniteError, match="logits are not finite"):
+            generate(net, [[3]], max_new_tokens=2, sampling=sampling)
+    with pytest.raises(NotFiniteError, match="logits are not finite"):
+        search(net, [[3]], BeamConfig(num_beams=2), max_new_tokens=2)
+    masked = torch.tensor([[0.0, -math.inf]])
+    assert choose(masked, SamplingConfig(), [[]], seed=0, step=0) == [0]
+    with pytest.raises(NotFiniteError):
+        choose(masked - math.inf, SamplingConfig(), [[]], seed=0, step=0)
+
+
+def test_prompts_are_lists_or_tensors_of_whole_numbers() -> None:
+    net = model()
+    expected = generate(net, [[1, 2], [3, 4]], max_new_tokens=3)
+    ids = torch.tensor([[1, 2], [3, 4]])
+    assert generate(net, ids, max_new_tokens=3) == expected
+    assert generate(net, list(ids), max_new_tokens=3) == expected
+    assert generate(net, ids.numpy(), max_new_tokens=3) == expected
+    found = search(net, ids, BeamConfig(num_beams=1), max_new_tokens=3)
+    assert found == search(net, [[1, 2], [3, 4]], BeamConfig(num_beams=1), max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "length", "message"),
+    [
+        ([[1.5]], 2, r"prompt 1 holds 1\.5, which is no token id"),
+        (torch.tensor([[1.0]]), 2, r"prompt 1 holds 1\.0, which is no token id"),
+        ([torch.tensor([1.0])], 2, r"prompt 1 holds 1\.0, which is no token id"),
+        ([1, 2, 3], 2, r"prompt 1 is 1, not a list of token ids: one prompt alone is \[\["),
+        (torch.tensor([1, 2]), 2, "prompt 1 is 1, not a list"),
+        (["text"], 2, "prompt 1 is 'text', not a list"),
+        (5, 2, "prompts are a list of token ids for each prompt, not 5"),
+        ([[1]], 2.5, r"max_new_tokens must be a whole number ≥ 1, not 2\.5"),
+        ([[1]], 0, "max_new_tokens must be ≥ 1, not 0"),
+    ],
+)
+def test_what_is_no_prompt_is_told(prompts: object, length: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        generate(model(), prompts, max_new_tokens=length)

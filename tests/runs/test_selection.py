@@ -110,6 +110,14 @@ def test_a_mistake_is_told(store: RunStore, asked: dict[str, object], message: s
         names(store, **asked)
 
 
+def test_a_run_without_its_config_is_left_out(
+    store: RunStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.select("gru").config_path.unlink()
+    assert names(store, where=["train.lr=3e-4"]) == ["gpt", "lstm", "new"]
+    assert "config.yaml: No such file or directory; the run is left out" in caplog.text
+
+
 def test_a_condition_on_a_place_that_is_no_path_is_told(store: RunStore) -> None:
     with pytest.raises(ConfigError, match="is not a path"):
         names(store, where=["train..lr=3"])

@@ -269,6 +269,52 @@ def test_damaged_events_do_not_hide_a_record(tmp_path: Path) -> None:
     assert "events.jsonl:1: this line is damaged" in shown["damage"]
 
 
+def test_a_run_without_its_config_is_shown(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    folder = make(store)
+    folder.write_record(RECORD)
+    folder.config_path.unlink()
+    shown = store.show("run")
+    assert (shown["record"], shown["config"]) == (RECORD, None)
+    assert shown["damage"].startswith(f"no config: {folder.config_path}: cannot be read: No such")
+
+
+def test_an_index_that_cannot_be_deleted_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    store = RunStore(tmp_path)
+    make(store).write_record(RECORD)
+    before = store.list()
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match=r"index\.sqlite: cannot be made anew: Read-only file"):
+        store.rebuild_index()
+    (tmp_path / "index.sqlite").write_bytes(b"not a database at all" * 100)
+    with caplog.at_level(logging.WARNING):
+        assert store.list() == before
+    assert "cannot be deleted (Read-only file system)" in caplog.text
+
+
+def test_a_run_is_meant_by_its_folder_before_a_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, elsewhere = RunStore("runs"), RunStore(".")
+    outside = RunFolder.create(Path("o1"), key="a" * 64, name="llama", config={})
+    assert store.select("o1").path == outside.path
+    assert elsewhere.select("o1").key == outside.key
+    assert not caplog.records
+    inside = make(store, "o1")
+    assert store.select("o1").key == outside.key
+    assert f"o1: the folder {tmp_path / 'o1'} is taken, not the run {inside.path}" in caplog.text
+    assert store.select(inside.path.name).key == inside.key
+    Path("plain").mkdir()
+    with pytest.raises(UsageError, match=r"plain: is a folder, but not a run's: it has no run\.j"):
+        store.select("plain")
+
+
 def test_the_key_is_of_the_values_not_of_their_order() -> None:
     assert run_key({"a": 1, "b": {"c": 2, "d": 3}}) == run_key({"b": {"d": 3, "c": 2}, "a": 1})
     assert run_key({"a": 1}) != run_key({"a": 2})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ from tests.conftest import Command, corpus_text
 from windtunnel.errors import CheckpointError, RunError, UsageError
 from windtunnel.runs import RunFolder
 from windtunnel.train.branch import branch_of, with_weights
-from windtunnel.train.launch import create_run_folder, ready_run, run_in_folder, run_parts
+from windtunnel.train.identity import check_same_run
+from windtunnel.train.interrupts import Paused
+from windtunnel.train.launch import (
+    create_run_folder,
+    open_trained,
+    ready_run,
+    run_in_folder,
+    run_parts,
+)
 from windtunnel.train.loop import create_train_state
 from windtunnel.train.run_config import load_run
 from windtunnel.train.tensors import read_tensors
@@ -174,6 +183,10 @@ def test_another_architecture_is_refused_with_the_differences(parent: RunFolder)
     with pytest.raises(UsageError, match=message):
         ready_run(branch_of(parent, ["arch.layers[0].mlp={type: dense, d_ff: 48}"]))
     ready_run(branch_of(parent, ["arch.embedding.dropout=0.3", "train.steps=20"]))
+    with pytest.raises(
+        UsageError, match=r"architecture: layers: 1 → 2 \(layers\[1\] is new\); --l"
+    ):
+        ready_run(branch_of(parent, ["arch.layers[0].repeat=2"]))
 
 
 def test_lenient_takes_what_fits_and_names_the_rest(parent: RunFolder) -> None:
@@ -194,6 +207,64 @@ def test_lenient_takes_what_fits_and_names_the_rest(parent: RunFolder) -> None:
     assert any(
         "layers.1." in text and "is not in the checkpoint" in text for text in warnings(folder)
     )
+    new = re.compile(
+        r"step-00000012: \d+ of \d+ parameters are new: the optimizer starts clean for"
+    )
+    assert sum(new.search(text) is not None for text in warnings(folder)) == 1
+    assert not any("was made with the optimizer" in text for text in warnings(folder))
+    origin = json.loads((folder.path / "record.json").read_text())["origin"]
+    assert all(len(edit) < 150 for edit in origin["edits"])
+    both = ["train.optimizer=lion", *deeper]
+    folder, _ = branched(parent, "other", *both, lenient=True)
+    assert any("Lion starts clean for" in text for text in warnings(folder))
+    assert any(new.search(text) for text in warnings(folder))
+
+
+def test_a_resume_with_more_layers_names_the_new_one(parent: RunFolder) -> None:
+    loaded = load_run(parent.config_path, ["arch.layers[0].repeat=2"])
+    began = parent.read_start()
+    assert began is not None
+    with pytest.raises(UsageError) as caught:
+        check_same_run(began["identity"], ready_run(loaded).identity)
+    text = str(caught.value)
+    assert "arch.layers: 1 → 2 (arch.layers[1] is new)" in text
+    assert len(text) < 300
+
+
+def paused(folder: Path) -> RunFolder:
+    """A run that has stopped at its fourth step."""
+    found = create_run_folder(ready_run(load_run("run.yaml")), folder)
+    with pytest.raises(Paused):
+        run_in_folder(found, until=4)
+    return found
+
+
+def test_what_a_folder_has_lost_is_written_anew_on_a_resume(
+    parent: RunFolder, workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = paused(workplace / "mended")
+    shutil.rmtree(folder.path / "tokenizer")
+    folder.config_path.unlink()
+    other = ready_run(load_run("run.yaml", ["train.lr=1"]))
+    with pytest.raises(UsageError, match="cannot resume with another config"):
+        run_in_folder(folder, ready=other, resume=True)
+    assert not folder.config_path.exists()
+    run_in_folder(folder, ready=ready_run(load_run("run.yaml")), resume=True)
+    assert "mended: config.yaml, tokenizer/tokenizer.json: missing, and written anew" in caplog.text
+    assert weights(folder, 12) == weights(parent, 12)
+    assert folder.config_path.read_bytes() == parent.config_path.read_bytes()
+    assert open_trained(folder).tokenizer.digest == open_trained(parent).tokenizer.digest
+
+
+def test_a_resume_says_which_settings_are_others(
+    workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (workplace / "run.yaml").write_text(RUN, encoding="utf-8")
+    folder = paused(workplace / "often")
+    assert "from here on" not in caplog.text
+    often = ready_run(load_run("run.yaml", ["train.eval_every=2"]))
+    run_in_folder(folder, ready=often, resume=True)
+    assert "often: train.eval_every: 2 from here on; config.yaml keeps 6" in caplog.text
 
 
 def test_the_weights_of_a_checkpoint_must_fit_and_are_named(parent: RunFolder) -> None:
@@ -209,7 +280,8 @@ def test_the_weights_of_a_checkpoint_must_fit_and_are_named(parent: RunFolder) -
 def test_what_cannot_begin_is_said_before_anything_is_written(parent: RunFolder) -> None:
     with pytest.raises(UsageError, match=r"its checkpoint is of step 12, .*: no step is left"):
         ready_run(branch_of(parent))
-    with pytest.raises(CheckpointError, match=r"no checkpoint of step 5 \(there are: 4, 8, 12\)"):
+    steps = r"no checkpoint of step 5 \(there are: 4, 8, 12\); the nearest is that of step 4"
+    with pytest.raises(UsageError, match=steps):
         branch_of(parent, step=5)
     damaged = parent.checkpoints / "step-00000008" / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"abcd")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from windtunnel.arch import Architecture, PartCost, resolve, without_effect
 from windtunnel.cli.corpora import prepare_with_progress
+from windtunnel.data.dataset import misnamed
 from windtunnel.nn.cost import Cost
 from windtunnel.report.cost_table import cost_json, cost_view
 from windtunnel.train.config import TrainConfig
@@ -53,6 +54,7 @@ def check_run(loaded: LoadedRun, seq_len: int | None = None) -> dict[str, Any]:
     ]
     warnings = [f"arch.{path}: {why}" for path, why in without_effect(config.arch)]
     warnings += [f"train.{path}: {why}" for path, why in idle_settings(train)]
+    warnings += misnamed(config.data)
     if config.arch.vocab_size == "auto" and vocabulary is None:
         warnings.append(
             f"the vocabulary is known once the text is read; counted with {UNKNOWN_VOCABULARY}"

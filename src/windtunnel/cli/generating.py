@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from windtunnel.arch import Model, folded_to_write
 from windtunnel.cli.options import note
-from windtunnel.errors import UsageError
+from windtunnel.errors import NotFiniteError, UsageError
 from windtunnel.generate import (
     BeamConfig,
     SamplingConfig,
@@ -21,13 +22,17 @@ from windtunnel.generate import (
     as_decoded,
     quantized,
 )
-from windtunnel.runs import RunFolder, RunStore
+from windtunnel.runs import RunStore
 from windtunnel.train.launch import TrainedModel, open_trained, validation_loss
 from windtunnel.train.loop import resolve_device
+from windtunnel.train.run_config import objective_config
 from windtunnel.train.writing import Writer
 
 _USUAL_LENGTH = 100
 _MEASURED_TOKENS = 8192
+_RANGES = ("--top-k", "--top-p", "--min-p")
+_CHOICES = ("--greedy", "--temperature", *_RANGES, "--repetition-penalty")
+"""Options of how the next token is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +50,35 @@ class Wish:
     steps: int | None
     ema: bool
     device: str
+    given: frozenset[str] = frozenset()
+    """The options that the user wrote, such as --top-k."""
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raises UsageError for wishes that exclude each other."""
+        """Raises UsageError for wishes that exclude each other, or that nothing would heed."""
         if self.stream and len(prompts) != 1:
             raise UsageError(f"--stream takes one prompt, not {len(prompts)}")
         if self.beams is None and self.length_penalty is not None:
             raise UsageError("--length-penalty has no effect without --beams")
         if self.beams is not None and self.stream:
             raise UsageError("--stream and --beams: no text of a search is certain before its end")
+        if self.beams is not None:
+            self._refuse((*_CHOICES, "--seed"), "with --beams, which draw nothing")
+        elif "--greedy" in self.given:
+            self._refuse(("--temperature",), "with --greedy, which is temperature 0")
+        if self.sampling.greedy:
+            self._refuse((*_RANGES, "--seed"), "where the most likely token is taken")
+
+    def check_objective(self, kind: str) -> None:
+        """Raises UsageError for what a model of that objective does not heed."""
+        if kind == "diffusion":
+            self._refuse(_CHOICES, "on diffusion, which chooses no token after another")
+        elif self.steps is not None:
+            raise UsageError("--steps has no effect but on a run with the objective diffusion")
+
+    def _refuse(self, options: Sequence[str], where: str) -> None:
+        if idle := [option for option in options if option in self.given]:
+            has, it = ("has", "it") if len(idle) == 1 else ("have", "them")
+            raise UsageError(f"{' and '.join(idle)} {has} no effect {where}; leave {it} out")
 
     @property
     def search(self) -> BeamConfig | None:
@@ -70,6 +95,7 @@ def generate_verb(runs: Path, run: str, prompts: Sequence[str], wish: Wish) -> l
     # The integer products are a CPU's; elsewhere the weights are made whole at each token.
     device = "cpu" if wish.int8 and wish.device == "auto" else wish.device
     trained, writer = _opened(runs, run, ema=wish.ema, device=device)
+    wish.check_objective(objective_config(trained.config).type)
     encoded = _encoded(writer, prompts)
     if wish.int8:
         writer = _in_int8(trained)
@@ -94,10 +120,20 @@ def generate_verb(runs: Path, run: str, prompts: Sequence[str], wish: Wish) -> l
 
 def _in_int8(trained: TrainedModel) -> Writer:
     """The model with 8-bit weights; says what its loss was and what it is."""
-    small = replace(trained, model=quantized(trained.model))
     before = validation_loss(trained, _MEASURED_TOKENS)
+    if not math.isfinite(before):
+        raise NotFiniteError(
+            "the validation loss is not finite, with 8-bit weights or without: its training has "
+            "diverged; train again with a lower train.lr, or branch from an earlier checkpoint"
+        )
+    small = replace(trained, model=quantized(trained.model))
     with as_decoded(small.model):
         after = validation_loss(small, _MEASURED_TOKENS)
+    if not math.isfinite(after):
+        raise NotFiniteError(
+            f"with 8-bit weights the validation loss is not finite, in place of {before:.4f} "
+            "nats/token; leave --int8 out"
+        )
     note(
         f"8-bit weights: validation loss {after:.4f} nats/token in place of {before:.4f} "
         f"({after - before:+.4f}), on at most {_MEASURED_TOKENS:,} tokens"
@@ -109,7 +145,7 @@ def continues_text(runs: Path, run: str) -> bool:
     """Whether what a run writes goes on from its prompt; else it answers it."""
     from windtunnel.train.run_config import load_run
 
-    return load_run(_folder(runs, run).config_path).config.data.kind == "text"
+    return load_run(RunStore(runs).select(run).config_path).config.data.kind == "text"
 
 
 def classify_verb(
@@ -158,13 +194,9 @@ def score_verb(
     return {"scores": found.scores, "texts": texts}
 
 
-def _folder(runs: Path, run: str) -> RunFolder:
-    return RunFolder.open(Path(run)) if Path(run).is_dir() else RunStore(runs).select(run)
-
-
 def _opened(runs: Path, run: str, *, ema: bool, device: str) -> tuple[TrainedModel, Writer]:
     place = str(resolve_device(device, "--device"))
-    trained = open_trained(_folder(runs, run), device=place, warn=note, ema=ema)
+    trained = open_trained(RunStore(runs).select(run), device=place, warn=note, ema=ema)
     if isinstance(trained.model, Model):
         trained = replace(trained, model=folded_to_write(trained.model))
     return trained, Writer(trained.model, trained.tokenizer, trained.config)

@@ -106,6 +106,7 @@ def _end(record: dict[str, Any], *, as_json: bool) -> None:
 
 
 def generate(
+    context: typer.Context,
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run's folder, name, or the start of its key.")
     ],
@@ -124,9 +125,9 @@ def generate(
     ] = 0.8,
     greedy: Annotated[bool, typer.Option("--greedy", help="The same as --temperature 0.")] = False,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1)] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0)] = None,
-    min_p: Annotated[float | None, typer.Option("--min-p", min=0.0, max=1.0)] = None,
-    repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", min=0.0)] = 1.0,
+    top_p: Annotated[float | None, typer.Option("--top-p")] = None,
+    min_p: Annotated[float | None, typer.Option("--min-p")] = None,
+    repetition_penalty: Annotated[float, typer.Option("--repetition-penalty")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random draws.")] = 0,
     stop: Annotated[
         list[str] | None,
@@ -177,7 +178,7 @@ def generate(
     wish = Wish(
         sampling=sampling, max_new_tokens=max_new_tokens, seed=seed, stop=tuple(stop or ()),
         beams=beams, length_penalty=length_penalty, int8=int8, stream=stream and not as_json,
-        steps=steps, ema=ema, device=device,
+        steps=steps, ema=ema, device=device, given=_given(context),
     )  # fmt: skip
     results = generate_verb(runs_folder(runs), run, prompts, wish)
     if as_json:
@@ -187,6 +188,12 @@ def generate(
         for prompt, text in zip(prompts, results, strict=True):
             shown = f"{prompt}{text}" if goes_on else text
             typer.echo(shown + ("\n" if goes_on and len(prompts) > 1 else ""))
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    """The options that were written in the command."""
+    where = {p.opts[0]: context.get_parameter_source(p.name or "") for p in context.command.params}
+    return frozenset(o for o, source in where.items() if source and source.name == "COMMANDLINE")
 
 
 def classify(

@@ -87,7 +87,7 @@ def show(
 
     shown = RunStore(runs_folder(runs)).show(run)
     if shown["damage"] is not None:
-        note(f"no evaluations: {shown['damage']}")
+        note(shown["damage"])
     if as_json:
         print_json(shown)
         return
@@ -102,7 +102,8 @@ def show(
         ]
         typer.echo("  ".join([f"  step {values['step']:>7}", *cells]))
     _show_stages(shown["evaluations"])
-    typer.echo("\n" + shown["config"].rstrip())
+    if shown["config"] is not None:
+        typer.echo("\n" + shown["config"].rstrip())
 
 
 def _show_origin(origin: dict[str, Any] | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -22,6 +24,7 @@ from windtunnel.data.config import (
     Kind,
     ShakespeareSource,
 )
+from windtunnel.data.files import missing
 from windtunnel.data.mixed import Mixed
 from windtunnel.data.packing import FORMAT, Counts, Pack, TokenFile, open_pack, write_pack
 from windtunnel.data.probe import ProbeSource
@@ -33,8 +36,9 @@ from windtunnel.data.samples import open_samples
 from windtunnel.data.sources import open_source
 from windtunnel.data.split import Corpus, Side
 from windtunnel.data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
+from windtunnel.data.tokenizers.base import FILE as TOKENIZER_FILE
 from windtunnel.data.tokenizers.symbols import SymbolTokenizer
-from windtunnel.errors import DataError, UsageError
+from windtunnel.errors import DataError, SourceError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -106,11 +110,13 @@ def prepare(
         cache: the cache folder; by default `cache_folder()`.
 
     Raises:
-        DataError: a corpus that is missing, empty, damaged or cannot be fetched.
+        SourceError: files that are missing, empty, or do not hold what they should.
+        DataError: a corpus that cannot be read or fetched, or that changed meanwhile.
         UsageError: a split or vocabulary that this text does not allow.
     """
     tell = silent if progress is None else progress
     cache = cache_folder() if cache is None else cache
+    _check_tokenizer(data)
     corpus = _corpus(data, cache, tell)
     key = _key(data, corpus)
     folder = cache / "packs" / key
@@ -137,47 +143,111 @@ Texts: TypeAlias = Corpus | Mixed[Corpus]
 SampleTexts: TypeAlias = SampleCorpus | Mixed[SampleCorpus]
 
 
+def misnamed(data: DataConfig) -> list[str]:
+    """What is written under ``data`` and is not there; no content is read and nothing fetched."""
+    found: list[str] = []
+    local = {key: s for key, s in _sources(data).items() if not isinstance(s, _MADE)}
+    if not isinstance(data.validation, float):
+        local["data.validation"] = data.validation
+    for key, source in local.items():
+        try:
+            _reader(source, key, None, silent)
+        except SourceError as error:
+            found.append(str(error))
+    try:
+        _check_tokenizer(data)
+    except SourceError as error:
+        found.append(str(error))
+    return found
+
+
+_MADE = (ShakespeareSource, ProbeSource)
+"""Sources that are no files of the user's."""
+
+
+def _sources(data: DataConfig) -> dict[str, AnySource]:
+    """Every source, by the key under which it is written."""
+    if data.sources is None:
+        return {"data.source": data.source}
+    return {f"data.sources.{name}": source for name, source in data.sources.items()}
+
+
+def _check_tokenizer(data: DataConfig) -> None:
+    if isinstance(data.tokenizer, HfConfig):
+        path = data.tokenizer.path
+        file = f"{path.rstrip('/')}/{TOKENIZER_FILE}" if Path(path).is_dir() else path
+        if not Path(file).exists():
+            raise SourceError(f"data.tokenizer.path: {missing(file)}")
+
+
 def _corpus(data: DataConfig, cache: Path, tell: Progress) -> Texts | SampleTexts | ProbeCorpus:
     held = data.validation
     if isinstance(data.source, ProbeSource):
         return ProbeCorpus(data.source, data.seed)
     if data.sources is None:
-        single: Corpus | SampleCorpus = _single(data, data.source, held, cache, tell)
+        single: Corpus | SampleCorpus = _single(data, "data.source", held, cache, tell)
         return single
     share = held if isinstance(held, float) else None
     parts: dict[str, Any] = {}
-    for name, source in data.sources.items():
+    for name in data.sources:
         # Validation files are for all; they lie with the first source.
         mine = held if not parts else share
-        try:
-            parts[name] = _single(data, source, mine, cache, tell)
-        except (DataError, UsageError) as error:
-            raise type(error)(f"data.sources.{name}: {error}") from error
+        parts[name] = _single(data, f"data.sources.{name}", mine, cache, tell)
     return Mixed(parts)
 
 
 def _single(
-    data: DataConfig, source: AnySource, held: float | Held | None, cache: Path, tell: Progress
+    data: DataConfig, key: str, held: float | Held | None, cache: Path, tell: Progress
 ) -> Any:
-    """The corpus of one source."""
-    if isinstance(source, ShakespeareSource | FilesSource):
-        reader = open_source(source, cache, tell)
-        if held is None or isinstance(held, float):
-            return Corpus(reader, held, data.seed, tell)
-        if not isinstance(held, FilesSource):
-            raise UsageError(f"data.validation: a text is not validated on {held.kind}")
-        return Corpus(reader, open_source(held, cache, tell), data.seed, tell)
-    samples = open_samples(source)
-    if held is None or isinstance(held, float):
-        return SampleCorpus(samples, held, data.seed, data.kind, tell)
-    return SampleCorpus(samples, open_samples(held), data.seed, data.kind, tell)
+    """The corpus of the source that is written under ``key``."""
+    source = _sources(data)[key]
+    if data.kind == "text" and isinstance(held, Held) and not isinstance(held, FilesSource):
+        raise UsageError(f"data.validation: a text is not validated on {held.kind}")
+    reader = _reader(source, key, cache, tell)
+    place, validation = key, cast("Any", held)
+    if isinstance(held, Held):
+        validation = _reader(held, "data.validation", cache, tell)
+        place = "data" if data.sources is None else key
+    with _contents(source, place):
+        if data.kind == "text":
+            return Corpus(reader, validation, data.seed, tell)
+        return SampleCorpus(reader, validation, data.seed, data.kind, tell)
+
+
+def _reader(source: AnySource, key: str, cache: Path | None, tell: Progress) -> Any:
+    """The reader of a source; what it names and is not there is told at its key."""
+    try:
+        if isinstance(source, ShakespeareSource | FilesSource):
+            return open_source(source, cache, tell)
+        return open_samples(source)
+    except DataError as error:
+        raise type(error)(f"{key}: {error}") from error
+
+
+@contextmanager
+def _contents(source: AnySource, key: str) -> Iterator[None]:
+    """Tells at its key what is wrong in a source's documents. The user's mistake is what the files
+    of the user's hold, but not that one cannot be read."""
+    try:
+        yield
+    except UsageError as error:
+        if isinstance(error, SourceError) or key.startswith("data.sources."):
+            raise type(error)(f"{key}: {error}") from error
+        raise  # it names the key itself
+    except DataError as error:
+        broken = isinstance(error.__cause__, OSError | EOFError | zlib.error)
+        kind = type(error) if broken or isinstance(source, _MADE) else SourceError
+        raise kind(f"{key}: {error}") from error
 
 
 def _key(data: DataConfig, corpus: Texts | SampleTexts | ProbeCorpus) -> str:
     # Another release of the trainer could learn other merges from the same text.
     trainer = tokenizers.__version__ if isinstance(data.tokenizer, BpeConfig) else ""
     if isinstance(data.tokenizer, HfConfig):  # the file may change
-        trainer = build_tokenizer(data.tokenizer, tuple).digest
+        try:
+            trainer = build_tokenizer(data.tokenizer, tuple).digest
+        except DataError as error:
+            raise SourceError(f"data.tokenizer.path: {error}") from error
     parts = corpus.identity() | {
         "format": FORMAT,
         "tokenizer": data.tokenizer.model_dump(mode="json"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from windtunnel.errors import DataError
+from windtunnel.config.nearest import nearest
+from windtunnel.errors import DataError, SourceError
 
 
 def find_files(paths: Sequence[str], suffixes: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
@@ -20,7 +23,7 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str]) -> tuple[list[Path
     A file reached by two paths stands once.
 
     Raises:
-        DataError: a path that does not exist, or no file of those kinds.
+        SourceError: a path that does not exist, or no file of those kinds.
     """
     found: dict[Path, Path] = {}
     other: list[Path] = []
@@ -29,7 +32,7 @@ def find_files(paths: Sequence[str], suffixes: Sequence[str]) -> tuple[list[Path
             found.setdefault(file.resolve(), file)
     if not found:
         allowed = ", ".join(suffixes)
-        raise DataError(f"no file to read in {', '.join(paths)} (allowed: {allowed})")
+        raise SourceError(f"no file to read in {', '.join(paths)} (allowed: {allowed})")
     if not other:
         return list(found.values()), ()
     kinds = ", ".join(sorted({path.suffix or path.name for path in other}))
@@ -45,7 +48,7 @@ def _expand(path: str, other: list[Path], suffixes: Sequence[str]) -> Iterator[P
     else:
         matches = [Path(match) for match in sorted(glob.glob(str(plain), recursive=True))]
         if not matches:
-            raise DataError(f"{path}: no such file or folder")
+            raise missing(path)
     for match in matches:
         if match.is_dir():
             for file in _walk(match):
@@ -57,9 +60,21 @@ def _expand(path: str, other: list[Path], suffixes: Sequence[str]) -> Iterator[P
             yield match
         elif match == plain:
             allowed = ", ".join(suffixes)
-            raise DataError(f"{match}: not a kind of file that is read (allowed: {allowed})")
+            raise SourceError(f"{match}: not a kind of file that is read (allowed: {allowed})")
         else:
             other.append(match)
+
+
+def missing(path: str) -> SourceError:
+    """That a path does not exist, with the nearest name in its folder."""
+    before, slash, name = path.rstrip("/").rpartition("/")
+    try:
+        names = sorted(os.listdir(Path(before + slash or ".").expanduser()))
+    except OSError:
+        names = []
+    near = nearest(name, names)
+    hint = "" if near is None else f"; did you mean {before + slash + near!r}?"
+    return SourceError(f"{path}: no such file or folder{hint}")
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -108,8 +123,48 @@ def decoded(content: bytes, file: Path, offset: int = 0) -> str:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
+        raise SourceError(
             f"{file}: not UTF-8 at byte {offset + error.start} ({error.reason})"
         ) from error
     # A byte order mark at the start of a file is a sign of its encoding, not text.
     return text.removeprefix("\ufeff") if offset == 0 else text
+
+
+def json_object(line: str, place: str) -> dict[str, Any]:
+    """The object in a line of JSON.
+
+    Raises:
+        SourceError: it is none, or a key stands twice in it.
+    """
+    try:
+        value = json.loads(line, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{place}: not a line of JSON ({error})") from error
+    if not isinstance(value, _Pairs):
+        raise SourceError(f"{place}: expected a JSON object, not {type(value).__name__}")
+    if value.twice is not None:
+        raise SourceError(f"{place}: the key {value.twice!r} stands twice")
+    return value
+
+
+def no_key(name: str, record: Mapping[str, Any], place: str, setting: str) -> SourceError:
+    """That a record lacks a key, with those it has; ``setting`` of the source names the key."""
+    keys = ", ".join(list(record)[:8]) or "none"
+    near = nearest(name, record)
+    hint = "" if near is None else f"; did you mean {near!r}?"
+    return SourceError(f"{place}: no key {name!r} (keys: {keys}){hint or ';'} set `{setting}`")
+
+
+class _Pairs(dict[str, Any]):
+    """A JSON object, and the first key that stands twice in it."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = twice([key for key, _ in pairs])
+
+
+def twice(names: Sequence[str]) -> str | None:
+    """The first name that stands twice."""
+    if len(set(names)) == len(names):
+        return None
+    return next(name for place, name in enumerate(names) if name in names[:place])

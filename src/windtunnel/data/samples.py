@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from windtunnel.data.config import AnySource, LabelsSource, PairsSource, ParallelSource
-from windtunnel.data.files import decoded, find_files, inner_suffix, opened, told
+from windtunnel.data.files import (
+    decoded,
+    find_files,
+    inner_suffix,
+    json_object,
+    missing,
+    no_key,
+    opened,
+    told,
+    twice,
+)
 from windtunnel.data.tokenizers.base import Tokenizer
-from windtunnel.errors import DataError, UsageError
+from windtunnel.errors import SourceError, UsageError
 
 KINDS = (".jsonl", ".csv", ".gz")
 
@@ -49,14 +59,18 @@ def open_samples(source: AnySource) -> SampleReader:
     """The reader of a source of pairs or labels.
 
     Raises:
-        DataError: a path that does not exist, or no file to read.
+        SourceError: a path that does not exist, or no file to read.
     """
     if isinstance(source, PairsSource):
-        keys = _Keys(source.prompt, source.truth, numbers=False)
+        keys = _Keys(source.prompt, source.truth, ("prompt", "truth"))
         return TableReader.of(source.paths, keys, source.separator)
     if isinstance(source, LabelsSource):
-        return TableReader.of(source.paths, _Keys(source.text, source.label, numbers=True), "")
+        keys = _Keys(source.text, source.label, ("text", "label"), numbers=True)
+        return TableReader.of(source.paths, keys, "")
     assert isinstance(source, ParallelSource), f"{source.type} holds no samples"
+    for path in (source.source, source.target):
+        if not Path(path).exists():
+            raise missing(path)
     return ParallelReader(Path(source.source), Path(source.target), source.separator)
 
 
@@ -90,7 +104,9 @@ def prompt_text(source: AnySource, prompt: str) -> str:
 class _Keys:
     first: str
     second: str
-    numbers: bool
+    settings: tuple[str, str]
+    """The source's own keys, under which these names are written."""
+    numbers: bool = False
     """Whether the second may be a whole number, or true or false."""
 
 
@@ -109,15 +125,16 @@ class TableReader:
         files, notes = find_files(paths, KINDS)
         for file in files:
             if inner_suffix(file) not in (".jsonl", ".csv"):
-                raise DataError(f"{file}: samples are read from .jsonl and .csv, gzipped or not")
+                raise SourceError(f"{file}: samples are read from .jsonl and .csv, gzipped or not")
         return cls(tuple(files), keys, separator, notes)
 
     def samples(self) -> Iterator[Sample]:
         for file in self.files:
             records = _json_records if inner_suffix(file) == ".jsonl" else _csv_records
             for place, record in records(file):
-                prompt = _text(record, self.keys.first, place, numbers=False)
-                truth = _text(record, self.keys.second, place, numbers=self.keys.numbers)
+                first, second = self.keys.settings
+                prompt = _text(record, self.keys.first, place, first)
+                truth = _text(record, self.keys.second, place, second, numbers=self.keys.numbers)
                 yield Sample(place, prompt + self.separator if prompt.strip() else "", truth)
 
 
@@ -140,7 +157,7 @@ class ParallelReader:
                 prompt = first[1] + self.separator if first[1].strip() else ""
                 yield Sample(f"{self.source}:{first[0]}", prompt, second[1])
         if counts[0] != counts[1]:
-            raise DataError(
+            raise SourceError(
                 f"{self.source} has {counts[0]} lines, but {self.target} has {counts[1]}: "
                 "line n of the one belongs to line n of the other"
             )
@@ -161,13 +178,7 @@ def _json_records(file: Path) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         place = f"{file}:{number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{place}: not a line of JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{place}: expected a JSON object, not {type(record).__name__}")
-        yield place, record
+        yield place, json_object(line, place)
 
 
 def _csv_records(file: Path) -> Iterator[tuple[str, Any]]:
@@ -175,8 +186,10 @@ def _csv_records(file: Path) -> Iterator[tuple[str, Any]]:
     for line, row in _csv_rows(file):
         if header is None:
             header = row
+            if (name := twice(header)) is not None:
+                raise SourceError(f"{file}:{line}: the column {name!r} stands twice in the header")
         elif len(row) != len(header):
-            raise DataError(f"{file}:{line}: not as many fields as the header has")
+            raise SourceError(f"{file}:{line}: not as many fields as the header has")
         else:
             yield f"{file}:{line}", dict(zip(header, row, strict=True))
 
@@ -192,16 +205,17 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 yield line, row
             line = rows.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{file}:{line}: not CSV ({error})") from error
+        raise SourceError(f"{file}:{line}: not CSV ({error})") from error
 
 
-def _text(record: dict[str, Any], key: str, place: str, *, numbers: bool) -> str:
+def _text(
+    record: dict[str, Any], key: str, place: str, setting: str, *, numbers: bool = False
+) -> str:
     if key not in record:
-        keys = ", ".join(list(record)[:8]) or "none"
-        raise DataError(f"{place}: no key {key!r} (keys: {keys})")
+        raise no_key(key, record, place, setting)
     value = record[key]
     if numbers and isinstance(value, bool | int):
         return json.dumps(value)
     if not isinstance(value, str):
-        raise DataError(f"{place}: {key!r} holds no text but {type(value).__name__}")
+        raise SourceError(f"{place}: {key!r} holds no text but {type(value).__name__}")
     return value

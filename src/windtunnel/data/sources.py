@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,11 +9,19 @@ from pathlib import Path
 from typing import Protocol
 
 from windtunnel.data.config import FilesSource, ShakespeareSource
-from windtunnel.data.files import decoded, find_files, inner_suffix, opened, told
+from windtunnel.data.files import (
+    decoded,
+    find_files,
+    inner_suffix,
+    json_object,
+    no_key,
+    opened,
+    told,
+)
 from windtunnel.data.packages import PLAYS, obtain, read_members
 from windtunnel.data.plays import plain_text
 from windtunnel.data.progress import Progress, silent
-from windtunnel.errors import DataError
+from windtunnel.errors import SourceError
 
 TEXT_SUFFIXES = (".txt", ".md")
 LINES_SUFFIX = ".jsonl"
@@ -48,7 +55,8 @@ def open_source(
     """The reader of a source.
 
     Raises:
-        DataError: a path that does not exist, no file to read, or a corpus that cannot be had.
+        SourceError: a path that does not exist, or no file to read.
+        DataError: a corpus that cannot be had.
     """
     reader: Reader
     if isinstance(source, FilesSource):
@@ -128,16 +136,10 @@ def _read_lines(file: Path, field: str) -> Iterator[Document]:
 
 
 def _field(line: str, field: str, place: str) -> str:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not a line of JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: expected a JSON object with the key {field!r}")
+    value = json_object(line, place)
     if field not in value:
-        keys = ", ".join(list(value)[:8]) or "none"
-        raise DataError(f"{place}: no key {field!r} (keys: {keys}); set `field`")
+        raise no_key(field, value, place, "field")
     text = value[field]
     if not isinstance(text, str):
-        raise DataError(f"{place}: {field!r} holds no text but {type(text).__name__}")
+        raise SourceError(f"{place}: {field!r} holds no text but {type(text).__name__}")
     return text

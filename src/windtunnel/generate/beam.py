@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from windtunnel.config import Config
+from windtunnel.generate.sampling import check_finite
 from windtunnel.nn.component import State, reorder
 from windtunnel.nn.ops.widest import widest
 
@@ -94,6 +95,9 @@ def beam_search(
 
     Continuations are scored together, so that with ``num_beams`` at least V^max_new_tokens the best
     of all is found. A prompt does not depend on those beside it.
+
+    Raises:
+        NotFiniteError: logits that are not finite.
     """
     b, vocabulary = logits.shape
     beams = config.num_beams
@@ -105,6 +109,7 @@ def beam_search(
     following = logits.repeat_interleave(beams, 0)
     texts: list[list[list[int]]] = [[[] for _ in range(beams)] for _ in range(b)]
     for length in range(1, max_new_tokens + 1):
+        check_finite(following)
         steps = widest(following).log_softmax(-1).view(b, beams, vocabulary)
         totals = (scores[:, :, None] + steps).view(b, beams * vocabulary)
         # Twice as many as beams: as many may end, and still every beam is filled.

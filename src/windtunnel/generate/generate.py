@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import index
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +17,56 @@ from windtunnel.nn.component import State, reorder
 
 Stop = Callable[[int, int], bool]
 """(row, new token) -> whether the row ends with it; asked once for each new token, in order."""
+
+Prompts: TypeAlias = Sequence[Sequence[int]] | Tensor
+"""The token ids of each prompt; as a tensor (b, t), those of prompts of one length."""
+
+
+def _rows_of(prompts: Any) -> list[list[int]]:
+    """The ids of each prompt as plain numbers."""
+    found = _listed(prompts)
+    if found is None:
+        raise UsageError(
+            f"prompts are a list of token ids for each prompt, not {_type_of(prompts)}"
+        )
+    return [_ids_of(row, f"prompt {number}") for number, row in enumerate(found, 1)]
+
+
+def _ids_of(row: Any, place: str) -> list[int]:
+    ids = _listed(row)
+    if ids is None:
+        raise UsageError(
+            f"{place} is {_type_of(row)}, not a list of token ids: one prompt alone is [[1, 2, 3]]"
+        )
+    return [_id(value, place) for value in ids]
+
+
+def _id(value: Any, place: str) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise UsageError(f"{place} holds {value!r}, which is no token id") from None
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """The items of a list, a tensor or an array; None where it is none of them."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
+
+
+def _type_of(value: Any) -> str:
+    return repr(value) if isinstance(value, int | float | str) else type(value).__name__
+
+
+def check_length(max_new_tokens: Any) -> None:
+    """Raises UsageError where ``max_new_tokens`` is given and no whole number from 1 on."""
+    if max_new_tokens is None:
+        return
+    if not hasattr(max_new_tokens, "__index__") or isinstance(max_new_tokens, bool):
+        raise UsageError(f"max_new_tokens must be a whole number ≥ 1, not {max_new_tokens!r}")
+    if max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens must be ≥ 1, not {max_new_tokens}")
 
 
 def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -53,8 +105,7 @@ def _limits(
     limit = model.max_positions
     if max_new_tokens is None and limit is None:
         raise UsageError("max_new_tokens is needed: nothing in this model limits a text")
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens must be ≥ 1, not {max_new_tokens}")
+    check_length(max_new_tokens)
     for number, prompt in enumerate(prompts, 1):
         if not prompt:
             raise UsageError(
@@ -77,7 +128,7 @@ def _limits(
 @torch.no_grad()
 def stream(
     model: Model,
-    prompts: Sequence[Sequence[int]],
+    prompts: Prompts,
     *,
     max_new_tokens: int | None,
     sampling: SamplingConfig | None = None,
@@ -93,17 +144,19 @@ def stream(
     alone, up to rounding.
 
     Raises:
-        UsageError: an empty prompt, ids outside of the vocabulary, or learned positions that end.
+        UsageError: an empty prompt, what is no id or one outside of the vocabulary, learned
+            positions that end, or (NotFiniteError) logits that are not finite.
     """
-    limits = _limits(model, prompts, max_new_tokens)
+    histories = _rows_of(prompts)
+    limits = _limits(model, histories, max_new_tokens)
     model.eval()
-    tokens, real = left_padded(prompts, model.embedding.weight.device)
-    hidden, state = model.extend_hidden(tokens, model.initial_state(len(prompts)), real)
+    tokens, real = left_padded(histories, model.embedding.weight.device)
+    hidden, state = model.extend_hidden(tokens, model.initial_state(len(histories)), real)
     yield from written(
         model,
         hidden[:, -1:],
         state,
-        [list(prompt) for prompt in prompts],
+        histories,
         limits,
         sampling=sampling,
         eos=eos,
@@ -169,7 +222,7 @@ def _choose_rows(
 
 def generate(
     model: Model,
-    prompts: Sequence[Sequence[int]],
+    prompts: Prompts,
     *,
     max_new_tokens: int | None,
     sampling: SamplingConfig | None = None,
@@ -179,11 +232,12 @@ def generate(
 ) -> list[list[int]]:
     """The new tokens of each prompt, without the prompt and without the final ``eos``; see
     :func:`stream`."""
+    rows = _rows_of(prompts)
     steps = stream(
-        model, prompts, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos, stop=stop,
+        model, rows, max_new_tokens=max_new_tokens, sampling=sampling, eos=eos, stop=stop,
         seed=seed,
     )  # fmt: skip
-    return by_rows(steps, len(prompts), eos)
+    return by_rows(steps, len(rows), eos)
 
 
 def by_rows(steps: Iterable[Mapping[int, int]], count: int, eos: int | None) -> list[list[int]]:
@@ -199,7 +253,7 @@ def by_rows(steps: Iterable[Mapping[int, int]], count: int, eos: int | None) -> 
 @torch.no_grad()
 def search(
     model: Model,
-    prompts: Sequence[Sequence[int]],
+    prompts: Prompts,
     beams: BeamConfig,
     *,
     max_new_tokens: int | None,
@@ -212,9 +266,10 @@ def search(
     """
     # All prompts are searched to one length, so that a prompt's result does not hang on others
     # only where ``max_new_tokens`` is told.
-    longest = min(_limits(model, prompts, max_new_tokens))
+    rows = _rows_of(prompts)
+    longest = min(_limits(model, rows, max_new_tokens))
     model.eval()
-    tokens, real = left_padded(prompts, model.embedding.weight.device)
-    hidden, state = model.extend_hidden(tokens, model.initial_state(len(prompts)), real)
+    tokens, real = left_padded(rows, model.embedding.weight.device)
+    hidden, state = model.extend_hidden(tokens, model.initial_state(len(rows)), real)
     logits = model.logits(hidden[:, -1:])[:, 0]
     return beam_search(model, logits, state, beams, max_new_tokens=longest, eos=eos)

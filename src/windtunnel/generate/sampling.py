@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from windtunnel.config import Config
-from windtunnel.errors import UsageError
+from windtunnel.errors import NotFiniteError, UsageError
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.nn.ops.widest import widest
 
@@ -46,6 +46,16 @@ class SamplingConfig(Config):
     def greedy(self) -> bool:
         """Whether no randomness is left."""
         return self.temperature == 0
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raises NotFiniteError where logits (… V) say nothing of the next token: one is NaN or +∞, or
+    all are −∞. Single ones of −∞ are tokens that cannot come."""
+    if not torch.isfinite(logits.amax(-1)).all():
+        raise NotFiniteError(
+            "the model's logits are not finite, so nothing can be chosen from them: its training "
+            "has diverged; train again with a lower train.lr, or branch from an earlier checkpoint"
+        )
 
 
 def reshape_logits(logits: Tensor, sampling: SamplingConfig) -> Tensor:
@@ -97,7 +107,11 @@ def choose(
 
     The draw of a row is keyed by (seed, row, step): it does not depend on the rows beside it.
     ``rows`` gives the rows' numbers where some have ended.
+
+    Raises:
+        NotFiniteError: logits that are not finite.
     """
+    check_finite(logits)
     logits = penalize_repetition(logits.float(), histories, sampling.repetition_penalty)
     if sampling.greedy:
         return [int(token) for token in logits.argmax(-1)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from windtunnel.arch import EncoderDecoder
 from windtunnel.errors import UsageError
 from windtunnel.generate.beam import BeamConfig, Continued, beam_search
-from windtunnel.generate.generate import Stop, by_rows, left_padded, written
+from windtunnel.generate.generate import Stop, by_rows, check_length, left_padded, written
 from windtunnel.generate.sampling import SamplingConfig
 from windtunnel.nn.component import State
 
@@ -114,12 +114,11 @@ def _checked(
         raise UsageError(f"{architecture.name} writes no text: that takes tokens to a vocabulary")
     if not sources or len(sources) != len(starts):
         raise UsageError(f"{len(sources)} sources were given, and {len(starts)} starts")
+    check_length(max_new_tokens)
     limit = model.max_positions
     longest = max_new_tokens if max_new_tokens is not None else limit
     if longest is None:
         raise UsageError("max_new_tokens is needed: nothing in this model limits a text")
-    if longest < 1:
-        raise UsageError(f"max_new_tokens must be ≥ 1, not {longest}")
     encoder = architecture.encoder
     assert encoder is not None, "a model without an encoder was asked for targets"
     read = encoder.vocab_size or architecture.vocab_size

@@ -44,7 +44,7 @@ class RunIndex:
             log.warning("%s: not used (%s); the folders are read instead", self.path, error)
         except (sqlite3.DatabaseError, ValueError, TypeError, KeyError) as error:
             log.warning("%s: damaged (%s); made anew from the folders", self.path, error)
-            self.remove()
+            self._try_to_remove()
         return {}
 
     def update(self, changed: Mapping[str, Row], gone: Iterable[str]) -> None:
@@ -57,8 +57,18 @@ class RunIndex:
         except sqlite3.Error as error:
             log.warning("%s: not updated (%s)", self.path, error)
 
+    def _try_to_remove(self) -> None:
+        try:
+            self.remove()
+        except OSError as error:
+            log.warning("%s: cannot be deleted (%s)", self.path, error.strerror)
+
     def remove(self) -> None:
-        """Delete the index; the next listing makes it anew."""
+        """Delete the index; the next listing makes it anew.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ whether the text contains another.
 
 from __future__ import annotations
 
+import logging
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from typing import Any, get_args
 
 from windtunnel.errors import UsageError
 from windtunnel.runs.folder import RunFolder, RunSummary, Status
+
+log = logging.getLogger(__name__)
 
 COLUMNS = tuple(field.name for field in fields(RunSummary))
 _CONDITION = re.compile(r"\s*([^=!<>~\s]+)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*")
@@ -109,9 +112,13 @@ def _by_config(runs: Sequence[RunSummary], asked: Condition) -> list[RunSummary]
     from windtunnel.config import load_document, parse_path  # brings pydantic
 
     path, missing = parse_path(asked.name), object()
-    values = [
-        load_document(RunFolder.open(run.path).config_path).get(path, missing) for run in runs
-    ]
+    values: list[Any] = []
+    for run in runs:
+        try:
+            values.append(load_document(RunFolder.open(run.path).config_path).get(path, missing))
+        except UsageError as error:
+            log.warning("%s; the run is left out", error)
+            values.append(missing)
     if runs and all(value is missing for value in values):
         raise UsageError(f"--where: no run has {asked.name!r} in its config")
     pairs = zip(runs, values, strict=True)

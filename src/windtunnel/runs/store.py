@@ -99,13 +99,19 @@ class RunStore:
         return RunFolder.open(best.path)
 
     def select(self, reference: str) -> RunFolder:
-        """The run that a user means: a folder's name or path, a run's name, a key or its start.
+        """The run that a user means: a run's folder, wherever it is; in this store a folder's name,
+        a run's name, a key or its start.
+
+        A folder comes before a run of the store that has its name; that is logged.
 
         Raises:
             UsageError: none or several runs match; the message names them.
         """
-        if "/" in reference and (Path(reference) / IDENTITY).exists():
-            return RunFolder.open(Path(reference))
+        if (Path(reference) / IDENTITY).is_file():
+            folder = RunFolder.open(Path(reference))
+            if "/" not in reference:
+                self._tell_of_namesakes(folder, reference)
+            return folder
         runs = self.list()
         starts = [run for run in runs if len(reference) >= 4 and run.key.startswith(reference)]
         for what, matches in (
@@ -119,32 +125,46 @@ class RunStore:
             if matches:
                 names = ", ".join(run.path.name for run in matches)
                 raise UsageError(f"{reference!r} is the {what} of several runs: {names}")
+        if Path(reference).is_dir():
+            raise UsageError(f"{reference}: is a folder, but not a run's: it has no {IDENTITY}")
         raise UsageError(f"no run {reference!r} in {self.root}{_counted(reference, runs)}")
+
+    def _tell_of_namesakes(self, taken: RunFolder, reference: str) -> None:
+        """Says which run was taken where a run of the store has the folder's name."""
+        here = taken.path.resolve()
+        for run in self.list():
+            if reference in (run.path.name, run.name) and run.path.resolve() != here:
+                log.warning("%s: the folder %s is taken, not the run %s", reference, here, run.path)
 
     def show(self, reference: str) -> dict[str, Any]:
         """All that is known of one run: summary, config text, record and evaluations.
 
         Events that cannot be read do not hide a record: ``damage`` says what is wrong with them,
-        and there are no evaluations.
+        and there are no evaluations. A config that cannot be read is None, and ``damage`` says so.
 
         Raises:
             RunError: the run has no record, and its events are damaged.
         """
         folder = self.select(reference)
-        record, events, damage = folder.read_record(), list[Event](), None
+        record, events, damage = folder.read_record(), list[Event](), list[str]()
         try:
             events = folder.read_events()
         except RunError as error:
             if record is None:
                 raise
-            damage = str(error)
+            damage.append(f"no evaluations: {error}")
+        try:
+            config = folder.config_path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            config, why = None, error.strerror if isinstance(error, OSError) else "not UTF-8"
+            damage.append(f"no config: {folder.config_path}: cannot be read: {why}")
         origins = [e.values["origin"] for e in events if e.kind == "start" and "origin" in e.values]
         return {
             "summary": folder.summary().to_dict(),
-            "config": folder.config_path.read_text(encoding="utf-8"),
+            "config": config,
             "record": record,
             "evaluations": [dict(e.values) for e in events if e.kind == "eval"],
-            "damage": damage,
+            "damage": "; ".join(damage) or None,
             "origin": origins[0] if origins else None,
         }
 
@@ -157,8 +177,15 @@ class RunStore:
             log.warning("%s", error)
 
     def rebuild_index(self) -> None:
-        """Throw the index away and make it anew from the folders."""
-        self._index.remove()
+        """Throw the index away and make it anew from the folders.
+
+        Raises:
+            RunError: it cannot be deleted; the folders are whole.
+        """
+        try:
+            self._index.remove()
+        except OSError as error:
+            raise RunError(f"{self._index.path}: cannot be made anew: {error.strerror}") from error
         self.list()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from windtunnel.arch import Architecture, diff, resolve
+from windtunnel.arch import Architecture, resolve
 from windtunnel.config import Document, load_document
 from windtunnel.data.config import BpeConfig, CharsConfig, DataConfig
 from windtunnel.data.dataset import Dataset
@@ -16,7 +17,8 @@ from windtunnel.data.plan import PlannedBatches
 from windtunnel.data.tokenizers import load_tokenizer
 from windtunnel.errors import RunError, UsageError
 from windtunnel.runs import RunFolder
-from windtunnel.train.checkpoint import whole_checkpoint
+from windtunnel.runs.difference import changes, in_words, listed
+from windtunnel.train.checkpoint import list_checkpoints, whole_checkpoint
 from windtunnel.train.feed import feed_of
 from windtunnel.train.loop import DIVERGED_AFTER, Progress, TrainState
 from windtunnel.train.origin_config import OriginConfig
@@ -34,9 +36,12 @@ from windtunnel.train.run_config import (
     load_run,
     load_run_document,
 )
-from windtunnel.train.shards import parts_in
+from windtunnel.train.shards import parts_in, shapes_in
 
 TOKENIZER = "tokenizer"
+
+_CLEAN = re.compile(r"starts clean for (\d+) of (\d+) parameters")
+"""How :func:`restore` says it."""
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +99,11 @@ def branch_of(
 
     Raises:
         ConfigError: an edit is wrong.
-        CheckpointError: there is no such checkpoint.
+        UsageError: there is no checkpoint of that step.
+        CheckpointError: none is whole, or the one that is asked for is damaged.
     """
     document = load_document(folder.config_path)
+    _check_step(folder, step)
     paths = [edit.partition("=")[0].strip() for edit in edits]
     document = document.without(_replaced(paths))
     found = whole_checkpoint(folder.checkpoints, logger.warning, step=step, best=best)
@@ -109,6 +116,18 @@ def branch_of(
         document = _with_same_tokenizer(document, loaded.config.data, folder.path)
         loaded = load_run_document(document, edits, base=folder.path)
     return loaded
+
+
+def _check_step(folder: RunFolder, step: int | None) -> None:
+    there = [checkpoint.step for checkpoint in list_checkpoints(folder.checkpoints)]
+    if step is None or step in there:
+        return
+    steps = ", ".join(map(str, there)) or "none"
+    nearest = min(there, key=lambda other: abs(other - step), default=None)
+    hint = "" if nearest is None else f"; the nearest is that of step {nearest}"
+    raise UsageError(
+        f"{folder.checkpoints}: there is no checkpoint of step {step} (there are: {steps}){hint}"
+    )
 
 
 def _replaced(paths: Sequence[str]) -> set[tuple[str | int, ...]]:
@@ -189,9 +208,9 @@ def check_origin(
     folder = origin.folder.path / TOKENIZER
     tokenizer = load_tokenizer(folder) if folder.is_dir() else dataset.tokenizer
     before = resolve(origin.parent.arch, tokenizer.vocab_size + extra_ids(origin.parent))
-    changed = [str(d) for d in diff(before, architecture) if _matters(d.path)]
+    changed = [c for c in changes(before, architecture) if _matters(c.path)]
     if changed and not origin.config.lenient:
-        shown = "; ".join(changed[:8]) + (f" (and {len(changed) - 8} more)" * (len(changed) > 8))
+        shown = listed(changed)
         raise UsageError(
             f"{origin.folder.path}: has another architecture: {shown}; --lenient takes the weights "
             "that fit by name and shape"
@@ -232,10 +251,33 @@ def beginning_of(
         if origin.config.carry == "weights":
             restore_weights(parts_in(origin.checkpoint, MODEL), state, tell, lenient=lenient)
             return
-        restore(origin.checkpoint, state, tell, lenient=lenient)
+        restore(origin.checkpoint, state, _of_new_ones(origin, state, tell), lenient=lenient)
         _go_on_with_data(origin, config, dataset, batches, state.progress, tell)
 
     return Beginning(origin.step, lineage_of(origin, config), begin)
+
+
+def _of_new_ones(
+    origin: Origin, state: TrainState, tell: Callable[[str], None]
+) -> Callable[[str], None]:
+    """Tells the same; of parameters that the checkpoint does not have, that they are new, and not
+    that another optimizer moved them."""
+    known = shapes_in(parts_in(origin.checkpoint, MODEL))
+    moved = {name for name, p in state.weights.parameters.items() if p.requires_grad}
+    new = len(moved - known.keys())
+
+    def told(text: str) -> None:
+        clean = _CLEAN.search(text)
+        if clean is None or not new:
+            tell(text)
+            return
+        others = int(clean[1]) - new
+        if others:
+            tell(text.replace(clean[0], f"starts clean for {others} of {clean[2]} parameters"))
+        which = f"{new} of {clean[2]} parameters are new"
+        tell(f"{origin.checkpoint}: {which}: the optimizer starts clean for them")
+
+    return told
 
 
 def _go_on_with_data(
@@ -290,5 +332,6 @@ def lineage_of(origin: Origin, config: RunConfig) -> dict[str, Any]:
         "step": origin.config.step,
         "carry": origin.config.carry,
     }
-    edits = [str(d) for d in diff(origin.parent, config) if not d.path.startswith("origin")]
+    found = changes(origin.parent, config)
+    edits = [in_words(change) for change in found if not change.path.startswith("origin")]
     return {**parent, "edits": edits, "ancestors": [parent, *before]}

@@ -41,6 +41,11 @@ class GroupConfig(Config):
         given = (self.lr, self.weight_decay, self.freeze, self.optimizer)
         if all(value is None for value in given):
             raise ValueError("a group changes nothing without lr, weight_decay, freeze, optimizer")
+        moving = [n for n in ("lr", "weight_decay", "optimizer") if getattr(self, n) is not None]
+        if self.freeze and moving:
+            raise ValueError(
+                f"{' and '.join(moving)} of what is frozen: leave out one or the other"
+            )
         return self
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from windtunnel.errors import UsageError
+from windtunnel.runs.difference import Resized, changes, listed
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.origin_config import OriginConfig
 
@@ -28,6 +29,8 @@ WITHOUT_EFFECT = frozenset(
 """Settings that change no weight and no measured loss (the number of processes changes the order of
 sums, no more); the device's type stands by itself."""
 
+_NAMED = 12
+"""Differences that a message names at most."""
 ENVIRONMENT = ("code", "torch", "device")
 """Parts that are not the config's: on a resume their change is a warning, not a refusal."""
 
@@ -73,7 +76,7 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     """Warnings for a resume: what has changed around the run since it began.
 
     Raises:
-        UsageError: what decides the weights has changed in the config; every such key is named.
+        UsageError: what decides the weights has changed in the config; such keys are named.
     """
     old, new = _flat(before), _flat(now)
     refused, warnings = [], []
@@ -89,11 +92,20 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         else:
             refused.append(f"{path} was {was!r}, now it is {is_now!r}")
     if refused:
-        changes = "; ".join(refused)
         raise UsageError(
-            f"cannot resume with another config: {changes}; set it back, or start a new run"
+            f"cannot resume with another config: {_differing(before, now, refused)}; set it back, "
+            "or start a new run"
         )
     return warnings
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any], leaves: Sequence[str]) -> str:
+    """What of the config differs: by leaf, unless lists of different length would be many."""
+    found = [c for c in changes(before, now) if c.path.split(".")[0] not in ENVIRONMENT]
+    if not any(isinstance(change, Resized) for change in found):
+        more = f" (and {len(leaves) - _NAMED} more)" if len(leaves) > _NAMED else ""
+        return "; ".join(leaves[:_NAMED]) + more
+    return listed(found, _NAMED)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

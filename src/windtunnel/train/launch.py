@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from windtunnel.arch import Architecture, resolve
-from windtunnel.config import annotated_yaml
+from windtunnel.config import annotated_yaml, load_document
 from windtunnel.data.config import LAYOUT, DataConfig, HfConfig
 from windtunnel.data.dataset import Dataset, prepare
 from windtunnel.data.progress import Progress
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
-from windtunnel.errors import RunError, UsageError
+from windtunnel.data.tokenizers.base import FILE as TOKENIZER_FILE
+from windtunnel.errors import NotFiniteError, RunError, UsageError
 from windtunnel.runs import RunFolder, code_digest, run_key
+from windtunnel.runs.durable import write_atomic
 from windtunnel.train.branch import AnyOrigin, LostOrigin, beginning_of, check_origin, origin_of
 from windtunnel.train.checkpoint import load_weights
 from windtunnel.train.distributed.world import ALONE, World
 from windtunnel.train.evaluation import evaluate
 from windtunnel.train.feed import feed_of, settled
-from windtunnel.train.identity import run_identity
+from windtunnel.train.identity import WITHOUT_EFFECT, check_same_run, run_identity
 from windtunnel.train.loop import resolve_device
 from windtunnel.train.mup import mup_architecture, rescale
 from windtunnel.train.objectives.make import build_model, objective_of
@@ -144,15 +148,20 @@ def create_run_folder(ready: ReadyRun, path: Path) -> RunFolder:
         raise ready.origin.reason
     folder = RunFolder.create(path, key=ready.key, name=ready.name, config=ready.as_yaml())
     try:
-        (path / TOKENIZER).mkdir()
-        ready.dataset.tokenizer.save(path / TOKENIZER)
-        if ready.dataset.labels:
-            text = json.dumps(ready.dataset.labels, ensure_ascii=False)
-            (path / LABELS).write_text(text, encoding="utf-8")
+        _write_beside(ready, path)
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
     return folder
+
+
+def _write_beside(ready: ReadyRun, path: Path) -> None:
+    """What a run's folder holds beside its config: the tokenizer, and the labels."""
+    (path / TOKENIZER).mkdir(exist_ok=True)
+    ready.dataset.tokenizer.save(path / TOKENIZER)
+    if ready.dataset.labels:
+        text = json.dumps(ready.dataset.labels, ensure_ascii=False)
+        (path / LABELS).write_text(text, encoding="utf-8")
 
 
 def remake_run_folder(folder: RunFolder, ready: ReadyRun) -> RunFolder:
@@ -167,8 +176,7 @@ def remake_run_folder(folder: RunFolder, ready: ReadyRun) -> RunFolder:
         if not folder.has_begun():
             shutil.rmtree(path, ignore_errors=True)
             try:
-                path.mkdir()
-                ready.dataset.tokenizer.save(path)
+                _write_beside(ready, folder.path)
             except OSError as error:
                 message = f"{folder.path}: cannot be written: {error.strerror}"
                 raise UsageError(message) from error
@@ -190,11 +198,50 @@ def run_in_folder(
     begun = any(event.kind == "start" for event in folder.read_events())
     if not begun and ready.key != folder.key:
         raise UsageError(
-            f"{folder.path}: was made for another config, or another version of the code or the "
-            "data, and has not begun; choose another folder"
+            f"{folder.path}: was made for another config, or another version of the code, of a "
+            "plugin or of the data, and has not begun; put that back, or choose another folder"
         )
+    if world.first and (resume or not begun):
+        _mend(folder, ready)
+        _tell_of_settings(folder, ready)
     parts = replace(run_parts(ready), world=world)
     return train_run(parts, folder, resume=resume, until=until, on_event=on_event, on_step=on_step)
+
+
+def _mend(folder: RunFolder, ready: ReadyRun) -> None:
+    """Writes anew what the folder has lost and the run is of no use without.
+
+    Raises:
+        UsageError: the run began as another one, or the folder cannot be written.
+    """
+    needed = ["config.yaml", f"{TOKENIZER}/{TOKENIZER_FILE}"]
+    needed += [LABELS] if ready.dataset.labels else []
+    lost = [name for name in needed if not (folder.path / name).is_file()]
+    if not lost:
+        return
+    start = folder.read_start()
+    if start is not None:
+        check_same_run(start["identity"], ready.identity)
+    try:
+        with folder.lock():
+            _write_beside(ready, folder.path)
+            if not folder.config_path.is_file():
+                write_atomic(folder.config_path, ready.as_yaml())
+    except OSError as error:
+        raise UsageError(f"{folder.path}: cannot be written: {error.strerror}") from error
+    logger.warning("%s: %s: missing, and written anew", folder.path, ", ".join(lost))
+
+
+def _tell_of_settings(folder: RunFolder, ready: ReadyRun) -> None:
+    """Says which settings without effect on the weights are others than those it began with."""
+    document, train = load_document(folder.config_path), ready.config.train.model_dump(mode="json")
+    for name in sorted(WITHOUT_EFFECT):
+        was, is_now = document.get(("train", name), "nothing"), train.get(name, "nothing")
+        if was != is_now:
+            logger.warning(
+                "%s: train.%s: %s from here on; config.yaml keeps %s, with which it began",
+                folder.path, name, is_now, was,
+            )  # fmt: skip
 
 
 def run_parts(ready: ReadyRun) -> RunParts:
@@ -228,9 +275,25 @@ def run_parts(ready: ReadyRun) -> RunParts:
             **({} if dataset.kind == "text" else {"left_out": feed.skipped, "cut": feed.cut}),
         },
         samples=lambda model: make_samples(model, dataset, ready.config),
-        scores=scores_of(dataset, ready.config),
+        scores=_scores(ready),
         beginning=beginning,
     )
+
+
+def _scores(ready: ReadyRun) -> Callable[[nn.Module], Mapping[str, float]] | None:
+    """What is measured at each evaluation of what the model writes; where its logits are not finite
+    it writes nothing, and no score is finite either."""
+    of_model = scores_of(ready.dataset, ready.config)
+    if of_model is None:
+        return None
+
+    def scores(model: nn.Module) -> Mapping[str, float]:
+        try:
+            return of_model(model)
+        except NotFiniteError:
+            return dict.fromkeys(ready.config.train.scores, math.nan)
+
+    return scores
 
 
 @dataclass(frozen=True)

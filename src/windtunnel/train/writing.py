@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +19,11 @@ from windtunnel.data.forms import Encoded, LabelForm, WholeForm
 from windtunnel.data.sample_loader import Samples
 from windtunnel.data.samples import Marks, prompt_text
 from windtunnel.data.tokenizers import Tokenizer
-from windtunnel.errors import UsageError
+from windtunnel.errors import NotFiniteError, UsageError
 from windtunnel.generate import BeamConfig, SamplingConfig, can_continue, generate, search, stream
 from windtunnel.generate.generate import Stop
 from windtunnel.generate.known_ids import with_known_ids
+from windtunnel.generate.sampling import check_finite
 from windtunnel.generate.targets import generate_targets, search_targets, stream_targets
 from windtunnel.train.feed import form_for
 from windtunnel.train.objectives.config import DiffusionConfig
@@ -33,6 +36,8 @@ _PROMPT_TOKENS = 24
 _SAMPLE_TOKENS = 60
 DIFFUSION_STEPS = 100
 """Steps of the sampler at most, unless told; training has more."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class Writer:
         """The probability of each class, for encoded texts.
 
         Raises:
-            UsageError: the model does not classify.
+            UsageError: the model does not classify, or (NotFiniteError) its logits are not finite.
         """
         if objective_config(self.config).type != "classification":
             raise UsageError(f"{self.config.arch.name} was not trained to classify")
@@ -148,6 +153,7 @@ class Writer:
         batch = form.batch([_encoded(text) for text in texts])
         device = next(self.model.parameters()).device
         logits = self.model.eval()(batch.inputs.to(device), batch.real.to(device))
+        check_finite(logits)
         found: list[list[float]] = logits.cpu().double().softmax(-1).tolist()
         return found
 
@@ -184,7 +190,8 @@ class Writer:
         batch = form.batch([_encoded(prompt)])
         diffusion = Diffusion(config, vocab_size=self.model.architecture.vocab_size)
         count = min(DIFFUSION_STEPS, config.steps) if steps is None else steps
-        row = diffusion.sample(self.model.eval(), batch, steps=count, seed=seed)[0]
+        with _finite_outputs(self.model):
+            row = diffusion.sample(self.model.eval(), batch, steps=count, seed=seed)[0]
         written: list[int] = row[len(prompt) + 2 :].tolist()
         end = written.index(form.marks.end) if form.marks.end in written else len(written)
         return written[: end if max_new_tokens is None else min(end, max_new_tokens)]
@@ -194,14 +201,29 @@ def _encoded(ids: Sequence[int]) -> Encoded:
     return Encoded(np.array(ids, dtype=np.int64), np.array([], dtype=np.int64))
 
 
+@contextmanager
+def _finite_outputs(model: nn.Module) -> Iterator[None]:
+    """Raises NotFiniteError where the model gives something that is not finite."""
+    hook = model.register_forward_hook(lambda module, given, found: check_finite(found))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def make_samples(model: nn.Module, dataset: Dataset, config: RunConfig) -> list[dict[str, str]]:
-    """What the model makes of the same few pieces of validation data, drawn with the same seed."""
-    if dataset.kind == "probe":
-        return probe_texts(model, dataset, config)
+    """What the model makes of the same few pieces of validation data, drawn with the same seed;
+    nothing, where its logits are not finite."""
     writer = Writer(model, dataset.tokenizer, config)
-    if dataset.kind == "text":
-        return _continuations(writer, dataset)
-    return _answers(writer, dataset)
+    try:
+        if dataset.kind == "probe":
+            with _finite_outputs(model):
+                return probe_texts(model, dataset, config)
+        written = _continuations if dataset.kind == "text" else _answers
+        return written(writer, dataset)
+    except NotFiniteError as error:
+        logger.warning("the record has no samples: %s", error)
+        return []
 
 
 def _continuations(writer: Writer, dataset: Dataset) -> list[dict[str, str]]:
