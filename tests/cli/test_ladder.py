@@ -33,6 +33,10 @@ def test_a_ladder_from_plan_to_report(windtunnel: Command, workplace: Path) -> N
     assert "with one seed the noise is unknown" in result["conclusion"]
     page = (workplace / "l" / "report.html").read_text(encoding="utf-8")
     assert "<script src=" not in page
+    silent = "the fit is not identified (6 cells for 5 parameters): add sizes and budgets"
+    assert result["laws"][0]["law"]["reason"] == silent
+    assert result["laws"][0]["law"]["A"]["low"] is None
+    assert silent in page
     again = windtunnel(*command, "--at", "1e12")
     assert "(3 of them finished already)" in again.err
     assert "cannot say" in again.out

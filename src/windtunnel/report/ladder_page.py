@@ -6,19 +6,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from windtunnel.report.ladder import NUMBERS, estimate, flops, law_number
+from windtunnel.report.ladder import (
+    EXPLAINED,
+    NUMBERS,
+    estimate,
+    facts,
+    flops,
+    gap,
+    law_number,
+    leveled,
+    silent_laws,
+    told_laws,
+    trend_rows,
+)
 from windtunnel.report.page import asset, document, embedded_json, plotly_script
-from windtunnel.report.sections import html_table, minus, section
-from windtunnel.report.units import Estimate, amount, count_text
+from windtunnel.report.sections import SYMBOLS, html_table, minus, section
+from windtunnel.report.units import Estimate, amount, count_text, p_text
+from windtunnel.study.ladder.complete import completed
 
 Tree = Mapping[str, Any]
-_WORDS = {"better": "better", "worse": "worse"}
 
 
 def render_ladder(tree: Tree, *, command: str = "") -> str:
     """The whole page as text; equal trees give equal text."""
+    tree = completed(tree)
     parts = {
         "answer": _answer(tree),
+        "differences": _differences(tree),
+        "trend": _trends(tree),
+        "extrapolation": _claims(tree),
         "figures": _figures(),
         "losses": _losses(tree),
         "laws": _laws(tree),
@@ -29,10 +45,10 @@ def render_ladder(tree: Tree, *, command: str = "") -> str:
         else "",
     }
     links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name, p in parts.items() if p)
-    facts = f"rule {tree['rule']} · {tree['lr_rule_is']} · {amount(len(tree['seeds']), 'seed')}"
+    about = f"rule {tree['rule']} · {tree['lr_rule_is']} · {amount(len(tree['seeds']), 'seed')}"
     body = (
         f'<header><p class="kicker">windtunnel · ladder</p><h1>{escape(tree["title"])}</h1>'
-        f'<p class="facts">{escape(facts)}</p><nav aria-label="Sections">{links}</nav></header>'
+        f'<p class="facts">{escape(about)}</p><nav aria-label="Sections">{links}</nav></header>'
         f"<main>{''.join(parts.values())}</main>"
         "<footer>Made by <b>windtunnel</b>. Everything on this page is in this file.</footer>"
     )
@@ -43,34 +59,96 @@ def render_ladder(tree: Tree, *, command: str = "") -> str:
 
 def _answer(tree: Tree) -> str:
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in tree["notes"])
-    scope = (
-        "Intervals know the noise between seeds and how far the law fits what was measured. "
-        "Whether it holds beyond the largest run they do not know; the backtest is the check."
-    )
     text = f'<p class="conclusion">{escape(tree["conclusion"])}</p>'
-    rows = [_claim(pair) for pair in tree["pairs"]]
-    claims = ""
-    if rows:
-        heading = (
-            f"Difference to {tree['pairs'][0]['first']} at {flops(tree['at']['flops'])} FLOPs, in "
-            "nats per token, and the compute at which the curves cross"
-        )
-        names = ["Architecture", "Verdict", "Difference", "Crossing", "FLOPs", "Range"]
-        claims = html_table(heading, names, rows)
-    return section("answer", "Answer", text, claims, notes, f'<p class="note">{scope}</p>')
+    return section("answer", "Answer", text, notes)
+
+
+def _said(what: str, **known: Any) -> str:
+    """The line that says what a table is."""
+    return f'<p class="note">{escape(EXPLAINED[what].format(**known))}</p>'
+
+
+def _differences(tree: Tree) -> str:
+    if not tree["differences"]:
+        return ""
+
+    def rows() -> Iterable[Sequence[str]]:
+        for row in tree["differences"]:
+            mean, interval = gap(row)
+            yield (
+                escape(f"{row['arm']}-{count_text(row['params'])} {row['budget']}"),
+                _chip(row["verdict"], row["verdict"]),
+                f"<b>{minus(mean)}</b>",
+                minus(leveled(row, interval)),
+                escape(p_text(row["p_value"])),
+                escape(p_text(row["p_holm"])),
+                escape(row["reason"]) or "–",
+            )
+
+    caption = f"Difference to {tree['arms'][0]} as measured, nats per token; same-seed pairs"
+    names = ["Cell", "Verdict", "Difference", "Interval", "p", "p (Holm)", "Remark"]
+    table = html_table(caption, names, rows())
+    return section("differences", "Differences", _said("differences", **facts(tree)), table)
+
+
+def _trends(tree: Tree) -> str:
+    if not tree["trends"]:
+        return ""
+
+    def rows() -> Iterable[Sequence[str]]:
+        for name, what, found, verdict in trend_rows(tree):
+            mean, interval = estimate(found, signed=True)
+            yield (
+                escape(name),
+                escape(what),
+                _chip(found["verdict"], verdict),
+                f"<b>{minus(mean)}</b>",
+                minus(leveled(found, interval)),
+                escape(found["reason"]) or "–",
+            )
+
+    words = "".join(f'<p class="note">{escape(one["words"])}</p>' for one in tree["trends"])
+    caption = f"Trend of the difference to {tree['arms'][0]} with scale, nats per token"
+    names = ["Architecture", "What", "Verdict", "Value", "Interval", "Remark"]
+    table = html_table(caption, names, rows())
+    return section("trend", "Trend", _said("trends"), table, words)
+
+
+def _chip(verdict: str, words: str) -> str:
+    """A verdict with a symbol, so that the colour is never alone."""
+    kind = verdict if verdict in ("better", "worse") else "undecided"
+    if verdict in ("undecided", "cannot say") or kind != "undecided":
+        return f'<span class="chip {kind}">{SYMBOLS[kind]} {escape(words)}</span>'
+    return f'<span class="chip reference">{escape(words)}</span>'
+
+
+def _claims(tree: Tree) -> str:
+    if not tree["pairs"]:
+        return ""
+    heading = (
+        f"Extrapolated: the difference to {tree['pairs'][0]['first']} at "
+        f"{flops(tree['at']['flops'])} FLOPs, in nats per token, and the compute at which the "
+        "curves cross"
+    )
+    names = ["Architecture", "Verdict", "Difference", "Crossing", "FLOPs", "Range"]
+    table = html_table(heading, names, [_claim(pair) for pair in tree["pairs"]])
+    return section("extrapolation", "Extrapolation", _said("claims"), table)
 
 
 def _claim(pair: Tree) -> tuple[str, ...]:
     found, crossing = pair["at"], pair["crossing"]
-    chip = _WORDS.get(found["verdict"], "undecided")
     spot = "–"
     if crossing["verdict"] == "crosses":
         spot = f"{flops(crossing['flops'])} [{flops(crossing['low'])}, {flops(crossing['high'])}]"
     low, high = crossing["range"]
+    shown = _both(found, signed=True)
+    if found["mean"] is None:
+        interval = estimate(found, signed=True)[1]
+        shown = f"{minus(interval)} {escape(found['reason'])}".strip()
     return (
         escape(pair["other"]),
-        f'<span class="chip {chip}">{escape(found["verdict"])}</span>',
-        _both(found, signed=True) or escape(found["reason"]),
+        _chip(found["verdict"], found["verdict"]),
+        shown,
         escape(crossing["verdict"]),
         minus(spot),
         minus(f"{flops(low)} to {flops(high)}"),
@@ -85,7 +163,8 @@ def _both(tree: Tree | None, *, signed: bool = False) -> str:
 def _figures() -> str:
     captions = {
         "compute": "Loss over training FLOPs. Dots: means of measured cells. Lines: the loss of "
-        "the best size for each compute, by the fitted law, with its 95% band.",
+        "the best size for each compute, by the fitted law, with its 95% band, where the fit is "
+        "identified.",
         "isoflop": "Iso-FLOP curves: at one compute, the loss over the size, with its parabola. "
         "Empty where fewer than three sizes reach a common compute.",
         "backtest": "The largest size: predicted from the smaller ones (line: 95% prediction "
@@ -110,7 +189,7 @@ def _losses(tree: Tree) -> str:
 
     names = ["Rung", *tree["budgets"]]
     caption = "Validation loss, nats per token: mean over seeds and 95% interval"
-    return section("losses", "Losses", html_table(caption, names, rows()))
+    return section("losses", "Losses", _said("losses"), html_table(caption, names, rows()))
 
 
 def _trouble(cell: Tree) -> str:
@@ -118,19 +197,31 @@ def _trouble(cell: Tree) -> str:
 
 
 def _laws(tree: Tree) -> str:
-    def rows() -> Iterable[Sequence[str]]:
-        for law in tree["laws"]:
-            for kind, words in (("law", ""), ("compute_law", " (compute)")):
-                numbers = law[kind]
-                if numbers is None and kind == "law":
-                    yield (escape(law["name"]), escape(law["trouble"]), *["–"] * len(NUMBERS))
-                if numbers is not None:
-                    shown = [_number(name, numbers.get(name)) for name in NUMBERS]
-                    yield (escape(law["name"] + words), escape(law["trouble"]), *shown)
+    """A table for each kind of law, each with its line, and one for those that are not told."""
+    parts = []
+    for kind, caption, names in (
+        ("params_tokens", "L = E + A·N^−α + B·D^−β", NUMBERS[:5]),
+        ("compute", "L = E_C + k·C^−γ along the cells nothing cheaper beats", _COMPUTE),
+    ):
+        rows = [
+            (escape(name), *(_number(key, law[key]) for key in names))
+            for name, law in told_laws(tree)
+            if law["kind"] == kind
+        ]
+        if rows:
+            headings = ["E_C" if (kind, key) == ("compute", "E") else _GREEK.get(key, key)
+                        for key in names]  # fmt: skip
+            parts += [_said(kind), html_table(caption, ["Architecture", *headings], rows)]
+    if without := silent_laws(tree):
+        silent = [tuple(escape(text) for text in row) for row in without]
+        parts += [_said("no_law"), html_table("No law", ["Architecture", "Law", "Why"], silent)]
+    troubles = [f"{law['name']}: {law['trouble']}" for law in tree["laws"] if law["trouble"]]
+    parts += [f'<p class="note">{escape(text)}</p>' for text in troubles]
+    return section("laws", "Laws", *parts)
 
-    caption = "L = E + A·N^−α + B·D^−β, and L = E + k·C^−γ along the cells nothing cheaper beats"
-    names = ["Architecture", "Trouble", "E", "A", "α", "B", "β", "k", "γ"]
-    return section("laws", "Laws", html_table(caption, names, rows()))
+
+_COMPUTE = ("E", "k", "gamma")
+_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
 
 def _number(name: str, tree: Tree | None) -> str:
@@ -160,7 +251,8 @@ def _backtest(tree: Tree) -> str:
     ranks = told["ranks"]
     order = f"; {ranks['right']} of {ranks['pairs']} pairs in the measured order"
     words = f'<p class="note">{escape(hits + order * bool(ranks["pairs"]))}</p>'
-    return section("backtest", "Backtest", words, html_table("The largest size", names, rows()))
+    table = html_table("The largest size", names, rows())
+    return section("backtest", "Backtest", _said("backtest"), words, table)
 
 
 def _sizes(tree: Tree) -> str:
@@ -177,7 +269,8 @@ def _sizes(tree: Tree) -> str:
         for rung in tree["rungs"]
     )
     names = ["Rung", "Parameters", "d_model", "Layers", "lr", "FLOP per token", "What the rule set"]
-    return section("sizes", "Sizes", html_table("The rungs", names, rows))
+    said = '<p class="note">What was built for each size, and its learning rate by the rule.</p>'
+    return section("sizes", "Sizes", said, html_table("The rungs", names, rows))
 
 
 def _data(tree: Tree) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,33 @@ def made(
         cost_params=grid,
         cost_flops=6 * grid,
     )
+
+
+def cells_of(arms: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Their cells as they stand in ``study.json``; budgets by the tokens of the smallest size."""
+    return [
+        {
+            "arm": arm.name, "name": f"{arm.name}-{size:g}-{budget:g}x", "asked": float(size),
+            "params": float(size), "budget": f"{budget:g}x", "tokens": float(arm.tokens[i, j]),
+            "flops": float(arm.flops[i, j]), "steps": 100, "lr": 1e-3,
+            "mean": float(arm.losses[i, j].mean()), "low": None, "high": None,
+            "values": [float(v) if np.isfinite(v) else None for v in arm.losses[i, j]],
+            "diverged": int((~np.isfinite(arm.losses[i, j])).sum()), "failed": 0,
+        }
+        for arm in arms
+        for i, size in enumerate(arm.params)
+        for j, budget in enumerate(np.round(arm.tokens[0] / arm.params[0], 6))
+    ]  # fmt: skip
+
+
+def rungs_of(arms: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Their sizes as they stand in ``study.json``."""
+    return [
+        {
+            "arm": arm.name, "name": f"{arm.name}-{size:g}", "asked": float(size),
+            "params": int(size), "d_model": 64, "layers": 2, "lr": 1e-3,
+            "flops_per_token": 6 * float(size), "changes": [],
+        }
+        for arm in arms
+        for size in arm.params
+    ]  # fmt: skip

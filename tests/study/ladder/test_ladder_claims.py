@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.study.ladder.laws import made
+from tests.study.ladder.laws import SIZES, made
 
 from windtunnel.study.ladder.amounts import parse_target
 from windtunnel.study.ladder.analyse import analyse
@@ -60,7 +60,8 @@ def test_without_three_sizes_nothing_is_said_of_scale() -> None:
     assert told["pairs"][0]["at"]["verdict"] == "cannot say"
     assert "at least three sizes" in told["pairs"][0]["at"]["reason"]
     assert told["laws"][0]["law"] is None
-    told |= {"sizes": [2e5, 1e6], "backtest": None}
+    told |= {"sizes": [2e5, 1e6], "backtest": None, "differences": [], "trends": []}
+    told["trends"] = [{"arm": "b", "words": ""}]
     assert "cannot say, since at least three sizes are needed" in conclusion(told)
 
 
@@ -89,7 +90,8 @@ def test_with_one_seed_the_noise_is_unknown() -> None:
 
 
 def test_one_budget_is_fitted_over_compute() -> None:
-    told = answer(made("a", budgets=(20.0,)), made("b", budgets=(20.0,), E=1.2), at="2x")
+    shape: Any = {"budgets": (20.0,), "sizes": (*SIZES, 3.5e6, 7.7e6)}
+    told = answer(made("a", **shape), made("b", E=1.2, **shape), at="2x")
     assert told["laws"][0]["law"]["kind"] == "compute"
     assert told["pairs"][0]["at"]["verdict"] == "better"
 

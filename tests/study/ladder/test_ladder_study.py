@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from windtunnel.errors import StudyError, UsageError
+from windtunnel.report.ladder import plan_lines
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.arms import Ground, read_tree
 from windtunnel.study.conduct import RunMaker
@@ -80,6 +81,10 @@ def test_the_plan_is_told_before_anything_runs(load: Load, ground: Ground, tmp_p
     seconds = predicted_seconds(inquiry.ladder, first)
     assert seconds is not None
     assert seconds > sum(arm.run_seconds or 0 for arm in first.arms) * 2
+    told = plan_lines({"title": inquiry.question, **tree}, seconds)[2]
+    assert told.endswith(
+        "on one worker, if this machine stays as fast as it was when it was measured"
+    )
     for arm in first.arms:
         assert arm.config["train"]["schedule"]["type"] == "wsd"
         assert arm.config["train"]["checkpoint_at"]
@@ -106,6 +111,11 @@ def test_two_rounds_and_an_answer_that_does_not_depend_on_workers(
     assert len(tree["cells"]) == 12
     assert all(cell["mean"] is not None for cell in tree["cells"])
     assert tree["pairs"][0]["at"]["verdict"] in ("better", "worse", "cannot say")
+    assert len(tree["differences"]) == 6
+    assert tree["differences"][0]["against"] == "llama"
+    assert tree["trends"][0]["size"]["held"] == "at equal tokens"
+    assert "gru against llama, as measured in 6 cells: " in tree["conclusion"]
+    assert tree["trends"][0]["words"] in tree["conclusion"]
     # The stand-in worker leaves no checkpoints, so smaller budgets are planned whole, and told.
     assert any("trained from their first step" in note for note in tree["notes"])
 

@@ -17,6 +17,7 @@ from windtunnel.study.ladder.cells import FEWEST_SIZES, Measured
 from windtunnel.study.ladder.claims import CANNOT_SAY, Crossing, Difference, crossing, difference
 from windtunnel.study.ladder.claims import trouble as trouble_of
 from windtunnel.study.ladder.fits import Law
+from windtunnel.study.ladder.identify import PARAMETERS, identified
 from windtunnel.study.ladder.isoflop import isoflop_curves
 from windtunnel.study.ladder.predict import CONFIDENCE, band, best_size_at, curve
 from windtunnel.study.ladder.resample import Draws, Resampled, make_draws, resample
@@ -70,7 +71,7 @@ def analyse(
     flops = _range(arms, max(at, largest))
     fitted = [_fitted(arm, shared) for arm in arms]
     pairs = [_pair(fitted[0], other, flops, at, len(arms) - 1) for other in fitted[1:]]
-    return {
+    found = {
         "confidence": CONFIDENCE,
         "draws": draws,
         "resampling_seed": seed,
@@ -81,6 +82,7 @@ def analyse(
         if with_backtest
         else None,
     }
+    return identified(found)
 
 
 def _range(arms: Sequence[Measured], end: float) -> Floats:
@@ -123,10 +125,11 @@ def _law_tree(one: Fitted, flops: Floats, draws: Draws) -> dict[str, Any]:
 
 def _numbers(found: Resampled, *, compute: bool) -> dict[str, Any]:
     """The law's numbers with intervals, by the names of its equation."""
-    names = ("E", "k", "gamma") if compute else ("E", "A", "alpha", "B", "beta")
+    kind = "compute" if compute else "params_tokens"
+    names = PARAMETERS[kind]
     values = dict(zip(names, zip(_flat(found.law), _flat(found.laws), strict=True), strict=True))
     return {
-        "kind": "compute" if compute else "params_tokens",
+        "kind": kind,
         **{
             name: _without_ends(found, band(float(point[0]), again).to_dict())
             for name, (point, again) in values.items()

@@ -14,10 +14,10 @@ from windtunnel.runs import RunStore
 from windtunnel.study.arms import Ground
 from windtunnel.study.ladder.analyse import DRAWS, analyse
 from windtunnel.study.ladder.cells import FEWEST_SIZES, Measured
+from windtunnel.study.ladder.complete import completed
 from windtunnel.study.ladder.plans import decays, trunks
 from windtunnel.study.ladder.recipe import LR_WORDS
 from windtunnel.study.ladder.rungs import Ladder, Rung
-from windtunnel.study.ladder.words import conclusion
 from windtunnel.study.plan import Plan
 from windtunnel.study.rounds import Recall, Round
 from windtunnel.study.statistics import mean_interval
@@ -60,7 +60,7 @@ class LadderInquiry:
         return folder.path
 
     def result(self, past: Sequence[Round]) -> dict[str, Any]:
-        """Plain JSON: cells, laws, claims, backtest, and the conclusion in words."""
+        """Plain JSON: cells, differences, trends, laws, claims, backtest, and the conclusion."""
         request = self.ladder.request
         losses = _losses(past)
         measured = [
@@ -82,7 +82,7 @@ class LadderInquiry:
             **analyse(measured, request.target, with_backtest=with_backtest, draws=self._draws),
             "notes": list(dict.fromkeys(note for round in past for note in round.plan.notes)),
         }
-        return {**tree, "conclusion": conclusion(tree)}
+        return completed(tree)
 
 
 def described(ladder: Ladder) -> dict[str, Any]:
