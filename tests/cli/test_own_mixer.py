@@ -6,8 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.apart import components_apart, forget_plugins
 from tests.conftest import Command
+from torch import Tensor
+
+from windtunnel.arch import build, resolve
+from windtunnel.cli.own_mixer import STARTS, render_mixer
+from windtunnel.errors import UsageError
+from windtunnel.nn.component import Scope, Span
+from windtunnel.nn.initialize import initialize
+from windtunnel.nn.mixers.attention import Attention, AttentionConfig
+from windtunnel.nn.mixers.softmax_attention import SoftmaxAttention
+from windtunnel.nn.positions.alibi import alibi_slopes
+from windtunnel.train.run_config import load_run
 
 OWN = "mixer: {type: attention, num_heads: 2}", "mixer: my_mixer"
 
@@ -25,6 +37,18 @@ def own(windtunnel: Command, workplace: Path) -> Path:
     text = (workplace / "run.yaml").read_text(encoding="utf-8").replace(*OWN)
     (workplace / "own.yaml").write_text("plugins: [my_mixer.py]\n" + text, encoding="utf-8")
     return workplace / "my_mixer.py"
+
+
+@pytest.fixture
+def gated(windtunnel: Command, workplace: Path) -> Path:
+    """The file of an attention of one's own, and a run file, own.yaml, that uses it."""
+    assert windtunnel("new", "mixer", "gated", "--from", "attention").code == 0
+    file = workplace / "gated.py"
+    text = (workplace / "run.yaml").read_text(encoding="utf-8")
+    text = text.replace(OWN[0], "mixer: {type: gated, gate: head, num_heads: 2, window: 12}")
+    text = "plugins: [gated.py]\n" + text.replace("name: small", "name: gated")
+    (workplace / "own.yaml").write_text(text, encoding="utf-8")
+    return file
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -112,6 +136,9 @@ def test_a_file_without_components_is_a_mistake(
         (("new", "mixer", "random"), "would hide the Python module"),
         (("new", "mixer", "mine", "--out", "nowhere"), "No such file or directory"),
         (("new", "mixer", "mine", "--preset", "gpt2"), "--preset is for run files"),
+        (("new", "mixer", "mine", "--from", "atention"),
+         "begins from 'atention'; did you mean 'attention'? (allowed: average, attention)"),
+        (("new", "a.yaml", "--from", "attention"), "--from is for a mixer"),
         (("new", "a.yaml", "mine"), "unexpected 'mine'"),
         (("new", "a.yaml", "--out", "."), "--out is for a mixer"),
         (("check",), "missing FILE"),
@@ -119,7 +146,7 @@ def test_a_file_without_components_is_a_mistake(
         (("check", "run.yaml", "--contracts", "x.py", "--resolved"), "leave out --contracts"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
-)
+)  # fmt: skip
 def test_a_mistake_is_one_line_and_writes_nothing(
     windtunnel: Command, workplace: Path, arguments: tuple[str, ...], message: str
 ) -> None:
@@ -183,3 +210,124 @@ def test_another_plugin_is_another_run(windtunnel: Command, own: Path) -> None:
     assert first["final"]["loss"] != second["final"]["loss"]
     answer = windtunnel("train", "own.yaml", "--out", "first")
     assert (answer.code, "another config" in answer.err) == (2, True)
+
+
+def test_an_attention_of_ones_own_keeps_every_contract(windtunnel: Command, gated: Path) -> None:
+    answer = windtunnel("check", "--contracts", gated.name)
+    assert (answer.code, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert len(lines) == 4
+    assert all(line.endswith(": 12 contracts hold") for line in lines)
+    assert lines[0] == "mixer gated(num_heads=2): 12 contracts hold"
+    assert "gate=head" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("            + linear_cost(scope.d_model, self.gates, bias=False)\n", "",
+         "cost: parameters: predicted"),
+        ("Cost(activation_values=self.gates + read)", "Cost()", "kept: keeps"),
+        ("y * torch.sigmoid(gate)", "y * torch.sigmoid(gate.mean(2, keepdim=True))",
+         "causality: editing token 1 on"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_an_attention_is_told(
+    windtunnel: Command, gated: Path, old: str, new: str, message: str
+) -> None:
+    edit(gated, old, new)
+    answer = windtunnel("check", "--contracts", gated.name)
+    assert (answer.code, answer.err) == (1, "")
+    assert f"  mixer gated(num_heads=2): {message}" in answer.out
+
+
+def test_a_part_without_a_cost_is_refused(windtunnel: Command, gated: Path) -> None:
+    text = gated.read_text(encoding="utf-8")
+    start, end = text.index("    def cost("), text.index('@register("mixer")')
+    gated.write_text(text[:start] + text[end:], encoding="utf-8")
+    for arguments in (("check", "own.yaml"), ("check", "--contracts", gated.name)):
+        answer = windtunnel(*arguments)
+        assert (answer.code, answer.out) == (2, "")
+        assert "GatedMixer has an __init__ of its own and GatedMixerConfig no cost" in answer.err
+        assert len(answer.err.splitlines()) == 1
+
+
+def test_an_attention_of_ones_own_trains_is_compared_and_writes_text(
+    windtunnel: Command, gated: Path
+) -> None:
+    assert train(windtunnel, "whole")["status"] == "finished"
+    forget_plugins()
+    text = windtunnel("generate", "whole", "the king", "-n", 8, "--greedy")
+    assert (text.code, text.out.startswith("the king")) == (0, True)
+    forget_plugins()
+    answer = windtunnel(
+        "compare", "run.yaml", "own.yaml", "--seeds", 2, "--match", "tokens", "--budget", 300,
+        "--out", "study", "--json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    arms = json.loads(answer.out)["arms"]
+    assert [arm["name"] for arm in arms] == ["small", "gated"]
+
+
+def test_tokens_one_by_one_give_the_logits_of_the_whole(gated: Path) -> None:
+    architecture = resolve(load_run(Path("own.yaml")).config.arch, 256)
+    model = build(architecture).double().eval()
+    initialize(model, 0)
+    tokens = torch.randint(256, (2, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, state, parts = model(tokens), model.initial_state(2), []
+        for at in range(30):
+            logits, state = model.extend(tokens[:, at : at + 1], state)
+            parts.append(logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)
+
+
+def test_what_a_mixer_begins_from(windtunnel: Command, gated: Path) -> None:
+    assert gated.read_text(encoding="utf-8") == render_mixer("gated", "attention")
+    assert windtunnel("new", "mixer", "mine", "--from", "average").code == 0
+    assert gated.with_name("mine.py").read_text(encoding="utf-8") == render_mixer("mine")
+
+
+def test_an_unknown_start_names_the_nearest() -> None:
+    assert set(STARTS) == {"average", "attention"}
+    assert render_mixer("mine") == render_mixer("mine", "average")
+    with pytest.raises(UsageError, match="did you mean 'attention'\\? \\(allowed: average, att"):
+        render_mixer("mine", "atention")
+
+
+class Sloped(SoftmaxAttention[AttentionConfig]):
+    """ALiBi, as scores of one's own."""
+
+    Config = AttentionConfig
+
+    def scores(
+        self, seen: Tensor, q_positions: Tensor, k_positions: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        mask, factor = super().scores(seen, q_positions, k_positions, dtype)
+        distance = (q_positions[:, None, :, None] - k_positions[:, None, None, :]).abs()
+        slopes = torch.tensor(alibi_slopes(2))[:, None, None]
+        return (-slopes * distance).to(dtype).masked_fill(~mask, float("-inf")), factor
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_scores_of_ones_own_are_used_wherever_attention_reads(window: int | None) -> None:
+    scope, t = Scope(d_model=16), 300
+    base = AttentionConfig(num_heads=2, window=window)
+    own = Sloped(base.replace(position={"type": "none"}).resolve(scope), scope)
+    other = Attention(base.replace(position={"type": "alibi"}).resolve(scope), scope)
+    plain = Attention(base.replace(position={"type": "none"}).resolve(scope), scope)
+    for module in (own, other, plain):
+        initialize(module, 0)
+    x = torch.randn(2, t, 16, generator=torch.Generator().manual_seed(1))
+    real = torch.rand(2, t, generator=torch.Generator().manual_seed(2)) > 0.1
+    for span in (Span.of(t), Span.of_real(real)):
+        plain(x, span)  # the span's masks are shared between layers that are alike, not with this
+        torch.testing.assert_close(own(x, span)[real], other(x, span)[real])
+    states = own.initial_state(2), other.initial_state(2)
+    for start, end in ((0, 7), (7, 8), (8, 11)):
+        span = Span.of(end - start, start=start)
+        found, first = own.extend(x[:, start:end], states[0], span)
+        expected, second = other.extend(x[:, start:end], states[1], span)
+        torch.testing.assert_close(found, expected)
+        states = first, second
+    assert not torch.allclose(own(x, Span.of(t)), plain(x, Span.of(t)), atol=1e-3)

@@ -10,6 +10,8 @@ from windtunnel.arch import Architecture
 from windtunnel.cli import searching
 from windtunnel.study.ground import local_ground
 from windtunnel.study.search import gate
+from windtunnel.study.search.outlook import Outlook
+from windtunnel.study.search.result import UNTUNED
 from windtunnel.train.config import TrainConfig
 
 LIMIT = 450 * 2**20
@@ -56,6 +58,9 @@ def test_a_search_trains_prunes_confirms_and_reports(
     assert "training" not in shown.err
     assert "2 invalid" in shown.out
     assert "Searched against confirmed" in shown.out
+    text = " ".join(shown.out.split())
+    assert f"{UNTUNED} {result['conclusion']}" in text
+    assert UNTUNED in page.replace("&#x27;", "'")
     told = windtunnel("report", "s")
     assert told.code == 0, told.err
     assert "Searched against confirmed" in told.out
@@ -115,13 +120,14 @@ def test_mistakes_of_both_files_are_told_at_once(
     assert "run.yaml:1:8: arch.d_modl: unknown key of 'decoder'" in answer.err
     assert "search.yaml:1:9: trials: must be > 0, not 0" in answer.err
     assert "search.yaml:2:20: space.train.lr.lag: unknown key; did you mean 'log'?" in answer.err
+    assert "is empty" not in answer.err
     assert not (workplace / "s").exists()
 
 
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        ("train.lrr: {choice: [1.0]}", "search.yaml:8:3: train.lrr: train.lrr: unknown key; did"),
+        ("train.lrr: {choice: [1.0]}", "search.yaml:8:3: space.train.lrr: unknown key; did you"),
         ("data.source: {choice: [plays]}", "cannot be searched: trials on different data"),
     ],
 )
@@ -152,3 +158,37 @@ def test_a_search_without_a_valid_configuration_says_why(windtunnel: Command, sp
     assert answer.code == 1
     assert "none of 4 configurations is valid and fits into memory" in answer.err
     assert "num_heads 3 does not divide d_model 16" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ((), ""),
+        ((1.0, 1.0, 1.001), "take as many FLOPs as the file's own run"),
+        ((2.0, 2.0), "take 2 times the FLOPs of the file's own run"),
+        ((0.5, 1.0, 3.0), "take 0.5 to 3 times the FLOPs of the file's own run (1.5 on average)"),
+    ],
+)
+def test_what_drawn_configurations_cost_is_said_once(ratios: tuple[float, ...], said: str) -> None:
+    outlook = Outlook(
+        trials=1, runs=1, confirming=0, drawn=3, invalid=0, too_large=0, ratios=ratios, share=1.0,
+        seconds=None,
+    )  # fmt: skip
+    assert searching._spread(outlook) == said
+
+
+@pytest.mark.parametrize(
+    ("trials", "said"),
+    [
+        (1, "grid, 1 trial: at most 1 run, and 4 to confirm the best"),
+        (2, "grid, 2 trials, all at once: at most 2 runs, and 4 to confirm the best"),
+        (4, "grid, 4 trials, 3 at a time: at most 4 runs, and 4 to confirm the best"),
+    ],
+)
+def test_how_many_trials_are_tried_at_a_time(
+    windtunnel: Command, space: Path, trials: int, said: str
+) -> None:
+    answer = windtunnel(
+        "search", "run.yaml", "--space", space, "--out", "s", "--trials", trials, "--dry-run"
+    )
+    assert f"2 knobs; {said}\n" in answer.err

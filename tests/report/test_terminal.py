@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Literal
+import itertools
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console, RenderableType
@@ -50,6 +51,41 @@ def test_the_tables_are_ascii_and_names_are_no_markup() -> None:
     assert "[red]a[/red" in text
     words = shown(verdict_view(tree)).replace("─", "-")
     assert words.isascii()
+
+
+def timed(name: str, difference: float, uncertainty: float | None) -> dict[str, Any]:
+    """An arm whose runs lie as far apart as that."""
+    tree = arm(name, "worse", 0.2)
+    told = {"spread": uncertainty, "difference": difference, "uncertainty": uncertainty}
+    mismatch = {**tree["mismatch"], "seconds": difference}
+    return {**tree, "mismatch": mismatch, "time": {**told, "told_apart": None}}
+
+
+def test_times_are_told_as_far_as_the_runs_agree() -> None:
+    first = {**arm("first", "reference", 0.0), "time": {"spread": 0.5, "uncertainty": 0.5}}
+    arms = [first, timed("a", 0.385, 0.5), timed("b", 0.385, 0.012), timed("c", -0.25, None)]
+    text = shown(verdict_view(verdicts(arms=arms)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.replace("─", "-").isascii()
+    costs = shown(cost_of_arms_table(verdicts(arms=arms)))
+    table = [line.split() for line in costs.splitlines()]
+    pairs = [pair for pair in itertools.pairwise(table) if all(pair)]
+    rows = {line[0]: (line[-1], below[-1]) for line, below in pairs}
+    assert rows["a"] == ("~", "+-50%")
+    assert rows["b"] == ("+38.5%", "+-1.2%")
+    assert rows["c"] == ("-25%", "+-?")
+    assert "18.2k" in text
+    assert "no difference beyond that" in " ".join(text.split())
+
+
+def test_a_matched_budget_is_shown_where_it_is_off() -> None:
+    for off, seen in ((0.0133, True), (0.004, False)):
+        other = arm("b", "worse", 0.2)
+        other["mismatch"] = {**other["mismatch"], "flops": off}
+        tree = verdicts(arms=[arm("a", "reference", 0.0), other], match="flops")
+        text = shown(cost_of_arms_table(tree))
+        assert ("+1.3%" in text) == seen
+        assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_long_name_is_folded_and_no_number_is_cut() -> None:

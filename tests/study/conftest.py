@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from windtunnel.config import digest, parse_document
+from windtunnel.study import sources
 from windtunnel.study.arms import Ground, Settled
 from windtunnel.study.engines import Engine, LocalEngine
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
@@ -13,6 +14,12 @@ from windtunnel.train.run_config import LoadedRun, RunConfig, load_run_document
 VOCABULARY = 512
 TRAIN = {"steps": 50, "batch_size": 4, "seq_len": 32}
 DATA = {"tokenizer": {"type": "bpe", "vocab_size": VOCABULARY}}
+
+
+@pytest.fixture(autouse=True)
+def unwatched(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever edits the package while tests run stops no study of theirs."""
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from windtunnel.config import parse_document
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
+from windtunnel.study import starts
 from windtunnel.study.arms import Ground, read_tree
 from windtunnel.study.conduct import RunMaker, conduct, finished_keys
 from windtunnel.study.execute import Job, Progress, StudyInterrupted
@@ -191,10 +192,14 @@ def test_a_changed_corpus_is_noticed(
     assert RunStore(tmp_path).find(made.key) is not None
 
 
-def test_speeds_are_measured_in_a_child(tiny: Callable[..., LoadedRun]) -> None:
+def test_speeds_are_measured_in_a_child(
+    tiny: Callable[..., LoadedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
     configs = [tiny(name).config for name in ("first", "second")]
+    monkeypatch.setattr(starts, "_measured", [])
     speeds = measure_speeds(configs)
     assert speeds[0] == speeds[1] > 1  # one measurement for equal shapes
+    assert 0.2 < starts.start_seconds() < 300  # it started Python and torch, as a worker does
 
 
 def test_a_run_survives_the_way_through_the_plan(tiny: Callable[..., LoadedRun]) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,32 @@ def test_every_run_ends_with_its_record_and_its_threads(
     last = seen[-1]
     assert (last.runs_done, last.steps_done, last.fraction) == (3, 3 * STEPS, 1.0)
     assert last.seconds_left == 0.0
+
+
+def test_the_time_left_is_that_of_runs_that_have_ended(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
+    """Predicted were 0.2 s a run, most of it the worker's start; in truth it takes far longer."""
+    jobs = [
+        replace(make_job(store, name), work_per_step=0.005, start_seconds=0.1) for name in "abc"
+    ]
+    seen: list[Progress] = []
+    slow = dict.fromkeys("abc", "slow")
+    run_all(jobs, tmp_path, slow, workers=1, on_progress=seen.append)
+    first = next(progress for progress in seen if progress.runs_done == 1)
+    assert first.seconds > 20 * 0.05
+    assert first.seconds_left == pytest.approx(2 * first.seconds, rel=0.2)
+    shares = [progress.fraction for progress in seen]
+    assert shares == sorted(shares)
+
+
+def test_the_start_of_a_worker_is_work_too(store: RunStore) -> None:
+    job = replace(make_job(store, "a"), work_per_step=0.5, start_seconds=4.0, first_step=10)
+    assert job.work == 4.0 + 10 * 0.5
+    assert [job.work_done(0, seconds) for seconds in (0.0, 3.0, 30.0)] == [0.0, 3.0, 4.0]
+    assert job.work_done(10, 5.0) == 4.0  # where it branches from another run: no step of its own
+    assert job.work_done(15, 6.0) == 4.0 + 5 * 0.5
+    assert job.work_done(STEPS, 9.0) == job.work
 
 
 def test_a_killed_worker_is_taken_over_from_its_checkpoint(

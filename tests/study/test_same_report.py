@@ -2,7 +2,7 @@
 
 Byte for byte, ``study.json`` and ``report.html``, but for what a clock or a machine says. Exactly
 these fields are set to one value before the bytes are compared (and the page is made anew from the
-runs with these fields): ``time``, ``seconds``, ``created``, ``train_seconds``,
+runs with these fields): ``time`` (all in it), ``seconds``, ``created``, ``train_seconds``,
 ``steps_per_second``, ``tokens_per_second`` and ``peak_memory_bytes``; and the path of the folder in
 which it all lies.
 """
@@ -38,7 +38,10 @@ def unmeasured(tree: Any) -> Any:
     """The same with every measured number set to one value."""
     if isinstance(tree, dict):
         numbers = {k: v for k, v in tree.items() if k in MEASURED and isinstance(v, int | float)}
-        return {k: 1.0 if k in numbers else unmeasured(v) for k, v in tree.items()}
+        times = {
+            k: dict.fromkeys(v) for k, v in tree.items() if k == "time" and isinstance(v, dict)
+        }
+        return {k: 1.0 if k in numbers else unmeasured(v) for k, v in (tree | times).items()}
     return [unmeasured(item) for item in tree] if isinstance(tree, list) else tree
 
 

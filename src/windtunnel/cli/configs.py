@@ -23,10 +23,15 @@ def new(
     preset: Annotated[
         str | None, typer.Option("--preset", help="The architecture to begin with [llama].")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="START", help="What a new mixer begins from: average (a "
+                     "state of its own) or attention (a gated variant) [average]."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder of a new mixer's file [.].")
     ] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a commented run file to begin with; or, with `new mixer NAME`, a mixer of your own."""
     from windtunnel.errors import UsageError
 
@@ -35,10 +40,12 @@ def new(
             raise UsageError("a mixer needs a name: windtunnel new mixer NAME")
         if preset is not None:
             raise UsageError("--preset is for run files, not for a mixer")
-        _new_mixer(name, out or Path())
+        _new_mixer(name, start, out or Path())
         return
     if name is not None:
         raise UsageError(f"unexpected {name!r}: a name is for `windtunnel new mixer NAME`")
+    if start is not None:
+        raise UsageError("--from is for a mixer; --preset NAME is what a run file begins with")
     if out is not None:
         raise UsageError("--out is for a mixer; a run file is written where FILE says")
     from windtunnel.cli.template import render_run_file
@@ -47,11 +54,11 @@ def new(
     note(f"wrote {file}; next: windtunnel check {file}")
 
 
-def _new_mixer(name: str, folder: Path) -> None:
-    from windtunnel.cli.own_mixer import render_mixer
+def _new_mixer(name: str, start: str | None, folder: Path) -> None:
+    from windtunnel.cli.own_mixer import USUAL, render_mixer
 
     file = folder / f"{name}.py"
-    _write(file, render_mixer(name))
+    _write(file, render_mixer(name, USUAL if start is None else start))
     note(f"wrote {file}; next: windtunnel check --contracts {file}")
 
 

@@ -28,7 +28,7 @@ from windtunnel.study.machine import shares_gpus
 from windtunnel.study.search.inquiry import Searching
 from windtunnel.study.search.outlook import Outlook, look_ahead
 from windtunnel.study.search.prior import Prior, architecture_knobs
-from windtunnel.study.search.space import Search, check_paths, load_search
+from windtunnel.study.search.space import Search, load_search
 from windtunnel.study.search.trial import BOOK, Book
 from windtunnel.train.run_config import LoadedRun, load_run
 
@@ -80,7 +80,6 @@ def _search(request: Request, engine: Engine) -> dict[str, Any]:
     base, search = load_both(request.file, request.edits, request.space)
     if request.trials is not None:
         search = replace(search, config=search.config.replace(trials=request.trials))
-    check_paths(search, base)
     prior = prior_of(request, search)
     prepare_with_progress(base.config.data)
     ground = local_ground()
@@ -138,7 +137,7 @@ def load_both(file: Path, edits: Sequence[str], space: Path) -> tuple[LoadedRun,
     except ConfigError as error:
         problems += error.problems
     try:
-        search = load_search(space)
+        search = load_search(space, base)
     except ConfigError as error:
         problems += error.problems
     if problems or base is None or search is None:
@@ -166,25 +165,22 @@ def outlook_lines(
     """What will be done, how long it takes and what will not fit."""
     config, room = inquiry.config, inquiry.room_bytes
     seeds = f" of {config.seeds} seeds" if config.seeds > 1 else ""
+    pieces = f", {config.batch} at a time" if config.batch < outlook.trials else ", all at once"
+    shape = seeds + (pieces if outlook.trials > 1 else "")
     fresh = f", and {outlook.confirming} to confirm the best" if outlook.confirming else ""
     lines = [
-        f"search: {inquiry.question}; {config.sampler.type}, {outlook.trials} trials{seeds}, "
-        f"{config.batch} at a time: at most {outlook.runs} runs{fresh}"
+        f"search: {inquiry.question}; {config.sampler.type}, {_many(outlook.trials, 'trial')}"
+        f"{shape}: at most {_many(outlook.runs, 'run')}{fresh}"
     ]
     refused = [
         f"{count} {text}"
         for count, text in ((outlook.invalid, "are not valid"), (outlook.too_large, "do not fit"))
         if count
     ]
-    spread = ""
-    if outlook.ratios:
-        spread = (
-            f"take {outlook.ratios[0]:.2g} to {outlook.ratios[-1]:.2g} times the FLOPs of the "
-            f"file's own run ({outlook.ratio:.2g} on average)"
-        )
+    spread = _spread(outlook)
     others = "the others " if refused and spread else ""
     said = "; ".join([*refused, *([others + spread] if spread else [])])
-    lines.append(f"  of {outlook.drawn} configurations drawn at random: {said}")
+    lines.append(f"  of {_many(outlook.drawn, 'configuration')} drawn at random: {said}")
     if inquiry.prior is not None:
         lines.append(
             f"  prior: {len(inquiry.first_points())} architectures are tried first, the best of "
@@ -202,6 +198,25 @@ def outlook_lines(
     return [*lines, _time_line(inquiry, outlook, workers, there)]
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _spread(outlook: Outlook) -> str:
+    """What the configurations cost that were drawn, beside the file's own run."""
+    if not outlook.ratios:
+        return ""
+    low, high = (f"{ratio:.2g}" for ratio in (outlook.ratios[0], outlook.ratios[-1]))
+    if low == high == "1":
+        return "take as many FLOPs as the file's own run"
+    if low == high:
+        return f"take {low} times the FLOPs of the file's own run"
+    return (
+        f"take {low} to {high} times the FLOPs of the file's own run "
+        f"({outlook.ratio:.2g} on average)"
+    )
+
+
 def _time_line(inquiry: Searching, outlook: Outlook, workers: int | None, there: Capacity) -> str:
     if outlook.seconds is None:
         return "  time: not known"
@@ -210,7 +225,7 @@ def _time_line(inquiry: Searching, outlook: Outlook, workers: int | None, there:
         fitting = min(fitting, there.memory_bytes // inquiry.base_costs.memory_bytes)
     if there.gpus and shares_gpus(inquiry.base.config.train.device):
         fitting = min(fitting, there.gpus)
-    side = max(1, min(workers or fitting, inquiry.config.batch))
+    side = max(1, min(workers or fitting, inquiry.config.batch, outlook.trials))
     time = duration_text(outlook.seconds / side)
     more = "" if outlook.share is not None else ", at most"
     return (

@@ -17,7 +17,6 @@ from windtunnel.report.units import (
     flops_text,
     level_text,
     p_text,
-    percent_text,
 )
 from windtunnel.report.verdicts import BUDGETS, UNITS, Arm, Verdicts
 
@@ -175,13 +174,14 @@ def cost_section(study: Verdicts) -> str:
             count_text(arm.params),
             count_text(arm.tokens),
             flops_text(arm.flops_per_token),
-            count_text(arm.tokens_per_second),
+            arm.speed_text,
             bytes_text(arm.peak_memory_bytes),
-            *(minus(percent_text(arm.mismatch.get(b))) for b in others),
+            *(minus(arm.mismatch_text(b)) for b in others),
         )
         for arm in study.arms
     )
-    return section("cost", "Cost", html_table("Cost of each architecture", headings, rows))
+    words = f'<p class="note">{escape(study.time_words)}</p>' if study.time_words else ""
+    return section("cost", "Cost", html_table("Cost of each architecture", headings, rows), words)
 
 
 def reading_box() -> str:

@@ -21,12 +21,13 @@ from windtunnel.report.units import (
     fixed,
     level_text,
     p_text,
-    percent_text,
 )
 from windtunnel.report.verdicts import BUDGETS, UNITS, Arm, Verdicts, read_verdicts
 
 _NONE = "-"
 _NAME_WIDTH = 12
+_EXACT = 0.005
+"""What is left of a matched budget's mismatch below this is not told."""
 _MISMATCH_HEADINGS = {
     "tokens": "d tokens",
     "flops": "d FLOPs",
@@ -75,7 +76,12 @@ def verdict_view(verdicts: Mapping[str, Any]) -> Group:
         if arm.reason and arm.verdict != "reference"
     ]
     parts.append(Text(_interval_words(study), style="dim"))
-    notes = (study.design_words, study.pairing_words, *study.note.splitlines())
+    notes = (
+        _plain(study.time_words),
+        study.design_words,
+        study.pairing_words,
+        *study.note.splitlines(),
+    )
     parts += [Text(text, style="dim") for text in notes if text]
     if study.conclusion:
         parts.extend((Text(""), Text(study.conclusion, style="bold")))
@@ -167,8 +173,12 @@ def _title(study: Verdicts) -> str:
 
 
 def _cost_table(study: Verdicts) -> Table:
-    # Measured seconds are matched by a forecast, and a diverged run ends early.
-    inexact = study.match == "seconds" or any(arm.diverged for arm in study.arms)
+    # Measured seconds are matched by a forecast, a diverged run ends early, a step is a whole one.
+    inexact = (
+        study.match == "seconds"
+        or any(arm.diverged for arm in study.arms)
+        or any(abs(arm.mismatch.get(study.match) or 0.0) > _EXACT for arm in study.arms)
+    )
     others = [b for b in BUDGETS if (b != study.match or inexact) and _known(study, b)]
     columns = {"architecture": False, "params": True, "FLOP/tok": True, "tok/s": True}
     headings = {budget: _MISMATCH_HEADINGS[budget] for budget in others}
@@ -182,14 +192,24 @@ def _cost_table(study: Verdicts) -> Table:
             Text(arm.name),
             Text(count_text(arm.params)),
             Text(count_text(arm.flops_per_token)),
-            Text(count_text(arm.tokens_per_second)),
+            Text(_on_two_lines(arm.speed_text)),
             Text(bytes_text(arm.peak_memory_bytes)),
             *(
-                Text(_NONE if arm.is_reference else percent_text(arm.mismatch.get(budget)))
+                Text(_NONE if arm.is_reference else _on_two_lines(arm.mismatch_text(budget)))
                 for budget in others
             ),
         )
     return table
+
+
+def _on_two_lines(text: str) -> str:
+    """What a figure may be off by stands below it: the columns are narrow."""
+    return _plain(text.replace(" ±", "\n±"))
+
+
+def _plain(text: str) -> str:
+    """In characters that every terminal has."""
+    return text.replace("±", "+-").replace("≈", "~")
 
 
 def _known(study: Verdicts, budget: str) -> bool:

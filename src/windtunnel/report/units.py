@@ -123,6 +123,31 @@ def percent_text(fraction: float | None) -> str:
     return f"{percent:+.1g}%" if abs(percent) >= 0.001 else f"{percent:+.0e}%"
 
 
+def spread_text(fraction: float | None) -> str:
+    """How far apart relative figures lie: ``±12%``; ``±?`` where that is not known.
+
+    >>> spread_text(0.123), spread_text(0.0123), spread_text(None)
+    ('±12%', '±1.2%', '±?')
+    """
+    if fraction is None or not math.isfinite(fraction):
+        return "±?"
+    return f"±{100 * fraction:.{0 if fraction >= 0.0995 else 1}f}%"
+
+
+def uncertain_text(fraction: float | None, uncertainty: float | None) -> str:
+    """A relative difference with what it may be off by; ``≈`` where that is as large as itself.
+
+    >>> uncertain_text(0.385, 0.12), uncertain_text(-0.385, 0.5), uncertain_text(0.385, None)
+    ('+38% ±12%', '≈ ±50%', '+38% ±?')
+    """
+    if fraction is None or not math.isfinite(fraction):
+        return MISSING
+    if uncertainty is not None and abs(fraction) <= uncertainty:
+        return f"≈ {spread_text(uncertainty)}"
+    whole = uncertainty is None or uncertainty >= 0.0995
+    return f"{fixed(100 * fraction, 0 if whole else 1, signed=True)}% {spread_text(uncertainty)}"
+
+
 def _scaled(value: float, base: float, units: tuple[str, ...]) -> tuple[str, str]:
     """The value over the largest power of `base` that leaves three digits, and its unit."""
     size, power = abs(value), 0

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from windtunnel.errors import StudyError
-from windtunnel.report.units import Estimate
+from windtunnel.report.units import (
+    Estimate,
+    count_text,
+    percent_text,
+    spread_text,
+    uncertain_text,
+)
 
 VERDICTS = ("reference", "better", "worse", "equivalent", "undecided")
 UNITS = {"loss": "nats per token", "bits_per_byte": "bits per byte"}
@@ -46,10 +52,25 @@ class Arm:
     tokens_per_second: float | None
     peak_memory_bytes: float | None
     mismatch: Mapping[str, float | None] = field(default_factory=dict)
+    time: Mapping[str, Any] | None = None
+    """What its seconds are worth; None in studies of old."""
 
     @property
     def is_reference(self) -> bool:
         return self.verdict == "reference"
+
+    def mismatch_text(self, budget: str) -> str:
+        """How far a budget is from the first arm's; of seconds no more than the clock can tell."""
+        found = self.mismatch.get(budget)
+        if budget != "seconds" or self.time is None or found == 0.0:
+            return percent_text(found)
+        return uncertain_text(found, self.time.get("uncertainty"))
+
+    @property
+    def speed_text(self) -> str:
+        """Tokens a second, and how far apart the arm's runs lie where that is known."""
+        text, spread = count_text(self.tokens_per_second), (self.time or {}).get("spread")
+        return text if spread is None else f"{text} {spread_text(spread)}"
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -133,6 +154,16 @@ class Verdicts:
         if self.mde_is_corrected:
             return f"after {self.correction_words}"
         return "before Holm's correction"
+
+    @property
+    def time_words(self) -> str:
+        """How times are to be read; empty where there are none to compare."""
+        if not any(arm.time for arm in self.arms if not arm.is_reference):
+            return ""
+        return (
+            "time and tokens/s: the median of an arm's runs; ±: from its fastest run to its "
+            "slowest (of the two arms the larger); ≈: no difference beyond that"
+        )
 
     @property
     def in_nats(self) -> bool:
@@ -246,4 +277,5 @@ def _read_arm(tree: object, where: str) -> Arm:
         tokens_per_second=number("tokens_per_second"),
         peak_memory_bytes=number("peak_memory_bytes"),
         mismatch={key: _number(mismatch[key], f"{where}.mismatch.{key}") for key in mismatch},
+        time=tree.get("time"),
     )

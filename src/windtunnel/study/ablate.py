@@ -223,20 +223,21 @@ def conclusion(
     """The ablation in a paragraph: what is decided, how much is not, what could not be seen."""
     unit = "nats/token" if verdicts.metric == "loss" else "bits/byte"
     sentences = [_sentence(effect, unit) for effect in effects if effect.verdict != "undecided"]
-    open_ones = [effect.name for effect in effects if effect.verdict == "undecided"]
-    if open_ones:
-        shown = "; ".join(open_ones[:6]) + ("; …" if len(open_ones) > 6 else "")
-        sentences.append(f"Undecided: {len(open_ones)} of {len(effects)} effects ({shown}).")
+    undecided = [effect for effect in effects if effect.verdict == "undecided"]
+    if undecided:
+        names = [effect.name for effect in undecided]
+        shown = "; ".join(names[:6]) + ("; …" if len(names) > 6 else "")
+        sentences.append(f"Undecided: {len(names)} of {len(effects)} effects ({shown}).")
     if interactions:
         found = [i for i in interactions if i.verdict != "undecided"]
         sentences += [_sentence(interaction, unit) for interaction in found]
         sentences.append(f"{len(found)} of {len(interactions)} interactions are decided.")
-    seen = [e.mde_corrected for e in effects if e.mde_corrected is not None]
+    seen = [e.mde_corrected for e in undecided if e.mde_corrected is not None]
     if seen:
         span = f"{min(seen):.2g}" if len(seen) == 1 else f"{min(seen):.2g} to {max(seen):.2g}"
         sentences.append(
             f"With {len(verdicts.seeds)} seeds, a true effect below {span} {unit} would probably "
-            "have been missed (power under 80%)."
+            "have been missed in what is undecided (power under 80%)."
         )
     if lowest is not None:
         sentences.append(

@@ -14,8 +14,10 @@ from windtunnel.config import Document, digest, parse_path
 from windtunnel.data.config import Kind
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.study.matching import Candidate, Speeds
+from windtunnel.study.own_costs import check_costs, cost_notes
 from windtunnel.study.plan import Arm, Metric, Plan, PlannedRun
 from windtunnel.study.process import process_bytes
+from windtunnel.study.starts import start_seconds
 from windtunnel.train.config import TrainConfig
 from windtunnel.train.objectives.row_cost import StepSize
 from windtunnel.train.planned import run_memory
@@ -74,7 +76,9 @@ def with_known_stages(config: RunConfig, facts: Settled) -> RunConfig:
 
 
 def check_memory(arms: Sequence[Candidate], ground: Ground) -> None:
-    """Raises StudyError where an arm cannot fit, before anything of it is built."""
+    """Raises StudyError where an arm cannot fit, before anything of it is allocated; UsageError
+    where the costs that its prediction rests on are not those of its parts."""
+    check_costs(arms)
     for arm in arms:
         room = ground.memory_room(arm.config.train)
         needed = predicted_memory(arm.architecture, arm.config.train, arm.config.data.kind)
@@ -99,6 +103,7 @@ def make_arm(arm: Candidate, source: str, speed: float | None, first: Mapping[st
         flops_per_token=arm.flops_per_token,
         memory_bytes=predicted_memory(arm.architecture, train, arm.config.data.kind),
         steps_per_second=speed,
+        start_seconds=start_seconds(),
         diff=tuple((d.path, d.first, d.second) for d in diff(first, tree) if d.path != "arch.name"),
         changes=arm.changes,
     )
@@ -173,6 +178,7 @@ def plain_plan(
 
     Raises:
         StudyError: an arm needs more memory than is free.
+        UsageError: the ``cost`` of one of its parts is wrong.
     """
     assert len({name for name, _ in named}) == len(named), "an arm's name is its own"
     runs = [as_arm(run, name) for name, run in named]
@@ -205,7 +211,7 @@ def plain_plan(
         match="none",
         budget=0.0,
         metric=metric,
-        notes=tuple(notes),
+        notes=(*notes, *cost_notes(candidates)),
     )
 
 

@@ -28,14 +28,13 @@ def parse_match(text: str) -> Match:
 
 
 def steps_for(amount: float, per_step: float) -> int:
-    """The fewest steps that reach ``amount`` at ``per_step`` each; at least one.
+    """The whole steps that come closest to ``amount`` at ``per_step`` each; at least one.
 
     >>> steps_for(200_000, 64 * 32)
     98
     """
     assert min(amount, per_step) > 0, "a budget and a step are above zero"
-    # A quotient such as 3.0000000000000004 is rounding, not a started fourth step.
-    return max(1, math.ceil(amount / per_step - 1e-9))
+    return max(1, math.floor(amount / per_step + 0.5))
 
 
 def steps_within(seconds: float, steps_per_second: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from windtunnel.study.statistics import (
     mean_interval,
     minimum_detectable,
 )
+from windtunnel.study.timing import Pace, time_tree
 from windtunnel.study.verdicts import UNITS, ArmVerdict, Delta, Verdict, Verdicts, conclusion
 
 __all__ = ["ArmVerdict", "Delta", "Record", "Verdict", "Verdicts", "judge"]
@@ -55,6 +57,21 @@ class _Results:
     def mean(self, name: str) -> float | None:
         known = [float(r[name]) for r in self.records if _finite(r.get(name)) is not None]
         return math.fsum(known) / len(known) if known else None
+
+    def median(self, name: str) -> float | None:
+        known = [float(r[name]) for r in self.records if _finite(r.get(name)) is not None]
+        return statistics.median(known) if known else None
+
+    @property
+    def pace(self) -> Pace:
+        known = [r for r in self.records if _finite(r.get("train_seconds")) is not None]
+        return Pace.of([r["train_seconds"] / (r.get("steps") or self.arm.steps) for r in known])
+
+    @property
+    def seconds(self) -> float | None:
+        """Of one run's training."""
+        typical = self.pace.typical
+        return None if typical is None else typical * self.trained("steps")
 
     def trained(self, name: Literal["tokens", "steps", "flops"]) -> float:
         """Of one run: as planned, or the mean over the records where a run ended early."""
@@ -238,7 +255,8 @@ def _arm_verdict(pair: _Pair, tested: _Tested, verdict: Verdict, reason: str) ->
     mine, comparison = pair.mine, tested.comparison
     arm = mine.arm
     is_first = verdict == "reference"
-    speed, memory = mine.mean("tokens_per_second"), mine.mean("peak_memory_bytes")
+    memory = mine.mean("peak_memory_bytes")
+    apart = mismatches(_budgets(mine), _budgets(pair.first))
     return ArmVerdict(
         name=arm.name,
         params=arm.params,
@@ -264,9 +282,10 @@ def _arm_verdict(pair: _Pair, tested: _Tested, verdict: Verdict, reason: str) ->
         is_open=verdict == "undecided" and comparison is not None and not pair.shared,
         diverged=mine.diverged,
         failed=mine.failed,
-        tokens_per_second=speed,
+        tokens_per_second=mine.median("tokens_per_second"),
         peak_memory_bytes=None if memory is None else round(memory),
-        mismatch=mismatches(_budgets(mine), _budgets(pair.first)),
+        mismatch=apart,
+        time=time_tree(mine.pace, pair.first.pace, mine.seconds, apart["seconds"]),
     )
 
 
@@ -285,7 +304,7 @@ def _budgets(results: _Results) -> dict[str, float | None]:
         "tokens": results.trained("tokens"),
         "flops": results.trained("flops"),
         "params": results.arm.params,
-        "seconds": results.mean("train_seconds"),
+        "seconds": results.seconds,
     }
 
 

@@ -16,7 +16,8 @@ from windtunnel.study.engines import Engine
 from windtunnel.study.execute import Job, Outcome, Progress, evaluated_at, execute
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.machine import shares_gpus
-from windtunnel.study.plan import Plan, PlannedRun
+from windtunnel.study.plan import Arm, Plan, PlannedRun
+from windtunnel.study.sources import Sources
 
 if TYPE_CHECKING:
     from windtunnel.data.config import DataConfig
@@ -125,7 +126,8 @@ def conduct(
         workers, engine, memory_bytes, on_progress, on_notice: see ``execute``.
 
     Raises:
-        UsageError: the folder is in use for something else; nothing was changed.
+        UsageError: the folder is in use for something else; nothing was changed. Or a plugin or
+            this package has changed while runs were left to start.
         StudyError: another process is running this study, it was interrupted, or one of its runs
             is there and cannot be read.
     """
@@ -174,12 +176,20 @@ def run_plan(
     command: Command = worker_command,
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
+    sources: Sources | None = None,
 ) -> Trained:
     """Finds or makes the plan's runs in the store, and brings all of them to their end.
 
     Args:
         folder: of the study, for what workers print. The others as for ``conduct``.
+        sources: as they were when the study began: now, when left out.
+
+    Raises:
+        UsageError: a plugin or this package has changed before a worker started; those under way
+            have saved.
     """
+    sources = sources or Sources()
+    sources.watch(plan)
     store.refer(folder.path, plan.keys)
     runs = {key: _found_or_made(plan.run(key), store, create) for key in plan.keys}
     outcomes = execute(
@@ -191,6 +201,7 @@ def run_plan(
         memory_bytes=memory_bytes,
         on_progress=on_progress,
         on_notice=on_notice,
+        before_start=sources.check,
     )
     records = {key: _record(runs[key], outcomes[key], plan.run(key).until) for key in plan.keys}
     return Trained(runs, outcomes, records)
@@ -227,13 +238,26 @@ def _job(plan: Plan, key: str, run: RunFolder) -> Job:
         steps=min(arm.steps, planned.until or arm.steps),
         until=planned.until,
         limit_bytes=planned.limit_bytes,
-        # Measured where it was: a recurrence takes longer for the same FLOPs.
-        work_per_step=1 / arm.steps_per_second if arm.steps_per_second else arm.flops / arm.steps,
+        first_step=arm.first_step,
+        **_work(arm),
         threads=train["threads"],
         processes=arm.processes,
         gpus=arm.processes if shares_gpus(train["device"]) else 0,
         memory_bytes=arm.memory_bytes * arm.processes,
     )
+
+
+def _work(arm: Arm) -> dict[str, float]:
+    """What a run takes: seconds where its speed was measured (a recurrence takes longer for the
+    same FLOPs), with its evaluations; else FLOPs."""
+    seconds = arm.run_seconds
+    if seconds is None:
+        return {"work_per_step": arm.flops / arm.steps}
+    steps = max(1, arm.steps - arm.first_step)
+    return {
+        "start_seconds": arm.start_seconds,
+        "work_per_step": (seconds - arm.start_seconds) / steps,
+    }
 
 
 def _record(run: RunFolder, outcome: Outcome, until: int | None = None) -> Mapping[str, Any]:

@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from windtunnel.errors import RunError, StudyError
 from windtunnel.runs import RunFolder, RunSummary
 from windtunnel.study.engines import Ended, Engine, Handle, LocalEngine, Task
-from windtunnel.study.workers import Clock
+from windtunnel.study.jobs import Job, Outcome, Progress, Running, Status
+from windtunnel.study.workers import Clock, makespan
 from windtunnel.train.interrupts import StopRequest, exit_code_of
+
+__all__ = ["Job", "Outcome", "Progress", "Running", "Status", "StudyInterrupted", "execute"]
 
 ATTEMPTS = 3
 GRACE_SECONDS = 60.0
@@ -30,74 +33,6 @@ OUT_OF_MEMORY = "out of memory"
 _SIGNS_OF_MEMORY = ("bad_alloc", "cannot allocate memory", "memoryerror")
 _MEMORY_GROWTH = 1.5
 """A run that did not fit is expected to take so many times what was predicted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A run to be brought to its end."""
-
-    run: RunFolder
-    name: str
-    steps: int
-    work_per_step: float = 1.0
-    """What a step takes, in a unit that all jobs share (FLOPs, say); for the time left."""
-    threads: int = 1
-    """Of one process."""
-    processes: int = 1
-    """That train it together, under torchrun."""
-    gpus: int = 0
-    memory_bytes: int = 0
-    """Predicted peak of its processes."""
-    until: int | None = None
-    """The step at which it pauses, with an evaluation and a checkpoint. None: it does not."""
-    limit_bytes: int | None = None
-    """What its process may take at most; a run that finds it too little is not tried again."""
-
-
-Status = Literal["finished", "diverged", "failed", "paused"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. Failed: its worker died or gave up as often as was allowed. Paused: it was
-    to be trained to a step and has reached it."""
-
-    status: Status
-    reason: str = ""
-    attempts: int = 0
-    """Workers that were started for it; 0 where it had ended before."""
-    memory_bytes: int = 0
-    """What it was last expected to take: more than predicted where that was too little."""
-
-
-@dataclass(frozen=True)
-class Running:
-    """A run that is being trained."""
-
-    name: str
-    step: int
-    steps: int
-    loss: float | None
-    """The last validation loss, in nats a token."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a study stands."""
-
-    runs: int
-    runs_done: int
-    """Ended, in whatever way."""
-    failed: int
-    steps: int
-    steps_done: int
-    fraction: float
-    """Of the work, from 0 to 1."""
-    running: tuple[Running, ...]
-    seconds: float
-    """Since the executor began."""
-    seconds_left: float | None
-    """By the speed so far; None before the first step."""
 
 
 class StudyInterrupted(StudyError):
@@ -119,6 +54,7 @@ def execute(
     attempts: int = ATTEMPTS,
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
+    before_start: Callable[[], None] = lambda: None,
     poll_seconds: float = POLL_SECONDS,
     grace_seconds: float = GRACE_SECONDS,
 ) -> dict[str, Outcome]:
@@ -137,12 +73,16 @@ def execute(
         attempts: workers for one run before it counts as failed. The last attempt runs alone.
         on_progress: told at each look.
         on_notice: told, in words, of deaths and takeovers.
+        before_start: asked before each worker, and where one has died. What it raises ends the
+            study as a signal does.
 
     Raises:
         StudyInterrupted: on SIGINT, SIGTERM or SIGUSR1, after all workers have stopped.
     """
     engine = engine or LocalEngine()
-    executor = _Executor(jobs, command, workers, log, engine, memory_bytes, attempts, on_notice)
+    executor = _Executor(
+        jobs, command, workers, log, engine, memory_bytes, attempts, on_notice, before_start
+    )
     with StopRequest() as stop, executor.stopping(grace_seconds):
         while executor.advance():
             if stop.signum is not None:
@@ -172,18 +112,26 @@ class _Executor:
         memory_bytes: int | None,
         attempts: int,
         on_notice: Callable[[str], None] | None,
+        before_start: Callable[[], None] = lambda: None,
     ) -> None:
         assert len({job.run.key for job in jobs}) == len(jobs), "a key is trained once"
         self.jobs = tuple(jobs)
         self.outcomes: dict[str, Outcome] = {}
         self._command, self._workers, self._log, self._engine = command, workers, log, engine
         self._memory, self._attempts, self._on_notice = memory_bytes, attempts, on_notice
+        self._before_start = before_start
         self._waiting: list[Job] = []
         self._elsewhere: list[Job] = []
         self._running: list[_Worker] = []
         self._tries: dict[str, int] = {}
+        self._fresh: set[str] = set()
+        """Runs that had no step before a worker began them here."""
         self._seen = {job.run.key: _look(job) for job in jobs}
         self._clock = Clock()
+        self._began: dict[str, float] = {}
+        """When the worker of a run was started."""
+        self._took: list[tuple[float, float]] = []
+        """Seconds and work of the runs that one worker here has brought from start to end."""
         for job in jobs:  # what other processes train is known before a place is given away
             if self._is_elsewhere(job):
                 self._leave_elsewhere(job)
@@ -210,8 +158,8 @@ class _Executor:
         for job in active:
             self._seen[job.run.key] = _look(job)
         steps = {job.run.key: self._steps_of(job) for job in self.jobs}
-        work = sum(job.work_per_step * job.steps for job in self.jobs)
-        done = sum(job.work_per_step * steps[job.run.key] for job in self.jobs)
+        work = sum(job.work for job in self.jobs)
+        done = sum(self._work_done(job, steps[job.run.key]) for job in self.jobs)
         return Progress(
             runs=len(self.jobs),
             runs_done=len(self.outcomes),
@@ -224,8 +172,26 @@ class _Executor:
                 for job in active
             ),
             seconds=self._clock.seconds,
-            seconds_left=self._clock.seconds_left(done, work - done),
+            seconds_left=self._seconds_left(done, work - done),
         )
+
+    def _work_done(self, job: Job, step: int) -> float:
+        if job.run.key in self.outcomes:
+            return job.work
+        began = self._began.get(job.run.key)
+        return job.work_done(step, 0.0 if began is None else time.monotonic() - began)
+
+    def _seconds_left(self, done: float, left: float) -> float | None:
+        """As runs took that ended here; before one has, by the work done so far."""
+        by_speed = self._clock.seconds_left(done, left)
+        work = sum(work for _, work in self._took)
+        if not work or left <= 0:
+            return by_speed
+        rate = sum(took for took, _ in self._took) / work
+        active = self._active()
+        busy = [(job.work - self._work_done(job, self._steps_of(job))) * rate for job in active]
+        waiting = [job.work * rate for job in self._waiting]
+        return makespan(waiting, max(self._workers, len(busy)), busy)
 
     @contextmanager
     def stopping(self, grace_seconds: float) -> Iterator[None]:
@@ -275,12 +241,16 @@ class _Executor:
         if self._is_elsewhere(job):
             self._leave_elsewhere(job)
             return
+        self._before_start()
+        if self._steps_of(job) <= job.first_step:
+            self._fresh.add(job.run.key)
         attempt = self._tries[job.run.key] = self._tries.get(job.run.key, 0) + 1
         task = Task(
             command=tuple(self._command(job)), run=job.run.path, key=job.run.key, log=self._log,
             stem=f"{job.run.path.name}.{attempt}", threads=job.threads, processes=job.processes,
             gpus=job.gpus, memory_bytes=job.memory_bytes,
         )  # fmt: skip
+        self._began[job.run.key] = time.monotonic()
         self._running.append(_Worker(job, self._engine.start(task)))
 
     def _leave_elsewhere(self, job: Job) -> None:
@@ -310,6 +280,7 @@ class _Executor:
     def _settle(self, job: Job, ended: Ended) -> None:
         if self._has_ended(job):
             return
+        self._before_start()  # it may have died of that, and would again
         how = "it ended without a record" if ended.code == 0 else ended.how
         if ended.code == 1 and _has_checkpoints(job):
             how += f" (should its checkpoints be damaged: {_way_out(job)})"
@@ -345,6 +316,8 @@ class _Executor:
 
     def _ended(self, job: Job, status: Status, why: str) -> None:
         tries = self._tries.get(job.run.key, 0)
+        if tries == 1 and status in ("finished", "paused") and job.run.key in self._fresh:
+            self._took.append((time.monotonic() - self._began[job.run.key], job.work))
         self.outcomes[job.run.key] = Outcome(status, why, tries, job.memory_bytes)
         if status not in ("finished", "paused"):
             first = why.splitlines()[0] if why else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from windtunnel.errors import StudyError
 from windtunnel.study.arms import Ground, Settled
 from windtunnel.study.machine import free_memory_bytes as free_memory_bytes
 from windtunnel.study.machine import usable_cores as usable_cores
+from windtunnel.study.starts import keep_start
 from windtunnel.train.run_config import LoadedRun, RunConfig
 
 if TYPE_CHECKING:
@@ -63,14 +65,15 @@ class _Settler:
 def measure_speeds(configs: Sequence[RunConfig]) -> list[float]:
     """Steps a second of each config, measured for a moment in one child process.
 
-    Equal recipes of equal shape are measured once. The machine should have nothing else to do.
+    Equal recipes of equal shape are measured once. The machine should have nothing else to do. What
+    the process took before its first step is kept, as that of a worker.
 
     Raises:
         StudyError: a model cannot be trained here; the message says which and why.
     """
     texts = [_without_seed(config) for config in configs]
     distinct = list(dict.fromkeys(texts))
-    asked = json.dumps([json.loads(text) for text in distinct])
+    asked = json.dumps({"began": time.time(), "runs": [json.loads(text) for text in distinct]})
     try:
         done = subprocess.run(
             [sys.executable, "-m", "windtunnel.study.speed_probe"],
@@ -81,7 +84,9 @@ def measure_speeds(configs: Sequence[RunConfig]) -> list[float]:
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise StudyError(f"the speed cannot be measured: {last[0]}")
-    speeds = dict(zip(distinct, json.loads(done.stdout), strict=True))
+    told = json.loads(done.stdout)
+    keep_start(told["start"])
+    speeds = dict(zip(distinct, told["speeds"], strict=True))
     return [float(speeds[text]) for text in texts]
 
 

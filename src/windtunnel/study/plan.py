@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from windtunnel.errors import StudyError
 from windtunnel.study.budget import Match
+from windtunnel.study.starts import START_SECONDS
 
 Metric = Literal["loss", "bits_per_byte"]
 FORMAT = 1
-START_SECONDS = 4.0
-"""What a run takes besides (importing torch, opening the corpus, samples): an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,8 @@ class Arm:
     """What matching changed in the file's config, in words."""
     first_step: int = 0
     """Where its runs begin: above 0 where they go on from a checkpoint of another run."""
+    start_seconds: float = START_SECONDS
+    """What a worker takes before its first step, as measured beside the speed."""
 
     @property
     def processes(self) -> int:
@@ -61,7 +62,7 @@ class Arm:
     @property
     def run_seconds(self) -> float | None:
         """Predicted for a whole run: steps, evaluations (a third of a step's work for each token;
-        not counted where they cover a whole split) and what a run takes besides."""
+        not counted where they cover a whole split) and the start of its worker."""
         if self.seconds is None:
             return None
         train = self.config["train"]
@@ -69,7 +70,7 @@ class Arm:
         evaluations = left // train["eval_every"] + 2
         evaluated: int = evaluations * (train["eval_tokens"] or 0)
         trained = self.tokens * left / self.steps
-        return self.seconds * (1 + evaluated / 3 / trained) + START_SECONDS
+        return self.seconds * (1 + evaluated / 3 / trained) + self.start_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

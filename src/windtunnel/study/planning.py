@@ -25,7 +25,9 @@ from windtunnel.study.arms import (
 from windtunnel.study.budget import Match
 from windtunnel.study.machine import shares_gpus
 from windtunnel.study.matching import Candidate, match_arm, own_amount
+from windtunnel.study.own_costs import check_costs, cost_notes
 from windtunnel.study.plan import Arm, Estimate, Metric, Plan
+from windtunnel.study.workers import makespan
 from windtunnel.train.objectives.config import NextTokenConfig, Seq2SeqConfig
 from windtunnel.train.run_config import LoadedRun, RunConfig, objective_config
 
@@ -56,7 +58,8 @@ def plan_compare(
             speeds measured anew would give other steps.
 
     Raises:
-        UsageError: too few arms, unfit seeds or budget, or arms that learn different text.
+        UsageError: too few arms, unfit seeds or budget, arms that learn different text, or a part
+            whose ``cost`` is not what it takes.
         StudyError: parameters cannot be matched within 1%, an arm needs more memory than is free,
             or a speed cannot be measured.
     """
@@ -130,7 +133,7 @@ class Question:
             match=match,
             budget=amount,
             metric=self.metric,
-            notes=(*notes, *told),
+            notes=(*notes, *cost_notes(matched), *told),
         )
 
 
@@ -282,6 +285,7 @@ def _match(
         check_memory(of, ground)
         return ground.speeds([arm.config for arm in of]) if ground.speeds else [None] * len(of)
 
+    check_costs(arms)  # before widths are solved by them
     known = measured(arms) if match != "params" else [None] * len(arms)
     amount = budget if budget is not None else own_amount(arms[0], match, known[0])
     matched = [match_arm(arm, match, amount, speed) for arm, speed in zip(arms, known, strict=True)]
@@ -363,6 +367,6 @@ def estimate(
         reused=len(plan.keys) - len(left),
         workers=workers,
         threads=threads,
-        seconds=max(sum(known) / workers, max(known, default=0.0)) if None not in seconds else None,
+        seconds=makespan(known, workers) if None not in seconds else None,
         memory_bytes=largest,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from windtunnel.errors import UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.compare import final_value
 from windtunnel.study.conduct import (
@@ -25,6 +26,7 @@ from windtunnel.study.execute import Outcome, Progress
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import estimate
+from windtunnel.study.sources import Sources
 
 Recall = Callable[[str], Plan | None]
 """The plan of a digest, from an earlier attempt at the same question."""
@@ -118,7 +120,8 @@ def conduct_inquiry(
         store, engine, memory_bytes, create, command, on_progress, on_notice: see ``conduct``.
 
     Raises:
-        UsageError: the folder is in use for something else; nothing was changed.
+        UsageError: the folder is in use for something else; nothing was changed. Or a plugin or
+            this package has changed while runs were left to start.
         StudyError: another process is running this study, it was interrupted, or one of its runs
             is there and cannot be read.
     """
@@ -131,9 +134,13 @@ def conduct_inquiry(
         past: list[Round] = []
         runs: dict[str, RunFolder] = {}
         outcomes: dict[str, Outcome] = {}
-        while (plan := inquiry.next(past, folder.recall_round)) is not None:
-            folder.write_round(len(past), plan)
+        sources = Sources()
+        while (plan := _next(inquiry, past, folder, sources)) is not None:
             done = finished_keys(plan, store)
+            if not done.issuperset(plan.keys):
+                sources.watch(plan)
+                sources.check()  # before the round is written: it may rest on what has changed
+            folder.write_round(len(past), plan)
             expected = estimate(
                 plan, done, cores=cores, memory_bytes=memory_bytes, gpus=gpus, workers=workers
             )
@@ -150,6 +157,7 @@ def conduct_inquiry(
                 command=command,
                 on_progress=on_progress,
                 on_notice=on_notice,
+                sources=sources,
             )
             runs.update(ended.runs)
             outcomes.update(ended.outcomes)
@@ -159,3 +167,14 @@ def conduct_inquiry(
         folder.write_results(answer.to_dict())
         store.refer(folder.path, list(runs), ended=True)
     return answer
+
+
+def _next(
+    inquiry: Inquiry, past: Sequence[Round], folder: StudyFolder, sources: Sources
+) -> Plan | None:
+    """The next round. A plugin that has changed cannot be loaded again: that is told as such."""
+    try:
+        return inquiry.next(past, folder.recall_round)
+    except UsageError:
+        sources.check()
+        raise

@@ -1,10 +1,13 @@
-"""A child process that measures speeds: run configs as JSON on stdin, steps a second on stdout."""
+"""A child process that measures speeds. On stdin, as JSON: when it was started and run configs; on
+stdout: their steps a second, and how long it took to the end of its first step, as a worker does.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from windtunnel.errors import WindtunnelError
@@ -17,8 +20,12 @@ SECONDS = 1.0
 """Of steps, after the first; at least two steps are taken."""
 
 
-def steps_per_second(ready: ReadyRun) -> float:
-    """The speed of a run's steps: the median of what a short while allows, the first left out."""
+def steps_per_second(ready: ReadyRun, on_first: Callable[[], None] = lambda: None) -> float:
+    """The speed of a run's steps: the median of what a short while allows, the first left out.
+
+    Args:
+        on_first: called when the first is done.
+    """
     import statistics
 
     import torch
@@ -34,6 +41,8 @@ def steps_per_second(ready: ReadyRun) -> float:
     began = before = time.perf_counter()
     for number, _ in enumerate(train_steps(state)):
         now = time.perf_counter()
+        if number == 0:
+            on_first()
         if number == 0 and parts.train.steps > 1:
             began = now
         else:
@@ -48,12 +57,16 @@ def main() -> None:
     from windtunnel.train.launch import ready_run
 
     try:
-        trees = json.load(sys.stdin)
-        speeds = [steps_per_second(ready_run(read_tree(tree))) for tree in trees]
+        asked = json.load(sys.stdin)
+        firsts: list[float] = []
+        speeds = [
+            steps_per_second(ready_run(read_tree(tree)), lambda: firsts.append(time.time()))
+            for tree in asked["runs"]
+        ]
     except WindtunnelError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    print(json.dumps(speeds))
+    print(json.dumps({"speeds": speeds, "start": max(0.0, firsts[0] - asked["began"])}))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -66,9 +67,14 @@ class ArmVerdict:
     diverged: int
     failed: int
     tokens_per_second: float | None
+    """The median of the runs."""
     peak_memory_bytes: int | None
     mismatch: dict[str, float | None]
     """How far tokens, flops, params and seconds are from the first arm's: 0.03 is 3% above."""
+    time: dict[str, Any]
+    """``seconds`` of one run by the median of its runs, the relative ``spread`` of these, the
+    ``difference`` to the first arm (as in ``mismatch``), its ``uncertainty`` (the larger spread of
+    the two arms) and whether the two are ``told_apart`` by more than that. None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +108,49 @@ def conclusion(verdicts: Verdicts) -> str:
     in_nats = verdicts.metric == "loss"
     unit = UNITS[verdicts.metric]
     sentences = [_sentence(arm, first.name, in_nats, unit) for arm in others]
-    seen = [arm for arm in others if arm.mde_corrected is not None]
-    if seen:
-        effects = [arm.mde_corrected or 0.0 for arm in seen]
-        effect = _span(f"{min(effects):.2g}", f"{max(effects):.2g}")
-        counts = [arm.seeds for arm in seen]
-        seeds = _span(str(min(counts)), str(max(counts)))
-        sentences.append(
-            f"With {seeds} seeds, a true difference below {effect} {unit} would probably have been "
-            "missed (power under 80%)."
-        )
+    sentences += _missed([arm for arm in others if arm.verdict == "undecided"], unit)
+    sentences += _overestimated([arm for arm in others if _is_small(arm, in_nats)])
     return " ".join(sentences)
+
+
+def _missed(undecided: Sequence[ArmVerdict], unit: str) -> list[str]:
+    """What may still be there in arms of which nothing is decided."""
+    seen = [arm for arm in undecided if arm.mde_corrected is not None]
+    if not seen:
+        return []
+    effects = [arm.mde_corrected or 0.0 for arm in seen]
+    counts = [arm.seeds for arm in seen]
+    return [
+        f"With {_span(str(min(counts)), str(max(counts)))} seeds, a true difference below "
+        f"{_span(f'{min(effects):.2g}', f'{max(effects):.2g}')} {unit} would probably have been "
+        f"missed in {_listed(seen)} (power under 80%)."
+    ]
+
+
+def _overestimated(small: Sequence[ArmVerdict]) -> list[str]:
+    """A decided difference that had little chance of being seen: those that are seen are on average
+    larger than the true ones (Gelman and Carlin 2014, type M errors)."""
+    if not small:
+        return []
+    several = len(small) > 1
+    return [
+        f"The difference{'s' * several} of {_listed(small)} {'are' if several else 'is'} smaller "
+        "than what so few seeds reliably detect: what is found at such power tends to be "
+        "over-estimated."
+    ]
+
+
+def _is_small(arm: ArmVerdict, in_nats: bool) -> bool:
+    """Whether an arm is better or worse by less than its minimum detectable effect."""
+    delta = arm.delta if in_nats else arm.delta_bits_per_byte
+    if arm.verdict not in ("better", "worse") or delta is None or arm.mde_corrected is None:
+        return False
+    return abs(delta.mean) < arm.mde_corrected
+
+
+def _listed(arms: Sequence[ArmVerdict]) -> str:
+    names = [arm.name for arm in arms]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _span(low: str, high: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from windtunnel.train.interrupts import REQUEUE_EXIT
@@ -35,6 +37,22 @@ class Clock:
         if left == 0:
             return 0.0
         return left * (now - since) / (done - before) if done > before else None
+
+
+def makespan(seconds: Sequence[float], workers: int, busy: Sequence[float] = ()) -> float:
+    """How long so many workers take for runs that start in this order.
+
+    Args:
+        busy: how long those take that are under way.
+
+    >>> makespan([3.0, 1.0, 1.0, 2.0], 2), makespan([3.0], 2, busy=[1.0, 2.0])
+    (4.0, 4.0)
+    """
+    ends = [*busy, *[0.0] * (workers - len(busy))]
+    heapq.heapify(ends)
+    for each in seconds:
+        heapq.heapreplace(ends, ends[0] + each)
+    return max(ends, default=0.0)
 
 
 def how_it_ended(code: int) -> str:

@@ -131,10 +131,12 @@ def test_a_choice_is_laid_over_the_run(run: LoadedRun) -> None:
 @pytest.mark.parametrize(
     ("path", "values", "said"),
     [
-        ("train.lrr", "[0.1]", "search.yaml:2:3: train.lrr: train.lrr: unknown key; did you mean"),
+        ("train.lrr", "[0.1]", "search.yaml:2:3: space.train.lrr: unknown key; did you mean 'lr'?"),
         ("arch.layers[*].mixer", "[atention]", "unknown mixer 'atention'; did you mean"),
-        ("arch.layers[7].mixer", "[gru]", "has 1 entries, none at 7"),
-        ("train.steps", "[many]", "expected an integer, not 'many'"),
+        ("arch.layers[7].mixer", "[gru]", "arch.layers: has 1 entries, none at 7"),
+        ("train.steps", "[many]", "space.train.steps: expected an integer, not 'many'"),
+        ("arch.layers.mixer", "[gru]", "space.arch.layers.mixer: arch.layers is a list: write [0]"),
+        ("arch.d_model.foo", "[1]", "arch.d_model is one value, and nothing stands below it"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_an_error(
@@ -144,6 +146,62 @@ def test_a_path_that_leads_nowhere_is_an_error(
     with pytest.raises(ConfigError) as caught:
         check_paths(search, run)
     assert said in str(caught.value)
+
+
+LOG = "unknown key; did you mean 'log'? (allowed: choice, range, log, int, step, scale, points, w"
+LR = "space.train.lrr: unknown key; did you mean 'lr'? (allowed: "
+WHEN = "when: {'arch.layers[*].mixer': gru}"
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        (["train.lrr: {lgo: [5e-4, 1e-2]}"],
+         [f"search.yaml:2:3: {LR}", f"search.yaml:2:15: space.train.lrr.lgo: {LOG}"]),
+        (["train.lrr: {choice: [1.0]}", "arch.d_model: {lgo: [1, 2]}"],
+         [f"search.yaml:2:3: {LR}", f"search.yaml:3:18: space.arch.d_model.lgo: {LOG}"]),
+        (["train.lrr: {}"],
+         [f"search.yaml:2:3: {LR}",
+          "search.yaml:2:14: space.train.lrr: needs exactly one of choice, range, log, int"]),
+        (["train.lr: {lgo: [5e-4, 1e-2]}"], [f"search.yaml:2:14: space.train.lr.lgo: {LOG}"]),
+        (["data.source: {lgo: [1]}"],
+         ["search.yaml:2:3: space.data.source: cannot be searched: ",
+          f"search.yaml:2:17: space.data.source.lgo: {LOG}"]),
+        # What hangs on a knob that cannot be read is not judged, nor what has no readable `when`.
+        (["arch.layers[*].mixer: {choise: [gru]}",
+          f"arch.layers[*].mixer.d_hidden: {{int: [1, 4], {WHEN}}}"],
+         ["search.yaml:2:26: space.arch.layers[*].mixer.choise: unknown key; did you mean"]),
+        (["arch.layers[*].mixer: {choice: [gru]}",
+          f"arch.layers[*].mixer.d_hidden: {{int: [1, 4], {WHEN.replace('when', 'whn')}}}",
+          f"arch.layers[*].mixer.d_hiden: {{int: [1, 4], {WHEN}}}"],
+         ["search.yaml:3:48: space.arch.layers[*].mixer.d_hidden.whn: unknown key; did you mean",
+          "search.yaml:4:3: space.arch.layers[*].mixer.d_hiden: unknown key; did you mean 'd_hid"]),
+        (["arch.layers[*].mixer: {choice: [gru]}",
+          f"arch.layers[*].mixer.d_hiden: {{nit: [1, 4], {WHEN}}}"],
+         ["search.yaml:3:3: space.arch.layers[*].mixer.d_hiden: unknown key; did you mean 'd_hid",
+          "search.yaml:3:34: space.arch.layers[*].mixer.d_hiden.nit: unknown key; did you mean"]),
+    ],
+)  # fmt: skip
+def test_mistakes_of_values_and_of_paths_are_told_at_once(
+    run: LoadedRun, knobs: list[str], said: list[str]
+) -> None:
+    text = "space:\n" + "".join(f"  {knob}\n" for knob in knobs)
+    with pytest.raises(ConfigError) as caught:
+        read_search(parse_document(text, "search.yaml"), run)
+    found = [str(problem) for problem in caught.value.problems]
+    assert len(found) == len(said), found
+    for one, start in zip(found, said, strict=True):
+        assert one.startswith(start)
+
+
+def test_what_counts_knobs_does_not_count_before_all_can_be_read() -> None:
+    (found,) = mistakes(
+        "sampler: cma-es\nspace:\n  train.lr: {log: [1, 2]}\n  arch.d_model: {nit: [1, 2]}\n"
+    )
+    assert "space.arch.d_model.nit: unknown key" in found
+    for text in ("space: {}\n", "space: {}\ntrials: 3\n"):
+        (found,) = mistakes(text)
+        assert found == "search.yaml:1:8: space: is empty: name at least one path and its values"
 
 
 def test_values_that_only_other_knobs_make_invalid_are_no_mistake(run: LoadedRun) -> None:

@@ -135,12 +135,12 @@ class Attention(SoftmaxAttention[AttentionConfig]):
         normed: Tensor = norm(x.flatten(2))
         return normed.view_as(x)
 
-    def _queries(self, x: Tensor, span: Span) -> Tensor:
-        q = super()._queries(x, span)
+    def queries(self, x: Tensor, span: Span) -> Tensor:
+        q = super().queries(x, span)
         return q if self.log_scale is None else q * self.log_scale.exp()[:, None]
 
-    def _values(self, x: Tensor, span: Span) -> Tensor:
-        v: Tensor = self.v_norm(super()._values(x, span))
+    def values(self, x: Tensor, span: Span) -> Tensor:
+        v: Tensor = self.v_norm(super().values(x, span))
         if self.config.value_residual == "none":
             return v
         first = self._first_values(v, span)

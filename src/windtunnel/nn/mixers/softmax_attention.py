@@ -92,13 +92,9 @@ class SoftmaxConfig(ComponentConfig):
 
     @model_validator(mode="after")
     def _shapes_of_a_window(self) -> Self:
-        told = {
-            "dilation": self.dilation > 1,
-            "stride": self.stride is not None,
-            "global_tokens": self.global_tokens > 0,
-        }
-        if self.window is None and any(told.values()):
-            names = ", ".join(name for name, there in told.items() if there)
+        usual = {"dilation": 1, "stride": None, "global_tokens": 0}
+        names = ", ".join(name for name, value in usual.items() if getattr(self, name) != value)
+        if self.window is None and names:
             raise ValueError(f"{names}: without a window every token is seen; give window")
         if self.window == 1 and self.dilation > 1:
             raise ValueError("dilation has no effect on a window of 1; widen it, or use stride")
@@ -231,8 +227,7 @@ class SoftmaxConfig(ComponentConfig):
         factor = self.position.kept_squares()
         square = 1 + (self.softcap is not None) + 2 * (self.dropout > 0) + factor
         softmax = h * (explicit * square * keys + (1 - explicit))
-        banded = keys < t
-        copies = 1
+        banded, copies = keys < t, 1
         if not self.remembers_all():
             blocks, _, block_keys = band_shape(t, self.reach)
             copies = 1 + banded * (blocks * block_keys / t - 1)
@@ -251,7 +246,17 @@ class SoftmaxAttention(Mixer[S]):
     factor, and that before its bias.
 
     Without ``Scope.causal`` every token sees all others, and only whole sequences can be read.
+
+    The hooks of subclasses, which stay as they are: :meth:`queries`, :meth:`keys`, :meth:`values`,
+    :meth:`scores`, :meth:`read`, :meth:`output`. A whole forward and decoding call them alike.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        config, above = (getattr(c, "Config", SoftmaxConfig) for c in (cls, super(cls, cls)))
+        if "__init__" in vars(cls) and config.cost is above.cost:
+            told = f"{cls.__name__} has an __init__ of its own and {config.__name__} no cost"
+            raise TypeError(f"{told}: add what is added there to super().cost(scope, t)")
 
     def __init__(self, config: S, scope: Scope) -> None:
         super().__init__(config, scope)
@@ -259,6 +264,7 @@ class SoftmaxAttention(Mixer[S]):
         g, k = config.maps * filled(config.num_kv_heads), filled(config.head_dim)
         inside = scope.inside(filled(config.num_heads), k)
         self.causal = scope.causal
+        self._own_scores = type(self).scores is not SoftmaxAttention.scores
         self.q = Linear(d, h * k, bias=config.bias)
         self.k = Linear(d, g * k, bias=config.bias)
         self.v = Linear(d, g * k, bias=config.bias)
@@ -277,13 +283,12 @@ class SoftmaxAttention(Mixer[S]):
         )
 
     def forward(self, x: Tensor, span: Span) -> Tensor:
-        return self._join(self._read(*self._project(x, span), span))
+        return self.output(x, self._read(*self._project(x, span), span), span)
 
     def extend(self, x: Tensor, state: KVState, span: Span) -> tuple[Tensor, KVState]:
         """Raises UsageError when a bidirectional attention is asked to continue."""
         q, k, v = self._project(x, span)
-        b, t, _ = x.shape
-        positions, room = span.positions.expand(b, t), None
+        positions, room = span.positions.expand(x.shape[:2]), None
         if state.positions.shape[1] == 0:
             y = self._read(q, k, v, span)
         else:
@@ -292,21 +297,21 @@ class SoftmaxAttention(Mixer[S]):
             old, new = (state.k, state.v, state.positions), (k, v, positions)
             (k, v, positions), room = appended(old, new, (2, 2, 1), state.room)
             y = self._read_on(q, k, v, span, positions)
-        return self._join(y), self._remembered(KVState(k, v, positions, room), span)
+        return self.output(x, y, span), self._remembered(KVState(k, v, positions, room), span)
 
     def _project(self, x: Tensor, span: Span) -> tuple[Tensor, Tensor, Tensor]:
         """b t d -> b h t k, b g t k, b g t v"""
-        parts = self._queries(x, span), self._keys(x, span), self._values(x, span)
+        parts = self.queries(x, span), self.keys(x, span), self.values(x, span)
         q, k, v = (part.transpose(1, 2) for part in parts)
         return q, k, v
 
-    def _queries(self, x: Tensor, span: Span) -> Tensor:
-        """b t d -> b t h k"""
+    def queries(self, x: Tensor, span: Span) -> Tensor:
+        """b t d -> b t h k, normed and turned"""
         q = self.q(x).unflatten(2, (-1, filled(self.config.head_dim)))
         return self.position.rotate(self._normed(self.q_norm, q), span)
 
-    def _keys(self, x: Tensor, span: Span) -> Tensor:
-        """b t d -> b t g k"""
+    def keys(self, x: Tensor, span: Span) -> Tensor:
+        """b t d -> b t g k, normed and turned, as they are remembered"""
         k = self.k(x).unflatten(2, (-1, filled(self.config.head_dim)))
         return self.position.rotate(self._normed(self.k_norm, k), span)
 
@@ -315,10 +320,18 @@ class SoftmaxAttention(Mixer[S]):
         normed: Tensor = norm(x)
         return normed
 
-    def _values(self, x: Tensor, span: Span) -> Tensor:
-        """b t d -> b t g v"""
+    def values(self, x: Tensor, span: Span) -> Tensor:
+        """b t d -> b t g v, as they are remembered"""
         v: Tensor = self.v(x).unflatten(2, (filled(self.config.num_kv_heads), -1))
         return v
+
+    def read(self, x: Tensor, y: Tensor, span: Span) -> Tensor:
+        """What the heads have read for the tokens x, b t d and b h t v -> b h t v"""
+        return y
+
+    def output(self, x: Tensor, y: Tensor, span: Span) -> Tensor:
+        """The tokens x and what the heads have read for them, b t d and b h t v -> b t d"""
+        return self._join(self.read(x, y, span))
 
     def _join(self, y: Tensor) -> Tensor:
         """b h t v -> b t d"""
@@ -327,17 +340,15 @@ class SoftmaxAttention(Mixer[S]):
 
     def _read(self, q: Tensor, k: Tensor, v: Tensor, span: Span) -> Tensor:
         """Attention of the span's tokens to each other."""
-        t, config = q.shape[2], self.config
+        t, config, options = q.shape[2], self.config, self._options()
         v = self._of_each_map(v)
         if self.causal and not span.padded and config.executed_keys(t) < t:
             mask, factor = self._shared_mask(span, "band", q.dtype)
-            return attend_in_band(
-                q, k, v, window=config.reach, mask=mask, factor=factor, **self._options()
-            )
-        if config.sees_all(t) and not span.padded and not config.position.biased:
-            return attend(q, k, v, causal=self.causal, **self._options())
+            return attend_in_band(q, k, v, window=config.reach, mask=mask, factor=factor, **options)
+        if config.sees_all(t) and not (span.padded or config.position.biased or self._own_scores):
+            return attend(q, k, v, causal=self.causal, **options)
         mask, factor = self._shared_mask(span, "square", q.dtype)
-        return attend(q, k, v, mask=mask, factor=factor, **self._options())
+        return attend(q, k, v, mask=mask, factor=factor, **options)
 
     def _read_on(self, q: Tensor, k: Tensor, v: Tensor, span: Span, positions: Tensor) -> Tensor:
         """Attention of the span's tokens to each other and to those before; ``positions`` (b, s)
@@ -346,11 +357,11 @@ class SoftmaxAttention(Mixer[S]):
         v = self._of_each_map(v)
         patterned = config.dilation > 1 or config.stride is not None
         if span.offset is not None:
-            if q.shape[2] == 1 and not (config.position.biased or patterned):
+            if q.shape[2] == 1 and not (config.position.biased or self._own_scores or patterned):
                 return attend(q, k, v, **self._options())  # all that is remembered is seen
             positions = positions[:1]
         seen = visible(span.positions, positions, causal=self.causal, **config.pattern)
-        mask, factor = self._with_position(seen, span.positions, positions, q.dtype)
+        mask, factor = self.scores(seen, span.positions, positions, q.dtype)
         return attend(q, k, v, mask=mask, factor=factor, **self._options())
 
     def _options(self) -> _Options:
@@ -364,10 +375,14 @@ class SoftmaxAttention(Mixer[S]):
         maps = self.config.maps
         return x if maps == 1 else x.repeat(1, maps, 1, 1)
 
-    def _with_position(
+    def scores(
         self, seen: Tensor, q_positions: Tensor, k_positions: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
-        """The mask with the position's bias, and its factor."""
+        """What is added to scale · q kᵀ, or where bool what of it is seen; and a factor before it.
+
+        ``seen`` (1 or b, 1, t, s) is the pattern's; positions (1 or b, t), (1 or b, s) are −1 at
+        pads. A position gives its bias and factor; an override is asked anew by each layer.
+        """
         bias = self.position.bias(q_positions, k_positions)
         factor = self.position.factor(q_positions, k_positions)
         if bias is not None:
@@ -378,24 +393,22 @@ class SoftmaxAttention(Mixer[S]):
         self, span: Span, form: Literal["band", "square"], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
         """The mask of a span's tokens among themselves, made once for all layers alike; of a
-        learned position, without what is learned."""
+        learned position or scores of one's own, what is seen alone."""
         config = self.config
+        alone = config.position.learned or self._own_scores
         key: tuple[Any, ...] = (form, self.causal, *config.pattern.values())
-        if not config.position.learned:
+        if not alone:
             key += (config.position, config.num_heads, config.maps, dtype)
         q = k = span.positions
-        if form == "band" and (key not in span.memo or config.position.learned):
+        if form == "band" and (alone or key not in span.memo):
             q, k = band_positions(q.shape[1], config.reach, q.device)
         if key not in span.memo:
             seen = visible(q, k, causal=self.causal, **config.pattern)
-            if not config.position.learned:
-                mask, factor = self._with_position(seen, q, k, dtype)
-                span.memo[key] = (mask,) if factor is None else (mask, factor)
-            else:
-                span.memo[key] = (seen,)
+            made = (seen, None) if alone else self.scores(seen, q, k, dtype)
+            span.memo[key] = tuple(part for part in made if part is not None)
         mask, *rest = span.memo[key]
-        if config.position.learned:
-            return self._with_position(mask, q, k, dtype)
+        if alone:
+            return self.scores(mask, q, k, dtype)
         return mask, rest[0] if rest else None
 
     def _remembered(self, state: KVState, span: Span) -> KVState:
@@ -403,9 +416,5 @@ class SoftmaxAttention(Mixer[S]):
         config = self.config
         if config.remembers_all():
             return state
-        return keep_ends(
-            state,
-            first=config.global_tokens,
-            last=config.reach - 1,
-            uniform=span.offset is not None,
-        )
+        uniform = span.offset is not None
+        return keep_ends(state, first=config.global_tokens, last=config.reach - 1, uniform=uniform)

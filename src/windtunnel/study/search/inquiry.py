@@ -75,7 +75,8 @@ class Searching:
         self.rungs = rungs_of(self.config.pruning, base.config.train.steps)
         made, key = candidate(self.base, ground)
         self.base_costs = costs_of(made)
-        self.question = f"the best of {base.name} by {len(search.space)} knobs"
+        many = "knob" if len(search.space) == 1 else "knobs"
+        self.question = f"the best of {base.name} by {len(search.space)} {many}"
         self.digest = digest(
             {"kind": KIND, "base": key, "search": self.config.model_dump(mode="json"),
              "limit": memory_bytes, **({"prior": prior.facts()} if prior is not None else {})}

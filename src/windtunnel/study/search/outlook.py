@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from windtunnel.study.plan import START_SECONDS
 from windtunnel.study.search.config import (
     GridConfig,
     HalvingConfig,
@@ -18,6 +17,7 @@ from windtunnel.study.search.gate import make_trial
 from windtunnel.study.search.sampling import Asker
 from windtunnel.study.search.space import grid_points
 from windtunnel.study.search.trial import Gate
+from windtunnel.study.starts import START_SECONDS
 
 if TYPE_CHECKING:
     from windtunnel.study.search.inquiry import Searching
@@ -68,7 +68,7 @@ def look_ahead(inquiry: Searching) -> Outlook:
     fitting = [costs for costs in valid if inquiry.fits(costs.memory_bytes)]
     ratios = tuple(sorted(costs.flops / inquiry.base_costs.flops for costs in fitting))
     best = config.confirm.best
-    confirming = (best + 1) * config.confirm.seeds if best else 0
+    confirming = (min(best, trials) + 1) * config.confirm.seeds if best else 0
     share = steps_share(config.pruning, inquiry.rungs, inquiry.base.config.train.steps)
     expected = Outlook(
         trials=trials, runs=trials * config.seeds, confirming=confirming, drawn=len(drawn),

@@ -20,6 +20,10 @@ OPTIMISM = (
     "A trial that looks best on its own seed looks better there than it is: the losses of the "
     "trials chose, those of the confirmation judge."
 )
+UNTUNED = (
+    "The file was not tuned as the trials were: a verdict says what the search was worth, not that "
+    "one architecture is better than another; for that, `compare --tune` tunes each alike."
+)
 
 
 def search_result(inquiry: Searching, confirmation: Round | None, number: int) -> dict[str, Any]:
@@ -28,6 +32,7 @@ def search_result(inquiry: Searching, confirmation: Round | None, number: int) -
     if confirmation is not None:
         verdicts = judge(confirmation.plan, confirmation.records).to_dict()
         verdicts |= {"match": "", "budget": None, VERDICT_ROUNDS: [number]}  # nothing was matched
+        verdicts["note"] = "\n".join(text for text in (verdicts["note"], UNTUNED) if text)
     return {**verdicts, "search": _tree(inquiry, verdicts)}
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from windtunnel.config import (
     decode,
     format_path,
     load_document,
+    nearest,
     parse_path,
     suggestion,
 )
@@ -58,32 +60,85 @@ class Search:
         return self.document.place(("space", knob), key=True)
 
 
-def load_search(path: Path) -> Search:
+def load_search(path: Path, run: LoadedRun | None = None) -> Search:
     """The search of a file.
+
+    Args:
+        run: where given, paths that lead nowhere in it are mistakes too.
 
     Raises:
         ConfigError: every mistake at once, each with its place.
     """
-    return read_search(load_document(path))
+    return read_search(load_document(path), run)
 
 
-def read_search(document: Document) -> Search:
+def read_search(document: Document, run: LoadedRun | None = None) -> Search:
     """The search of a document; as :func:`load_search`."""
-    return Search(decode(document, SearchConfig, _misfits), document)
+    try:
+        search = Search(decode(document, SearchConfig, partial(_misfits, document)), document)
+    except ConfigError as error:
+        knobs, broken = _readable(document)
+        found = [misfit for path in broken for misfit in _path_misfits(path)]
+        more = [_problem(document, path, message) for (_, path), message in found]
+        if run is not None:
+            more += _lost_paths(knobs, broken, document, run)
+        raise ConfigError(sorted([*error.problems, *more], key=_line)) from None
+    if run is not None:
+        check_paths(search, run)
+    return search
 
 
-def _misfits(config: SearchConfig) -> list[tuple[ConfigPath, str]]:
-    found = [*_objective_misfits(config), *_sampler_misfits(config)]
-    if not config.space:
+def _problem(document: Document, knob: str, message: str) -> Problem:
+    """A mistake in a knob's path."""
+    path = ("space", knob)
+    return Problem(format_path(path), message, document.place(path, key=True))
+
+
+def _line(problem: Problem) -> list[int]:
+    """Where in its file a problem stands."""
+    return [int(number) for number in problem.place.rsplit(":", 2)[1:] if number.isdigit()]
+
+
+def _readable(document: Document) -> tuple[dict[str, KnobConfig], list[str]]:
+    """The knobs of a document with mistakes, and those of them that cannot be read: they have their
+    condition, and a value that says nothing."""
+    space = document.get(("space",))
+    knobs: dict[str, KnobConfig] = {}
+    broken: list[str] = []
+    for path, written in space.items() if isinstance(space, dict) else ():
+        try:
+            knobs[path] = decode(Document({"space": {path: written}}), SearchConfig).space[path]
+        except ConfigError:
+            knobs[path] = KnobConfig(choice=(None,), when=_condition(written))
+            broken.append(path)
+    return knobs, broken
+
+
+def _condition(written: Any) -> Mapping[str, Any]:
+    """The ``when`` of a knob that cannot be read; one that nothing fulfils where it is not known,
+    as with its name misspelt."""
+    fields = KnobConfig.model_fields
+    names = written if isinstance(written, dict) else {}
+    when = names.get("when", {})
+    misspelt = any(name not in fields and nearest(name, fields) == "when" for name in names)
+    return {"": None} if misspelt or not isinstance(when, dict) else when
+
+
+def _misfits(document: Document, config: SearchConfig) -> list[tuple[ConfigPath, str]]:
+    written = document.get(("space",), {})  # with the knobs that cannot be read
+    found = _objective_misfits(config)
+    if len(written) == len(config.space):
+        found += _sampler_misfits(config)
+    if not written:
         found.append((("space",), "is empty: name at least one path and its values"))
     earlier: list[str] = []
-    for path, knob in config.space.items():
-        found += _path_misfits(path, config)
-        for other in knob.when:
+    for path in written:
+        found += _path_misfits(path, pruned=isinstance(config.pruning, RungConfig))
+        for other in config.space[path].when if path in config.space else ():
             if other not in earlier:
                 later = (
                     "stands further down: write it before"
-                    if other in config.space
+                    if other in written
                     else (f"is no knob before this one{suggestion(other, earlier)}")
                 )
                 found.append((("space", path, "when", other), later))
@@ -91,18 +146,21 @@ def _misfits(config: SearchConfig) -> list[tuple[ConfigPath, str]]:
     return found
 
 
-def _path_misfits(path: str, config: SearchConfig) -> list[tuple[ConfigPath, str]]:
+def _path_misfits(path: str, *, pruned: bool = False) -> list[tuple[tuple[str, str], str]]:
     try:
         parse_path(path)
     except ConfigError as error:
         return [(("space", path), error.problems[0].message)]
     for root, reason in _NOT_SEARCHED.items():
-        if path == root or path.startswith((f"{root}.", f"{root}[")):
+        if _is_below(path, root):
             return [(("space", path), f"cannot be searched: {reason}")]
-    pruned = isinstance(config.pruning, RungConfig)
     if pruned and (path == "train.steps" or path.startswith("train.stages")):
         return [(("space", path), "with pruning all trials have the same steps")]
     return []
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith((f"{root}.", f"{root}["))
 
 
 def _objective_misfits(config: SearchConfig) -> list[tuple[ConfigPath, str]]:
@@ -187,14 +245,45 @@ def applied(run: LoadedRun, params: Params, origin: str = "search") -> LoadedRun
 def check_paths(search: Search, run: LoadedRun) -> None:
     """Raises ConfigError for knobs that lead nowhere in the run's config, whatever the others are:
     unknown keys and components, values of another kind, entries that a list does not have."""
-    problems: list[Problem] = []
-    for path, knob in search.space.items():
-        base = _parents(search.space, path)
-        ends = knob.choice if knob.choice is not None else knob.bounds
-        for value in ends:
-            problems += _form_problems(run, {**base, path: value}, path, search)
+    problems = _lost_paths(search.space, (), search.document, run)
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        raise ConfigError(problems)
+
+
+def _lost_paths(
+    space: Mapping[str, KnobConfig], broken: Sequence[str], document: Document, run: LoadedRun
+) -> list[Problem]:
+    """What :func:`check_paths` tells; of ``broken`` knobs only what no value would mend."""
+    problems: list[Problem] = []
+    for path, knob in space.items():
+        above = _ancestors(space, path)
+        if any(other in broken or other not in space for other in above) or _path_misfits(path):
+            continue
+        base = _parents(space, path)
+        for value in knob.choice if knob.choice is not None else knob.bounds:
+            found = _form_problems(run, {**base, path: value}, path)
+            if path in broken:
+                found = [problem for problem in found if not _is_of_value(problem, path)]
+            problems += [_problem(document, path, _told(problem, path)) for problem in found]
+    return list(dict.fromkeys(problems))
+
+
+def _is_of_value(problem: Problem, path: str) -> bool:
+    """Whether another value might be right there."""
+    below = _stem(problem.path).startswith(_stem(path))
+    return below and not problem.message.startswith("unknown key")
+
+
+def _ancestors(space: Mapping[str, KnobConfig], path: str) -> set[str]:
+    """The knobs that decide whether one is there."""
+    found: set[str] = set()
+    waiting = [path]
+    while waiting:
+        knob = space.get(waiting.pop())
+        new = set(knob.when) - found if knob is not None else set()
+        found |= new
+        waiting += new
+    return found
 
 
 def _parents(space: Mapping[str, KnobConfig], path: str) -> dict[str, Any]:
@@ -210,16 +299,12 @@ def _parents(space: Mapping[str, KnobConfig], path: str) -> dict[str, Any]:
     return chosen
 
 
-def _form_problems(run: LoadedRun, params: Params, path: str, search: Search) -> list[Problem]:
-    """What is wrong with one knob's value by itself."""
+def _form_problems(run: LoadedRun, params: Params, path: str) -> list[Problem]:
+    """What is wrong with one knob's path or value by itself."""
     try:
         applied(run, params)
     except ConfigError as error:
-        return [
-            Problem(path, f"{problem.path}: {problem.message}", search.place(path))
-            for problem in error.problems
-            if _is_of_form(problem, path)
-        ]
+        return [problem for problem in error.problems if _is_of_form(problem, path)]
     return []
 
 
@@ -228,7 +313,18 @@ def _is_of_form(problem: Problem, path: str) -> bool:
     here, there = _stem(path), _stem(problem.path)
     if here.startswith(there) and problem.message.startswith(("is not a list", "has ")):
         return True
+    if here != there and _is_below(here, there):  # a step further than the config goes
+        return " is a list: " in problem.message or problem.message.startswith("expected ")
     return there.startswith(here) and problem.message.startswith(("unknown ", "expected "))
+
+
+def _told(problem: Problem, path: str) -> str:
+    """A problem of the run's file, for the knob that makes it: its path is not said twice."""
+    if _stem(problem.path) == _stem(path) or problem.message.startswith(problem.path):
+        return problem.message
+    if _is_below(path, problem.path) and problem.message.startswith("expected "):
+        return f"{problem.path} is one value, and nothing stands below it"
+    return f"{problem.path}: {problem.message}"
 
 
 def _stem(path: str) -> str:
