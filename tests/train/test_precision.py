@@ -101,6 +101,8 @@ def test_experts_count_a_token_once_though_layers_are_computed_twice() -> None:
         {"layer": {"mlp": BALANCED}},
         {"layer": {"depth": {"capacity": 0.4}}},
         {"layer": {"mixer": {"type": "gla", "num_heads": 2}}},
+        *({"layer": {"mixer": mixer}} for mixer in ("min_gru", "rg_lru", "mamba")),
+        {"layer": {"mixer": {"type": "delta_net", "num_heads": 2}}},
         {"layer": {"mixer": {"type": "attention", "num_heads": 2, "value_residual": "learned"}}},
         {"layer": {"mixer": {"type": "attention", "num_heads": 2, "dropout": 0.3}}},
     ],

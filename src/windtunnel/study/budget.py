@@ -37,6 +37,17 @@ def steps_for(amount: float, per_step: float) -> int:
     return max(1, math.floor(amount / per_step + 0.5))
 
 
+def steps_reaching(amount: float, per_step: float) -> int:
+    """The fewest steps that reach ``amount`` at ``per_step`` each; at least one.
+
+    >>> steps_reaching(9_000, 64 * 128)
+    2
+    """
+    assert min(amount, per_step) > 0, "a budget and a step are above zero"
+    # A quotient such as 3.0000000000000004 is rounding, not a started fourth step.
+    return max(1, math.ceil(amount / per_step - 1e-9))
+
+
 def steps_within(seconds: float, steps_per_second: float) -> int:
     """The steps that fit into ``seconds``; at least one."""
     return max(1, int(seconds * steps_per_second))

@@ -26,10 +26,10 @@ class _Recomputed(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
-        with without_autocast(ctx.saved_tensors[0].device):  # also if the backward is within it
+        tensors = ctx.saved_tensors  # once: behind a checkpoint they can be had once
+        with without_autocast(tensors[0].device):  # also if the backward is within it
             inputs = [
-                x.detach().requires_grad_(need)
-                for x, need in zip(ctx.saved_tensors, needed, strict=True)
+                x.detach().requires_grad_(need) for x, need in zip(tensors, needed, strict=True)
             ]
             with torch.enable_grad():
                 outputs = ctx.operation(*inputs)

@@ -13,7 +13,7 @@ from windtunnel.arch import ArchSpec
 from windtunnel.config import digest
 from windtunnel.errors import UsageError
 from windtunnel.study.arms import Ground, Settled, as_arm
-from windtunnel.study.budget import steps_for
+from windtunnel.study.budget import steps_reaching
 from windtunnel.study.ladder.amounts import Budget, Target, short
 from windtunnel.study.ladder.recipe import (
     Lengths,
@@ -202,7 +202,7 @@ def _rung(
     train = base.config.train
     probe = _candidate(base, facts, sized.spec, train.replace(stages=()), ())
     steps = tuple(
-        steps_for(budget.tokens(sized.params, probe.flops_per_token), probe.tokens_per_step)
+        steps_reaching(budget.tokens(sized.params, probe.flops_per_token), probe.tokens_per_step)
         for budget in request.budgets
     )
     lengths = lengths_of(train, steps, f"{base.name} at {short(size)}")
