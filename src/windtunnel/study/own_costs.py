@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -34,6 +32,7 @@ from windtunnel.nn.component import (
     filled,
 )
 from windtunnel.nn.contracts.case import Case, make_input, run
+from windtunnel.nn.contracts.cost import products_visible
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.initialize import initialize
 from windtunnel.study.matching import Candidate
@@ -183,7 +182,7 @@ class _Place:
             initialize(module, 0)
         with torch.device(device):
             x, span = x.to(device), Span.of(t, device=torch.device(device))
-            with _products_visible(), _Counter() as counter:
+            with products_visible(), _Counter() as counter:
                 run(module, x, span)
         total: int = counter.total
         return total
@@ -214,18 +213,6 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if formula is not None:
             self.total += int(formula(*args, **kwargs, out_val=out))
         return out
-
-
-@contextmanager
-def _products_visible() -> Iterator[None]:
-    """Attention and recurrences as plain products, which the counter sees; as in the contracts."""
-    enabled: bool = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            yield
-    finally:
-        torch._C._set_mkldnn_enabled(enabled)
 
 
 def _places(architecture: Architecture) -> Iterator[_Place]:

@@ -104,7 +104,7 @@ def _forward(module: nn.Module, case: Case, t: int) -> Tensor:
 
 
 @contextmanager
-def _products_visible() -> Iterator[None]:
+def products_visible() -> Iterator[None]:
     """Attention and recurrences as plain products, which the counter sees."""
     enabled: bool = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
@@ -116,7 +116,7 @@ def _products_visible() -> Iterator[None]:
 
 
 def _measured_flops(call: Callable[[], object]) -> int:
-    with _products_visible(), FlopCounterMode(display=False) as counter:
+    with products_visible(), FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops())
 
