@@ -5,7 +5,7 @@ DEMO_TOKENS ?= 400000
 # uv does not read pip's own list of local wheel folders; hand it on when there is one.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test test-slow lint format types check clean
+.PHONY: setup demo test test-slow test-gpu lint format types check clean
 
 setup: .venv/.ready
 
@@ -27,6 +27,10 @@ test: setup lint types
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow
+
+# On a machine with a CUDA GPU; WINDTUNNEL_GPU_FIGURES=FILE keeps what it measures.
+test-gpu: setup
+	$(BIN)/python -m pytest -q -m gpu -rs --durations=10
 
 lint: setup
 	$(BIN)/ruff check src tests

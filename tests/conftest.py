@@ -16,9 +16,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from windtunnel.cli.main import main
 from windtunnel.study import process
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--gpu-device", choices=("cuda", "cpu"), default="cuda",
+        help="where tests marked gpu run; cpu rehearses them, all but what only a GPU has",
+    )  # fmt: skip
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wanted = item.config.getoption("--gpu-device") == "cuda"
+    if item.get_closest_marker("gpu") and wanted and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU, and this machine has none")
+
+
+@pytest.fixture(scope="session")
+def gpu(pytestconfig: pytest.Config) -> str:
+    """Where a test marked gpu computes: ``cuda``, or ``cpu`` in a rehearsal."""
+    name: str = pytestconfig.getoption("--gpu-device")
+    return name
+
 
 RUN = """\
 arch:

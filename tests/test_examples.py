@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import Command
 
+from windtunnel.data.tasks import read_task
 from windtunnel.hyper.launch import load_ghn
 from windtunnel.hyper.members import Members
 from windtunnel.spaces.declared import load_space
@@ -14,6 +15,7 @@ from windtunnel.train.run_config import load_run
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = sorted((ROOT / "examples" / "samples").glob("*.yaml"))
+TASKS = sorted((ROOT / "examples" / "tasks").glob("*.jsonl"))
 SPACES = sorted((ROOT / "examples" / "search").glob("*space.yaml"))
 GHN = ROOT / "examples" / "ghn"
 OTHERS = [*SPACES, *(path for path in GHN.glob("*.yaml") if path.name != "run.yaml")]
@@ -41,6 +43,23 @@ def test_an_example_on_samples_trains_and_answers(
     verb = "classify" if file.stem == "classify" else "generate"
     more = ("--steps", 2) if file.stem == "diffuse" else ()
     assert windtunnel(verb, run, "one", *more).code == 0
+
+
+def test_the_example_tasks_are_answered(
+    windtunnel: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    assert windtunnel("train", "run.yaml", "--set", "train.steps=2", "--out", run).code == 0
+    monkeypatch.chdir(ROOT)
+    asked = [argument for file in TASKS for argument in ("--task", file)]
+    answer = windtunnel("evaluate", run, *asked, "--json")
+    assert answer.code == 0, answer.err
+    found = {task["name"]: task for task in json.loads(answer.out)["tasks"]}
+    assert {name: task["items"] for name, task in found.items()} == {
+        "agreement": 80,
+        "next_word": 32,
+    }
+    assert all(read_task(file).notes == () for file in TASKS)
 
 
 @pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)

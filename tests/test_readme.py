@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_the_tutorial_runs_from_its_first_line_to_its_last(
     (space,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     (workplace / "space.yaml").write_text(space, encoding="utf-8")
     (workplace / "corpus.txt").write_text(corpus_text(60_000), encoding="utf-8")
+    tasks = Path("examples", "tasks")
+    shutil.copytree(README.parent / tasks, workplace / tasks)
     assert len(COMMANDS) >= 8
     for command in COMMANDS:
         program, *arguments = shlex.split(command)

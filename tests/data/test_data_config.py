@@ -14,6 +14,7 @@ from windtunnel.data.config import (
     DataConfig,
     FilesSource,
     Gpt2Config,
+    ParallelSource,
     ShakespeareSource,
 )
 from windtunnel.errors import ConfigError
@@ -41,6 +42,21 @@ def test_the_default_is_shakespeare_in_byte_pairs() -> None:
 )
 def test_a_source_may_be_written_short(written: object, meant: object) -> None:
     assert DataConfig.model_validate({"source": written}).source == meant
+
+
+def test_an_absolute_path_begins_at_the_home_that_it_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    files, parallel = (
+        DataConfig.model_validate({"source": source}).source.absolute()
+        for source in (
+            {"type": "files", "paths": ["~/a.txt", "/b.txt"]},
+            {"type": "parallel", "source": "~/a.en", "target": "~/a.de"},
+        )
+    )
+    assert files == FilesSource(paths=("/home/ada/a.txt", "/b.txt"))
+    assert parallel == ParallelSource(source="/home/ada/a.en", target="/home/ada/a.de")
 
 
 @pytest.mark.parametrize(
@@ -123,3 +139,16 @@ def test_unknown_fields_are_refused() -> None:
 def test_only_the_loader_needs_torch(module: str) -> None:
     code = f"import sys, windtunnel.data.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_prompts_of_validation_end_as_those_of_training_do() -> None:
+    """Else no prompt of validation would be found in training, and left out there."""
+    source = {"type": "pairs", "paths": "a.jsonl", "separator": "\n"}
+    held = {"type": "pairs", "paths": "b.jsonl"}
+    with pytest.raises(ValidationError, match="one separator, validation too"):
+        DataConfig.model_validate({"source": source, "validation": held})
+    with pytest.raises(ValidationError, match="one separator, validation too"):
+        DataConfig.model_validate({"sources": {"one": source}, "validation": held})
+    for same in ("b.jsonl", {"paths": "b.jsonl"}, {**held, "separator": "\n"}, 0.2):
+        data = DataConfig.model_validate({"source": source, "validation": same})
+        assert getattr(data.validation, "separator", "\n") == "\n"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from windtunnel.data import dataset as dataset_module
 from windtunnel.data.cache import cache_folder, new_folder
@@ -348,3 +349,60 @@ def test_a_file_that_cannot_be_read_is_a_failure(tmp_path: Path, cache: Path) ->
     with pytest.raises(DataError, match="damaged gzip file") as caught:
         prepare(config, cache=cache)
     assert caught.value.exit_code == 1
+
+
+def several(**sources: Path) -> DataConfig:
+    named = {name: str(path) for name, path in sources.items()}
+    return DataConfig.model_validate({"sources": named, "tokenizer": "bytes"})
+
+
+@pytest.mark.parametrize("name", ["format", "tokenizer", "trainer", "documents"])
+def test_a_source_of_any_name_is_read_anew_where_it_has_changed(
+    tmp_path: Path, cache: Path, name: str
+) -> None:
+    one, other = tmp_path / "one.txt", tmp_path / "other.txt"
+    other.write_text("".join(f"other {n}\n" for n in range(40)))
+    found = []
+    for word in ("before", "after"):
+        one.write_text("".join(f"{word} {n}\n" for n in range(40)))
+        data = prepare(several(**{name: one, "other": other}), cache=cache)
+        found.append(data.tokenizer.decode(data.train.tokens))
+    assert "before" in found[0]
+    assert "after" in found[1]
+    assert "before" not in found[1]
+
+
+def test_sources_lie_in_the_order_in_which_they_are_written(tmp_path: Path, cache: Path) -> None:
+    paths = {name: tmp_path / f"{name}.txt" for name in ("a", "b")}
+    for name, path in paths.items():
+        path.write_text("".join(f"{name} {n}\n" for n in range(40)))
+    for names in (("a", "b"), ("b", "a")):
+        data = prepare(several(**{name: paths[name] for name in names}), cache=cache)
+        assert tuple(data.parts) == names
+        text = data.tokenizer.decode(data.train.tokens)
+        assert text.index(f"{names[0]} 0") < text.index(f"{names[1]} 0")
+
+
+def word_pieces(folder: Path) -> dict[str, str]:
+    """A tokenizer that drops white space, in a folder."""
+    engine: Any = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece(vocab={"[UNK]": 0, "one": 1, "two": 2}, unk_token="[UNK]")
+    )
+    engine.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    engine.add_special_tokens(["[UNK]"])
+    folder.mkdir()
+    engine.save(str(folder / "tokenizer.json"))
+    return {"type": "hf", "path": str(folder)}
+
+
+def test_tokens_that_stand_for_other_bytes_than_the_text_s_are_told(
+    tmp_path: Path, cache: Path
+) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one two\n" * 20)
+    data = prepare(config(file, word_pieces(tmp_path / "words")), cache=cache)
+    assert data.notes[0].startswith(
+        "train: the tokens stand for 108 bytes and the text has 144: bits per byte"
+    )
+    assert len(data.notes) == 2
+    assert prepare(config(file), cache=cache).notes == ()

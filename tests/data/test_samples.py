@@ -259,6 +259,14 @@ def test_lines_of_a_csv_are_counted_with_those_that_are_blank(tmp_path: Path) ->
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_ends_within_a_field_are_kept(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "x.csv"
+    file.write_bytes(f'text,label{end}"a\r\nb\n",1{end}"c\r",2'.encode())
+    samples = list(open_samples(config(type="labels", paths=str(file)).source).samples())
+    assert [(s.prompt, s.truth) for s in samples] == [("a\r\nb\n", "1"), ("c\r", "2")]
+
+
 def test_the_cache_is_used_and_a_damaged_entry_is_made_again(tmp_path: Path, cache: Path) -> None:
     file = write_lines(tmp_path / "l.jsonl", labelled(12))
     source = config(type="labels", paths=str(file))

@@ -76,6 +76,18 @@ def test_hidden_files_are_no_data(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["yes"]
 
 
+def test_links_to_folders_are_followed_and_may_lead_back(tmp_path: Path) -> None:
+    corpus, store = tmp_path / "corpus", tmp_path / "store"
+    for folder in (corpus, store / "deep"):
+        folder.mkdir(parents=True)
+    (corpus / "b.txt").write_text("here")
+    (store / "deep" / "a.txt").write_text("there")
+    (store / "deep" / "up").symlink_to(corpus)
+    (corpus / "a").symlink_to(store)
+    (corpus / "again").symlink_to(store / "deep")
+    assert texts(corpus) == ["there", "here"]
+
+
 def test_other_kinds_of_file_are_left_out_and_told(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("yes")
     (tmp_path / "b.pdf").write_text("no")

@@ -127,6 +127,25 @@ def test_documents_without_text_are_left_out_and_told() -> None:
     assert [text for _, text in corpus.pieces()] == ["a", "b"]
 
 
+def test_a_share_that_whole_documents_do_not_meet_is_told() -> None:
+    small = [f"text {number}" for number in range(19)]
+    uneven = Listed([*small, "large " * 400])
+    told = {}
+    for seed in range(40):
+        corpus = Corpus(uneven, 0.1, seed)
+        valid = sum(len(text) for side, text in corpus.pieces() if side == "valid")
+        far = not 0.05 <= valid / corpus.text_bytes <= 0.2
+        assert bool(corpus.notes) == far
+        told[valid > 2000] = corpus.notes
+    assert told[True][0].startswith("9")
+    assert "% of the text is held out, not 10.0%: whole documents are" in told[True][0]
+    assert "held out, not 10.0%" in told[False][0]
+    assert Corpus(Listed(small), 0.1, 0).notes == ()
+    first, other = (Corpus(uneven, fraction, 0) for fraction in (0.1, 0.11))
+    assert first.notes != other.notes
+    assert first.identity() != other.identity()
+
+
 def test_an_empty_source_is_told() -> None:
     with pytest.raises(DataError, match="the source is empty"):
         Corpus(Listed(["", " "]), 0.1, 0)

@@ -145,6 +145,26 @@ def test_a_mask_that_is_no_mask_of_keys_is_refused() -> None:
         model(x, use_causal_mask=False)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_mask_has_a_row_for_each_sequence_or_one_for_all(kind: str) -> None:
+    encoder = ModelFactory.create_encoder(EncoderConfig(params(attention_type=kind)))
+    encoder, x = encoder.double().eval(), vectors(4)
+    for mask in (torch.ones(4, 4).tril(), torch.ones(3, 4, 4)):  # a triangle is no mask of keys
+        with pytest.raises(UsageError, match=r"expected \(1, 4\) or \(1, t, 4\), not"):
+            encoder(x[:1], mask)
+        with pytest.raises(UsageError, match=r"expected \(2, 4\) or \(2, t, 4\), not"):
+            encoder(x, mask)
+    row = torch.tensor([[1, 1, 1, 0]])
+    torch.testing.assert_close(encoder(x, row), encoder(x, row.expand(2, 4)))
+
+
+def test_every_mask_of_an_encoder_decoder_has_its_rows() -> None:
+    model, source, target = both_of(), vectors(4), vectors(3)
+    for name, keys in (("src_mask", 4), ("tgt_mask", 3), ("cross_attn_mask", 4)):
+        with pytest.raises(UsageError, match=rf"{name}: expected \(2, {keys}\)"):
+            model(source, target, **{name: torch.ones(3, keys)})
+
+
 def test_input_of_the_wrong_shape_is_told() -> None:
     model = decoder_of()
     with pytest.raises(UsageError, match=r"\(b, t, 16\) vectors, not \(2, 4, 8\)"):
@@ -206,9 +226,9 @@ def test_features_are_counted_as_the_origin_counts_them() -> None:
     assert model.layers[0].mixer.projection.shape == (16, 8)  # ⌊8 · ln 8⌋ = 16
 
 
-def trained(model: FactoryModel, steps: int) -> list[Tensor]:
+def trained(model: FactoryModel, steps: int, **options: Any) -> list[Tensor]:
     """The projections of a model after each of some training steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, **options)
     seen = []
     for step in range(steps):
         model.train()
@@ -242,6 +262,31 @@ def test_features_are_drawn_anew_by_training_steps_alone() -> None:
         torch.equal(a, b)
         for a, b in zip(seen, trained(linear_decoder(feature_redraw_interval=3), 8), strict=True)
     )
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_a_step_counts_whatever_writes_the_weights(options: dict[str, Any]) -> None:
+    model = linear_decoder(feature_redraw_interval=3)
+    next(model.parameters()).requires_grad_(False)  # so that the first one never changes
+    seen = trained(model, 8, **options)
+    assert [i for i in range(1, 8) if not torch.equal(seen[i], seen[i - 1])] == [3, 6]
+
+
+def test_a_cast_is_no_training_step() -> None:
+    model = linear_decoder(feature_redraw_interval=1).train()
+    model(vectors(4).float())
+    model(vectors(4).float())
+    before = _features(model).clone()
+    model.double()(vectors(4))
+    assert torch.equal(_features(model).float(), before)
+
+
+def test_the_gradients_of_several_forwards_are_one_step() -> None:
+    model = linear_decoder(feature_redraw_interval=1).train()
+    before = _features(model).clone()
+    for seed in range(3):
+        model(vectors(4, seed).float()).square().mean().backward()
+    assert torch.equal(_features(model), before)
 
 
 @pytest.mark.parametrize(
@@ -369,6 +414,14 @@ def test_a_mistake_is_told_with_its_place(write: Any, old: str, new: str, messag
         parse_config(write(FILE.replace(old, new, 1)))
     assert message in str(caught.value)
     assert "f.yml:" in str(caught.value)
+
+
+def test_null_is_no_value_of_what_is_required(write: Any) -> None:
+    text = FILE.replace("num_heads: 2", "num_heads: 2, dropout: null")
+    config: Any = parse_model_config(write(text)).config
+    assert config.encoder_params.dropout == 0.1
+    with pytest.raises(ConfigError, match=r"model\.encoder: dropout: required here or in"):
+        parse_model_config(write(text.replace("dropout: 0.1, ", "")))
 
 
 def test_rezero_and_scalenorm_exclude_each_other_across_sections(write: Any) -> None:

@@ -9,11 +9,13 @@ import pytest
 import transformers
 from small_models import BASE, VARIANTS, saved, small_model
 
-from windtunnel.arch import Architecture, ArchSpec, resolve
+from windtunnel.arch import Architecture, ArchSpec, build, resolve
 from windtunnel.errors import UsageError
+from windtunnel.interop.hf.export import write_folder
 from windtunnel.interop.hf.families import FAMILIES, family_for, family_of
 from windtunnel.interop.hf.family import NotExpressible
 from windtunnel.interop.hf.load import read_pretrained
+from windtunnel.train.checkpoint import kept_tensors
 
 
 def spec_of(model_type: str, **changes: Any) -> ArchSpec:
@@ -56,6 +58,11 @@ def llama(**changes: Any) -> Architecture:
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True"),
         ("gemma2", {"layer_types": ["chunked_attention"] * 3}, "layer_types: "),
         (
+            "llama",  # LlamaRotaryEmbedding passes over it and turns whole heads
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "rope_parameters.partial_rotary_factor: 0.5 cannot be expressed: llama turns whole",
+        ),
+        (
             "gpt_neox",
             {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.4}},
             "rope_parameters.partial_rotary_factor: turns 3 dimensions",
@@ -69,6 +76,42 @@ def test_a_key_that_we_cannot_express_is_named(
         spec_of(model_type, **changes)
     assert f"{model_type} config: {told}" in str(refusal.value)
     assert refusal.value.exit_code == 2
+
+
+def test_a_cap_that_gemma_3_has_a_key_for_and_never_uses_is_refused_both_ways() -> None:
+    gemma, values = family_of("gemma3_text"), VARIANTS["gemma3"][1]
+    capped = transformers.AutoConfig.for_model(
+        "gemma3_text", **{**values, "attn_logit_softcapping": 4.0}
+    )
+    with pytest.raises(NotExpressible, match=r"attn_logit_softcapping: 4\.0: Gemma3"):
+        gemma.to_spec(capped.to_dict())
+    config = transformers.AutoConfig.for_model("gemma3_text", **values)
+    plain = resolve(gemma.to_spec(config.to_dict()))
+    layers = tuple(
+        layer.replace(mixer=layer.mixer.replace(softcap=4.0))  # type: ignore[call-arg]
+        for layer in plain.layers
+    )
+    with pytest.raises(NotExpressible, match=r"layers\[0\]\.mixer\.softcap: 4\.0 has no"):
+        gemma.to_config(plain.replace(layers=layers))
+
+
+def test_what_transformers_makes_otherwise_of_a_config_is_not_written(tmp_path: Path) -> None:
+    """GemmaConfig takes "gelu" for the approximation of it."""
+    gemma = resolve(spec_of("gemma"))
+    layers = tuple(
+        layer.replace(mlp=layer.mlp.replace(activation="gelu"))  # type: ignore[call-arg]
+        for layer in gemma.layers
+    )
+    exact = gemma.replace(layers=layers)
+    for architecture, fits in ((gemma, True), (exact, False)):
+        out, weights = tmp_path / str(fits), kept_tensors(build(architecture))
+        if fits:
+            write_folder(out, family_of("gemma"), architecture, weights, None)
+            continue
+        with pytest.raises(NotExpressible, match="makes gelu_tanh of it") as refusal:
+            write_folder(out, family_of("gemma"), architecture, weights, None)
+        assert "layers[0].mlp.activation: gelu has no counterpart in gemma" in str(refusal.value)
+        assert not out.exists()
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama", "mixtral", "gpt_neox"])

@@ -43,6 +43,23 @@ def test_equals_torch_with_the_same_weights(
 
 
 @pytest.mark.parametrize(("ours", "theirs", "values", "same"), PAIRS)
+def test_autocast_leaves_it_in_float32(
+    ours: Any, theirs: Any, values: dict[str, Any], same: dict[str, Any]
+) -> None:
+    mixer, _ = _pair(ours, theirs, values, same)
+    x = torch.randn(3, 7, 12, generator=torch.Generator().manual_seed(0)).bfloat16()
+    real = torch.ones(3, 7, dtype=torch.bool)
+    real[0, :2] = False
+    for span in (Span.of(7), Span.of_real(real)):
+        with torch.autocast("cpu", torch.bfloat16):
+            found, state = mixer.extend(x, mixer.initial_state(3), span)
+        expected, after = mixer.extend(x.float(), mixer.initial_state(3), span)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+        assert all(map(torch.equal, state, after))
+
+
+@pytest.mark.parametrize(("ours", "theirs", "values", "same"), PAIRS)
 def test_init_has_the_spread_of_torch(
     ours: Any, theirs: Any, values: dict[str, Any], same: dict[str, Any]
 ) -> None:

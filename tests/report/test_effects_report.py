@@ -90,7 +90,32 @@ def test_a_study_without_interactions_has_no_such_section() -> None:
     assert 'id="effects"' not in plain
 
 
+def test_looks_and_the_seeds_behind_each_row_are_told() -> None:
+    seeds = [{"arm": "one", "settings": {}, "seeds": n} for n in (10, 4)]
+    rows = [effect("a: x against y", "better", -0.05, seeds=4, p_looks=0.006)]
+    sequential = tree(looks=[3, 10], points=seeds, effects=rows)
+    text = printed(sequential)
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert "2 points, 4 to 10 seeds;" in words
+    assert "seeds until decided: looks from 3 to 10 seeds, all of them allowed for" in words
+    assert "both after Holm's correction and all looks" in words
+    page = effects_section(sequential)
+    assert "looks from 3 to 10 seeds, all of them allowed for" in page
+    assert "95% after Holm’s correction and all looks over all effects" in page
+    assert '<th scope="col">Seeds</th>' in page
+    assert "<td>4</td>" in page
+    fixed = printed(tree()) + effects_section(tree())
+    assert "4 points, 3 seeds each" in " ".join(fixed.split())
+    assert "looks" not in fixed
+    assert "Seeds</th>" not in fixed
+
+
 def test_a_damaged_tree_is_told() -> None:
+    with pytest.raises(StudyError, match="has no points"):
+        read_ablation(tree(points=[]))
+    with pytest.raises(StudyError, match="damaged"):
+        read_ablation(tree(looks=[3]))
     with pytest.raises(StudyError, match="damaged"):
         read_ablation({**tree(), "effects": [{}]})
     with pytest.raises(StudyError, match="unknown verdict 'great'"):

@@ -7,7 +7,13 @@ import io
 import pytest
 from rich.console import Console
 
-from windtunnel.report.progress import BarDisplay, LineDisplay, Pace, open_progress
+from windtunnel.report.progress import (
+    BarDisplay,
+    LineDisplay,
+    Pace,
+    ProgressDisplay,
+    open_progress,
+)
 
 
 class Clock:
@@ -113,3 +119,32 @@ def test_a_terminal_gets_bars_that_go_when_done() -> None:
 
 def test_without_a_terminal_there_are_lines() -> None:
     assert isinstance(open_progress(console()), LineDisplay)
+
+
+def test_the_time_left_is_the_callers_where_that_knows_it() -> None:
+    """In both displays; between updates it falls, and nothing is said before anything is known."""
+    for shown in (console(), console(terminal=True)):
+        clock = Clock()
+        with open_progress(shown, clock) as progress:
+            progress.start("study", "runs", 10, knows_left=True)
+            clock.now += 40
+            progress.update("study", 5)
+            refresh(progress)
+            assert "left" not in shown_text(shown)
+            clock.now += 40
+            progress.update("study", 6, note="a seed 0", left=300.0)
+            if isinstance(progress, LineDisplay):
+                assert lines(shown)[-1] == "runs:  60%  6/10, a seed 0, 5 min 00 s left"
+                continue
+            clock.now += 100
+            refresh(progress)
+            assert "3 min 20 s left" in shown_text(shown)
+
+
+def refresh(progress: ProgressDisplay) -> None:
+    if isinstance(progress, BarDisplay):
+        progress._progress.refresh()
+
+
+def shown_text(shown: Console) -> str:
+    return "\n".join(lines(shown))

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from windtunnel.study import effects, statistics
+from windtunnel.study.contrasts import levels_without_effect
 from windtunnel.study.design import Design, Kind, Point
 from windtunnel.study.effects import Effect, PointResult, effects_of, interactions_of, level_means
 from windtunnel.study.statistics import holm
@@ -137,6 +138,23 @@ def test_costs_and_level_means() -> None:
         (by_seed.mean(), interval.low)
     )
     assert level_means(design("one", 2, 2), results(y)) == ()
+
+
+def test_levels_of_which_no_effect_can_be_told_are_named() -> None:
+    of = design("grid", 2, 3)
+    assert levels_without_effect(of) == []
+    left = Design(of.kind, of.factors, of.baseline, tuple(p for p in of.points if p != (0, 2)), ())
+    assert levels_without_effect(left) == []  # (1, 2) against (1, 0) is left
+    left = Design(of.kind, of.factors, of.baseline, ((0, 0), (0, 1), (1, 2)), ())
+    assert levels_without_effect(left) == ["a: a1", "b: b2"]
+    one = design("one", 3, 2)
+    left = Design(one.kind, one.factors, one.baseline, ((0, 0), (2, 0), (0, 1)), ())
+    assert levels_without_effect(left) == ["a: a1"]
+    for kind in ("one", "both", "leave_one_out"):
+        assert levels_without_effect(design(kind, 2, 2, 2)) == []
+    taken = design("leave_one_out", 2, 2, 2)
+    left = Design(taken.kind, taken.factors, taken.baseline, ((1, 1, 1), (0, 1, 1), (1, 0, 1)), ())
+    assert levels_without_effect(left) == ["c: c0"]
 
 
 def test_one_seed_has_no_interval_and_decides_nothing() -> None:

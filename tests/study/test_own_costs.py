@@ -10,9 +10,14 @@ from tests.apart import components_apart
 
 from windtunnel.config import parse_document
 from windtunnel.errors import UsageError
+from windtunnel.runs import RunStore
 from windtunnel.study import own_costs
 from windtunnel.study.arms import Ground, plain_plan
+from windtunnel.study.ladder.amounts import parse_budgets, parse_target
+from windtunnel.study.ladder.inquiry import LadderInquiry
+from windtunnel.study.ladder.rungs import LadderRequest, make_ladder
 from windtunnel.study.planning import plan_compare
+from windtunnel.study.rounds import Round
 from windtunnel.train.run_config import LoadedRun, load_run_document
 
 Load = Callable[..., LoadedRun]
@@ -153,3 +158,32 @@ def test_the_packages_own_parts_are_counted_by_parameters_alone(
 
     monkeypatch.setattr(own_costs, "_check_flops", never)
     plan_compare([load("gpt2"), load("lstm")], seeds=1, ground=ground)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_ladder_tells_of_its_sizes_what_a_comparison_tells(
+    tmp_path: Path, ground: Ground, wrong: bool
+) -> None:
+    """In the plan and with the results; and a cost that leaves something out is refused."""
+    run = own(tmp_path, more="Cost()" if wrong else f"{RIGHT} + Cost(forward_flops=1000)")
+    asked = LadderRequest(
+        sizes=(60e3, 90e3, 120e3), budgets=parse_budgets("2k,4k"), seeds=(0,), rule="width",
+        count="total", lr_rule="auto", target=parse_target("10x"),
+    )  # fmt: skip
+    inquiry = LadderInquiry(
+        make_ladder([run], asked, ground), ground, RunStore(tmp_path / "runs"), draws=10
+    )
+    if wrong:
+        with pytest.raises(UsageError, match="the cost of mixer gated"):
+            inquiry.next([], lambda digest: None)
+        return
+    plan = inquiry.next([], lambda digest: None)
+    assert plan is not None
+    told = [note for note in plan.notes if "schedule" not in note]
+    assert told[0].startswith("mine-120k-4k-tokens: of mixer gated only ")
+    assert told[1:] == ["mine: its costs at 2 smaller sizes are so too."]
+    records = {key: {"status": "failed", "reason": ""} for key in plan.keys}
+    second = inquiry.next([Round(plan, records)], lambda digest: None)
+    assert second is not None
+    decayed = Round(second, {key: {"status": "failed", "reason": ""} for key in second.keys})
+    assert set(told) < set(inquiry.result([Round(plan, records), decayed])["notes"])

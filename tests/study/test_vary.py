@@ -95,6 +95,7 @@ def test_every_mistake_is_told_with_what_was_written() -> None:
         "b=[1, 1.0]": "has the value 1 twice",
         "c={d: 1": "is not YAML",
         "train.seed=[1, 2]": "use --seeds",
+        "train={steps: 5, seed: 1}": "train.seed: seeds are the study's",
         "arch.name=x": "changes nothing",
         "e, e=1": "names a path twice",
         "..f=1": "is not a path",

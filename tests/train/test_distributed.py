@@ -36,11 +36,11 @@ from windtunnel.train.runner import RunParts, train_run
 HERE = Path(__file__).parent
 
 
-def torchrun(*arguments: object) -> subprocess.Popen[str]:
+def torchrun(*arguments: object, processes: int = 2) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         *map(str, arguments)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+         str(processes), *map(str, arguments)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

@@ -1,12 +1,15 @@
 """Precisions: autocast, float16 with a scaled loss, and what keeps memory small."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from standins import ListBatches, Rows, TinyModel, learnable_batches, recipe
+from tests.conftest import Command
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,11 +18,14 @@ from windtunnel.config import Document, decode
 from windtunnel.errors import ConfigError, UsageError
 from windtunnel.nn.auxiliary import collect_auxiliary
 from windtunnel.nn.ops.attention import attend
+from windtunnel.runner import ArchitectureLM, BasicModelRunner
+from windtunnel.runs import RunFolder
 from windtunnel.train import accumulate as accumulation
 from windtunnel.train import precision
 from windtunnel.train.activation_checkpointing import checkpoint_layers
 from windtunnel.train.batch import summed_nats
 from windtunnel.train.config import TrainConfig
+from windtunnel.train.launch import open_trained
 from windtunnel.train.loop import TrainState, accumulate, create_train_state, train_steps
 from windtunnel.train.precision import LossScaler
 
@@ -122,6 +128,35 @@ def test_checkpointed_layers_have_the_same_gradients_to_the_bit(
         assert torch.equal(found[1][name], expected), name
 
 
+@pytest.mark.parametrize("precision", ["float32", "autocast"])
+@pytest.mark.parametrize("mlp", ["glu", BALANCED, BALANCED | {"balance": "loss_free"}])
+@pytest.mark.parametrize("size", [None, 4])
+def test_and_where_the_backward_runs_in_a_thread_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, precision: str, mlp: Any, size: int | None
+) -> None:
+    """As for a GPU: what is kept for a thread, such as context variables, is not there."""
+    plain, batch = Tensor.backward, rows()
+
+    def elsewhere(loss: Tensor) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(plain, loss).result()
+
+    layers = {"layer": {"mlp": mlp, "mixer": {"type": "mamba"}}}
+    found = []
+    for backward in (plain, elsewhere):
+        monkeypatch.setattr(Tensor, "backward", backward)
+        for again in (False, True):
+            state = state_of(
+                arch(**layers), batch, precision=precision, micro_batch_size=size,
+                activation_checkpointing=again,
+            )  # fmt: skip
+            found.append(gradient(state, batch))
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        for name, expected in found[0].items():
+            assert torch.equal(other[name], expected), name
+
+
 def test_checkpointed_layers_keep_little() -> None:
     kept = []
     for again in (False, True):
@@ -220,6 +255,24 @@ def test_float32_is_not_computed_as_tf32(size: int | None) -> None:
     gradient(state, batch)
     assert len(seen) == (2 if size is None else 6)
     assert set(seen) == {(False, "ieee", "ieee", False, "highest")}
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("who", ["verb", "runner"])
+def test_nor_is_it_by_what_reads_a_run_or_trains_without_one(
+    workplace: Path, windtunnel: Command, who: str
+) -> None:
+    if who == "verb":
+        windtunnel("train", "run.yaml", "--out", "run", "--set", "train.steps=1")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
+        open_trained(RunFolder.open(workplace / "run"))
+    else:
+        made = BasicModelRunner(ArchitectureLM, overrides={"arch": "gru", "tokenizer": "bytes"})
+        made.initialize("cpu", num_blocks=1, embed_dim=16, max_len=32)
+    assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_float16_is_refused_on_a_cpu_and_beside_chunks() -> None:

@@ -25,7 +25,8 @@ ROUNDING = {"bfloat16": 2e-3, "soap": 2e-3}
 
 def outcomes(kind: str, part: str, folder: Path) -> dict[str, list[Any]]:
     """What each case came to on the CPU and on the stand-in."""
-    here = {"WINDTUNNEL_CACHE": str(folder / "cache"), "PYTHONPATH": f"{ROOT}:{SCRIPT.parent}"}
+    path = os.pathsep.join([str(ROOT), str(SCRIPT.parent), *sys.path])
+    here = {"WINDTUNNEL_CACHE": str(folder / "cache"), "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(SCRIPT), kind, part],
         cwd=folder, env=os.environ | here, capture_output=True, text=True,
@@ -56,6 +57,8 @@ def test_it_works_there_as_on_the_cpu(kind: str, part: str, tmp_path: Path) -> N
         assert list(numbers(there)) == pytest.approx(expected, rel=ROUNDING.get(name, 2e-5)), name
 
 
+RECURRENT = ("mixer rnn()", "mixer gru()", "mixer lstm()")
+"""What stays in float32 under autocast."""
 NEAR = {"float16": 0.01, "autocast": 0.1}
 """In bfloat16 gla's keys, two wide here, have gradients that are differences of rounded numbers."""
 
@@ -74,7 +77,10 @@ def test_by_its_rules_of_autocast_all_train_as_in_float32(
             assert not isinstance(told, str), f"{name}: {told}"
         assert narrow == pytest.approx(wide, rel=NEAR[precision], abs=1e-3), name
         changed += narrow != pytest.approx(wide, rel=1e-5)
-    assert changed > 80, "autocast narrows nothing"
+    assert changed > 70, "autocast narrows nothing"
+    for name in RECURRENT:  # cuDNN would take float16 for bfloat16
+        wide, narrow = found[name]
+        assert narrow == pytest.approx(wide, rel=1e-5), name
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])

@@ -14,8 +14,8 @@ from windtunnel.cli.options import (
     Edits,
     MatchOption,
     RunsFolder,
-    Seeds,
     StudyDir,
+    Track,
     Workers,
     print_json,
     runs_folder,
@@ -57,7 +57,9 @@ def ablate(
         bool,
         typer.Option("--skip-invalid", help="Leave out points that are no valid run; say which."),
     ] = False,
-    seeds: Seeds = 3,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Runs of each, seeds 0, 1, … [3].")
+    ] = None,
     match: MatchOption = "tokens",
     budget: Annotated[
         float | None,
@@ -68,8 +70,20 @@ def ablate(
         typer.Option("--tune", metavar="PATH[=LIST]",
                      help="Tune this for every point first, such as train.lr; may be repeated."),
     ] = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option("--until-decided", help="Add seeds to the arms of each effect and interaction "
+                     "until it is decided; looks are paid for."),
+    ] = False,
+    first_seeds: Annotated[
+        int | None, typer.Option("--first-seeds", help="Seeds before the first look [3].")
+    ] = None,
+    max_seeds: Annotated[
+        int | None, typer.Option("--max-seeds", help="Seeds at the last look [10].")
+    ] = None,
     edits: Edits = None,
     workers: Workers = None,
+    track: Track = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
     dry_run: DryRun = False,
@@ -93,6 +107,8 @@ def ablate(
         skip_invalid=skip_invalid, edits=tuple(edits or ()), seeds=seeds, match=match,
         budget=budget, out=out, runs=runs_folder(runs), workers=workers, dry_run=dry_run,
         flat_json=flat_json, engine=engine, tune=tuple(tune or ()),
+        until_decided=until_decided, first_seeds=first_seeds, max_seeds=max_seeds,
+        track=tuple(track or ()),
     )  # fmt: skip
     result = ablate_verb(request)
     if as_json:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from windtunnel.cli.comparing import asked_often, plan_lines, told
+from windtunnel.cli.comparing import SEEDS, asked_often, plan_lines, told
 from windtunnel.cli.conducting import conduct_once, conduct_verb, matching_only
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
+from windtunnel.cli.tracking import check_trackers
 from windtunnel.config import load_document, suggestion
 from windtunnel.errors import UsageError
 from windtunnel.report.units import count_text
@@ -29,8 +30,10 @@ from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import local_ground
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import check_question
+from windtunnel.study.sequential import Looks
 from windtunnel.study.speeds import sparing
 from windtunnel.study.tune import Tuning, parse_knob
+from windtunnel.study.until import UntilEffectsDecided, planned_looks
 from windtunnel.study.vary import Factor, parse_factors
 
 MOST_ARMS_TOLD = 12
@@ -48,7 +51,7 @@ class Request:
     design: str
     skip_invalid: bool
     edits: tuple[str, ...]
-    seeds: int
+    seeds: int | None
     match: str
     budget: float | None
     out: Path
@@ -58,13 +61,19 @@ class Request:
     flat_json: Path | None
     engine: str = "local"
     tune: tuple[str, ...] = ()
+    until_decided: bool = False
+    first_seeds: int | None = None
+    max_seeds: int | None = None
+    track: tuple[str, ...] = ()
 
 
 def ablate_verb(request: Request) -> dict[str, Any]:
     """Does all of it; the study as plain JSON (the plan, for a dry run)."""
     if request.match not in get_args(Match):
         raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
-    check_question(2, seeds=request.seeds, budget=request.budget)
+    check_trackers(request.track)
+    looks = _looks(request)
+    check_question(2, seeds=request.seeds or SEEDS, budget=request.budget)
     check_writable(request.flat_json)
     tuning = Tuning(tuple(map(parse_knob, request.tune))) if request.tune else None
     source, factors = what_varies(request)
@@ -74,16 +83,31 @@ def ablate_verb(request: Request) -> dict[str, Any]:
     for data in {run.config.data for run in design.runs}:
         prepare_with_progress(data)
     with open_engine(request.engine) as engine:
-        if tuning is not None:
-            return _in_rounds(request, design, tuning, engine)
+        if tuning is not None or looks is not None:
+            return _in_rounds(request, design, looks, tuning, engine)
         return _at_once(request, design, engine)
+
+
+def _looks(request: Request) -> Looks | None:
+    """The planned looks; None where the number of seeds is fixed.
+
+    Raises:
+        UsageError: options that do not go together, or unfit values.
+    """
+    first, last = request.first_seeds, request.max_seeds
+    if request.until_decided:
+        return planned_looks(seeds=request.seeds, first=first, last=last)
+    for name, value in (("--first-seeds", first), ("--max-seeds", last)):
+        if value is not None:
+            raise UsageError(f"{name} needs --until-decided")
+    return None
 
 
 def _at_once(request: Request, design: Design, engine: Engine) -> dict[str, Any]:
     match: Any = request.match
     plan = plan_ablation(
         design,
-        seeds=request.seeds,
+        seeds=request.seeds or SEEDS,
         match=match,
         budget=request.budget,
         ground=_ground(request.match),
@@ -98,32 +122,42 @@ def _at_once(request: Request, design: Design, engine: Engine) -> dict[str, Any]
         lines=lambda expected: ablation_lines(design, plan, expected),
         dry_run=request.dry_run,
         beside=lambda verdicts: {"ablation": ablation(design, verdicts)},
+        track=request.track,
     )
     if conducted is None:
         return plan.to_dict()
     return _reported(request, flat_results(design, conducted.verdicts))
 
 
-def _in_rounds(request: Request, design: Design, tuning: Tuning, engine: Engine) -> dict[str, Any]:
-    """An ablation whose every point is tuned first."""
+def _in_rounds(
+    request: Request, design: Design, looks: Looks | None, tuning: Tuning | None, engine: Engine
+) -> dict[str, Any]:
+    """An ablation whose every point is tuned first, or whose seeds are added until decided."""
     match: Any = request.match
+    fixed = FixedSeeds(tuple(range(request.seeds or SEEDS)))
     inquiry = Ablating(
         design,
         match=match,
         budget=request.budget,
         ground=_ground(request.match),
-        confirmation=FixedSeeds(tuple(range(request.seeds))),
+        confirmation=fixed if looks is None else UntilEffectsDecided(design, looks),
         tuning=tuning,
     )
+
+    def outlook(matched: Plan) -> list[str]:
+        points = design_lines(design, matched.arms[0].name)
+        return [*points, *(f"  {line}" for line in inquiry.outlook(matched))]
+
     if request.dry_run:
-        return matching_only(inquiry, request.out, outlook=inquiry.outlook)
+        return matching_only(inquiry, request.out, outlook=outlook)
     answer = conduct_verb(
         inquiry,
         request.out,
         runs=request.runs,
         workers=request.workers,
         engine=engine,
-        outlook=inquiry.outlook,
+        outlook=outlook,
+        track=request.track,
     )
     return _reported(request, flat_results(design, inquiry.verdicts(answer.rounds)))
 
@@ -180,17 +214,8 @@ def _ground(match: str) -> Ground:
 def ablation_lines(design: Design, plan: Plan, expected: Estimate) -> list[str]:
     """What will be done and how long it takes; arms one by one where they are few."""
     lines = plan_lines(plan, expected)
-    head, arms = lines[:2], lines[2 : 2 + len(plan.arms)]
-    notes = lines[2 + len(plan.arms) :]
-    total = len(design.points) + len(design.skipped)
-    left_out = f", {len(design.skipped)} left out" if design.skipped else ""
-    head.insert(1, f"  {total} points{left_out}; the reference is {plan.arms[0].name}")
-    head[1:1] = [
-        f"  {factor.name}: {', '.join(level.label for level in factor.levels)}"
-        for factor in design.factors
-    ]
-    for reason, count in Counter(skipped.reason for skipped in design.skipped).most_common():
-        head.insert(2 + len(design.factors), f"  left out {count}: {reason}")
+    arms, notes = lines[2 : 2 + len(plan.arms)], lines[2 + len(plan.arms) :]
+    head = [lines[0], *design_lines(design, plan.arms[0].name), lines[1]]
     if len(arms) > MOST_ARMS_TOLD:
         params = [arm.params for arm in plan.arms]
         tokens = sorted({arm.tokens for arm in plan.arms})
@@ -202,6 +227,21 @@ def ablation_lines(design: Design, plan: Plan, expected: Estimate) -> list[str]:
     return [*head, *arms, *notes]
 
 
+def design_lines(design: Design, reference: str) -> list[str]:
+    """What is varied, how many points that makes, and which are left out: the most first."""
+    total = len(design.points) + len(design.skipped)
+    reasons = Counter(skipped.reason for skipped in design.skipped)
+    left_out = f", {len(design.skipped)} left out" if design.skipped else ""
+    return [
+        *(
+            f"  {factor.name}: {', '.join(level.label for level in factor.levels)}"
+            for factor in design.factors
+        ),
+        f"  {total} points{left_out}; the reference is {reference}",
+        *(f"  left out {count}: {reason}" for reason, count in reasons.most_common()),
+    ]
+
+
 def _command(request: Request) -> str:
     parts = ["windtunnel", "ablate", *([str(request.file)] if request.file else [])]
     if request.family:
@@ -209,8 +249,16 @@ def _command(request: Request) -> str:
     parts += [*asked_often("--vary", request.vary), "--design", request.design]
     parts += asked_often("--set", request.edits)
     parts += ["--skip-invalid"] if request.skip_invalid else []
-    parts += ["--seeds", str(request.seeds), "--match", request.match]
+    parts += [*_seed_options(request), "--match", request.match]
     parts += asked_often("--tune", request.tune)
     if request.budget is not None:
         parts += ["--budget", f"{request.budget:.15g}"]
     return shlex.join([*parts, "--out", str(request.out)])
+
+
+def _seed_options(request: Request) -> list[str]:
+    if not request.until_decided:
+        return ["--seeds", str(request.seeds or SEEDS)]
+    given = {"--first-seeds": request.first_seeds, "--max-seeds": request.max_seeds}
+    told = [word for name, n in given.items() if n is not None for word in (name, str(n))]
+    return ["--until-decided", *told]

@@ -15,6 +15,7 @@ from windtunnel.cli.options import (
     MatchOption,
     RunsFolder,
     StudyDir,
+    Track,
     Workers,
     note,
     print_json,
@@ -85,6 +86,7 @@ def compare(
     ] = None,
     edits: Edits = None,
     workers: Workers = None,
+    track: Track = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
     dry_run: DryRun = False,
@@ -96,6 +98,7 @@ def compare(
     request = Request(
         files=tuple(files or ()), edits=tuple(edits or ()), seeds=seeds, match=match, budget=budget,
         out=out, runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
+        track=tuple(track or ()),
         tune=tuple(tune or ()), margin=margin, pairing=pairing,
         until_decided=until_decided,
         first_seeds=first_seeds, max_seeds=max_seeds,

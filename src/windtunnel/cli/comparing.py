@@ -14,7 +14,9 @@ from windtunnel.cli.conducting import conduct_once, conduct_verb, matching_only
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
+from windtunnel.cli.tracking import check_trackers
 from windtunnel.config import suggestion
+from windtunnel.config.document import EDIT
 from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.report.effects_table import effects_view
 from windtunnel.report.ladder import ladder_view
@@ -62,6 +64,7 @@ class Request:
     until_decided: bool = False
     first_seeds: int | None = None
     max_seeds: int | None = None
+    track: tuple[str, ...] = ()
 
 
 def compare_verb(request: Request) -> dict[str, Any]:
@@ -70,6 +73,7 @@ def compare_verb(request: Request) -> dict[str, Any]:
         raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
     if request.files and request.preset_set:
         raise UsageError("--preset-set brings its own runs: no FILE beside it")
+    check_trackers(request.track)
     named = len(request.files) or len(request.preset_set)
     confirmation = _confirmation(request)
     check_question(named, seeds=request.seeds or SEEDS, budget=request.budget)
@@ -106,6 +110,7 @@ def _at_once(request: Request, loaded: Sequence[LoadedRun], engine: Engine) -> d
         engine=engine,
         lines=lambda expected: plan_lines(plan, expected),
         dry_run=request.dry_run,
+        track=request.track,
     )
     if conducted is None:
         return plan.to_dict()
@@ -171,6 +176,7 @@ def _in_rounds(
         workers=request.workers,
         engine=engine,
         outlook=inquiry.outlook,
+        track=request.track,
     )
     return _reported(request)
 
@@ -195,17 +201,25 @@ def told(ground: Ground) -> Ground:
 
 
 def load_run_files(files: Sequence[Path], edits: Sequence[str]) -> list[LoadedRun]:
-    """Every file, or the mistakes of all of them at once."""
+    """Every file, or the mistakes of all of them at once. One of ``--set`` is told once, with the
+    files that it concerns where these are not all."""
     loaded: list[LoadedRun] = []
-    problems: list[Problem] = []
+    concerned: dict[Problem, list[str]] = {}
     for file in files:
         try:
             loaded.append(load_run(file, edits))
         except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+            for problem in error.problems:
+                concerned.setdefault(problem, []).append(str(file))
+    if concerned:
+        raise ConfigError([_once(problem, of, files) for problem, of in concerned.items()])
     return loaded
+
+
+def _once(problem: Problem, of: Sequence[str], files: Sequence[Path]) -> Problem:
+    if problem.place != EDIT or set(of) == {str(file) for file in files}:
+        return problem
+    return replace(problem, message=f"{problem.message} (in {', '.join(dict.fromkeys(of))})")
 
 
 def plan_lines(plan: Plan, expected: Estimate) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from windtunnel.cli.options import note
+from windtunnel.cli.tracking import tracked_study
 from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.report.units import count_text, duration_text
 from windtunnel.runs import RunStore
@@ -30,13 +31,14 @@ def conduct_once(
     lines: Callable[[Estimate], list[str]],
     dry_run: bool,
     beside: Callable[[Verdicts], Mapping[str, Any]] = lambda verdicts: {},
+    track: Sequence[str] = (),
 ) -> Conducted | None:
     """Says what a plan will do, and conducts it; None where it was only to be said.
 
     Args:
         lines: what is said of it beforehand.
         beside: what else stands in ``study.json``; see ``conduct``.
-        out, runs, workers, engine: as for ``conduct_verb``.
+        out, runs, workers, engine, track: as for ``conduct_verb``.
     """
     store, room = RunStore(runs), engine.capacity()
     expected = estimate(
@@ -51,7 +53,13 @@ def conduct_once(
         note(line)
     if dry_run:
         return None
-    with open_progress() as display:
+    with open_progress() as display, tracked_study(out, track, runs, display.say) as begin:
+        follow = follower(display)
+
+        def on_progress(progress: Progress) -> None:
+            begin()
+            follow(progress)
+
         return conduct(
             plan,
             StudyFolder(out),
@@ -59,7 +67,7 @@ def conduct_once(
             workers=expected.workers,
             engine=engine,
             memory_bytes=room.memory_bytes,
-            on_progress=follower(display),
+            on_progress=on_progress,
             on_notice=display.say,
             beside=beside,
         )
@@ -84,6 +92,7 @@ def conduct_verb(
     workers: int | None,
     engine: Engine,
     outlook: Callable[[Plan], list[str]] = lambda first: [],
+    track: Sequence[str] = (),
 ) -> Answer:
     """Conducts a study of several rounds, and tells of each on the terminal.
 
@@ -92,10 +101,16 @@ def conduct_verb(
         runs: the store in which runs are looked for and made.
         engine: where workers run.
         outlook: what is to come after the first round, in words.
+        track: names of trackers that are told of every run.
     """
     room = engine.capacity()
-    with open_progress() as display:
+    with open_progress() as display, tracked_study(out, track, runs, display.say) as begin:
         teller = _Teller(display, outlook)
+
+        def on_progress(progress: Progress) -> None:
+            begin()
+            teller.follow(progress)
+
         return conduct_inquiry(
             inquiry,
             StudyFolder(out),
@@ -106,7 +121,7 @@ def conduct_verb(
             engine=engine,
             memory_bytes=room.memory_bytes,
             on_plan=teller.begin,
-            on_progress=lambda progress: teller.follow(progress),
+            on_progress=on_progress,
             on_notice=display.say,
         )
 
@@ -150,7 +165,7 @@ def round_lines(plan: Plan, expected: Estimate | None = None) -> list[str]:
 
 
 def follower(display: ProgressDisplay, name: str = "study") -> Callable[[Progress], None]:
-    """Shows a study's progress as one bar."""
+    """Shows a study's progress as one bar, with the time left as the study reckons it."""
     started = False
 
     def follow(progress: Progress) -> None:
@@ -159,12 +174,12 @@ def follower(display: ProgressDisplay, name: str = "study") -> Callable[[Progres
             return
         done = round(progress.fraction * progress.runs, 1)
         if not started:
-            display.start(name, "runs", progress.runs, done=done)
+            display.start(name, "runs", progress.runs, done=done, knows_left=True)
             started = True
         text = ", ".join(running.name for running in progress.running)
         if progress.runs_done == progress.runs:
             display.finish(name, f"{progress.runs} runs have ended")
         else:
-            display.update(name, done, note=text)
+            display.update(name, done, note=text, left=progress.seconds_left)
 
     return follow

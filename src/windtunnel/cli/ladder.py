@@ -15,6 +15,7 @@ from windtunnel.cli.options import (
     RunsFolder,
     Seeds,
     StudyDir,
+    Track,
     Workers,
     print_json,
     runs_folder,
@@ -60,6 +61,7 @@ def ladder(
     ] = None,
     edits: Edits = None,
     workers: Workers = None,
+    track: Track = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
     dry_run: DryRun = False,
@@ -72,6 +74,7 @@ def ladder(
         files=tuple(files), edits=tuple(edits or ()), sizes=sizes, budgets=budgets, rule=rule,
         count=count, lr_rule=lr_rule, seeds=seeds, at=at, backtest=backtest, out=out,
         runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
+        track=tuple(track or ()),
     )  # fmt: skip
     result = ladder_verb(request)
     if as_json:

@@ -13,6 +13,7 @@ from windtunnel.cli.comparing import load_run_files, told
 from windtunnel.cli.conducting import conduct_verb
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
+from windtunnel.cli.tracking import check_trackers
 from windtunnel.errors import UsageError
 from windtunnel.report.ladder import ladder_view, plan_lines
 from windtunnel.report.ladder_page import render_ladder
@@ -51,10 +52,12 @@ class Request:
     workers: int | None
     engine: str
     dry_run: bool
+    track: tuple[str, ...] = ()
 
 
 def ladder_verb(request: Request) -> dict[str, Any]:
     """Does all of it; the answer as plain JSON (the plan, for a dry run)."""
+    check_trackers(request.track)
     asked = _asked(request)
     loaded = load_run_files(request.files, request.edits)
     for data in {run.config.data for run in loaded}:
@@ -68,7 +71,8 @@ def ladder_verb(request: Request) -> dict[str, Any]:
         tree = {"title": inquiry.question, **described(ladder)}
 
         def outlook(first: Plan) -> list[str]:
-            return plan_lines(tree, predicted_seconds(ladder, first))
+            lines = plan_lines(tree, predicted_seconds(ladder, first))
+            return [*lines, *(f"  note: {text}" for text in first.notes)]
 
         if request.dry_run:
             first = inquiry.next([], folder.recall_round)
@@ -76,10 +80,10 @@ def ladder_verb(request: Request) -> dict[str, Any]:
             for line in outlook(first):
                 note(line)
             seconds = predicted_seconds(ladder, first)
-            return {**tree, "seconds": seconds, "notes": list(ladder.notes)}
+            return {**tree, "seconds": seconds, "notes": list(first.notes)}
         answer = conduct_verb(
             inquiry, request.out, runs=request.runs, workers=request.workers, engine=engine,
-            outlook=outlook,
+            outlook=outlook, track=request.track,
         )  # fmt: skip
     result = answer.to_dict()
     page = write_ladder_page(request.out, result, _command(request))

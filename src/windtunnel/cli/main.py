@@ -17,6 +17,7 @@ from windtunnel.cli import (
     compare,
     configs,
     data,
+    evaluate,
     ghn,
     interop,
     ladder,
@@ -57,7 +58,9 @@ def _common(
     del version
 
 
-for module in (configs, schedules, data, models, compare, ablate, search, probe, ladder, space):
+for module in (
+    configs, schedules, data, models, evaluate, compare, ablate, search, probe, ladder, space,
+):  # fmt: skip
     module.add_to(app)
 app.add_typer(ghn.app, name="ghn")
 app.add_typer(runs.app, name="runs")

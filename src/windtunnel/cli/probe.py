@@ -14,6 +14,7 @@ from windtunnel.cli.options import (
     Edits,
     RunsFolder,
     StudyDir,
+    Track,
     Workers,
     print_json,
     runs_folder,
@@ -54,6 +55,7 @@ def probe(
     ] = None,
     edits: Edits = None,
     workers: Workers = None,
+    track: Track = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
     dry_run: DryRun = False,
@@ -66,6 +68,7 @@ def probe(
         files=tuple(files), edits=tuple(edits or ()), tasks=tasks, difficulty=difficulty,
         seeds=seeds, lrs=lrs, steps=steps, batch_size=batch_size, text=text, losses=losses,
         out=out, runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
+        track=tuple(track or ()),
     )  # fmt: skip
     result = probe_verb(request)
     if as_json:

@@ -13,6 +13,7 @@ from windtunnel.cli.comparing import load_run_files
 from windtunnel.cli.conducting import conduct_verb
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
+from windtunnel.cli.tracking import check_trackers
 from windtunnel.errors import UsageError
 from windtunnel.report.page import write_page
 from windtunnel.report.probe_page import render_probe
@@ -45,6 +46,7 @@ class Request:
     workers: int | None
     engine: str
     dry_run: bool
+    track: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -61,6 +63,7 @@ class Request:
 
 def probe_verb(request: Request) -> dict[str, Any]:
     """Does all of it; the matrix as plain JSON (the plan's first round, for a dry run)."""
+    check_trackers(request.track)
     tasks = named_tasks(request.tasks, request.difficulty)
     recipe = ProbeRecipe(
         steps=request.steps, batch_size=request.batch_size, lrs=_rates(request.lrs),
@@ -88,6 +91,7 @@ def probe_verb(request: Request) -> dict[str, Any]:
             workers=request.workers,
             engine=engine,
             outlook=inquiry.outlook,
+            track=request.track,
         )
     result = report_probe(request.out, command=request.command)
     assert result is not None, "the study has just been written"

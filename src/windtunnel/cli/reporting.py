@@ -42,7 +42,7 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
         begun = plan is not None or folder.read_question()
         what = "holds a study that has not ended" if begun else "holds no study"
         raise UsageError(f"{path}: {what}")
-    runs = {key: _run(key, Path(where), folder) for key, where in results["runs"].items()}
+    runs = {key: run_of_study(key, Path(where), folder) for key, where in results["runs"].items()}
     records = {key: run.read_record() or {} for key, run in runs.items()}
     beside = ("runs", "failures", "ablation")
     verdicts = {name: value for name, value in results.items() if name not in beside}
@@ -62,7 +62,7 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
     return results, page
 
 
-def _run(key: str, where: Path, study: StudyFolder) -> RunFolder:
+def run_of_study(key: str, where: Path, study: StudyFolder) -> RunFolder:
     """A run of a study: where it lay, or, if it was moved since, in the study's own folder or in
     the store.
 

@@ -138,7 +138,12 @@ def _show_stages(evaluations: list[dict[str, Any]]) -> None:
 
 @app.command()
 def track(
-    run: Run,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run's folder, name or key; or the folder of a study."
+        ),
+    ],
     to: Annotated[
         list[str],
         typer.Option(
@@ -147,17 +152,15 @@ def track(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where files go [trackers/NAME in the run]."),
+        typer.Option("--out", metavar="DIR", help="Where files go [trackers in its folder]."),
     ] = None,
     project: Annotated[
         str, typer.Option("--project", help="What W&B and Trackio group runs by.")
     ] = "windtunnel",
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the run has stopped.")
-    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until it has stopped.")] = False,
     runs: RunsFolder = None,
 ) -> None:
-    """Hand a run's numbers to a tracker, now or as they come."""
+    """Hand the numbers of a run, or of all runs of a study, to a tracker, now or as they come."""
     from windtunnel.cli.tracking import track_verb
 
     track_verb(runs_folder(runs), run, to, out=out, project=project, follow=follow)

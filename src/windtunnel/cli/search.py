@@ -13,6 +13,7 @@ from windtunnel.cli.options import (
     ConfigFile,
     Edits,
     RunsFolder,
+    Track,
     Workers,
     print_json,
     runs_folder,
@@ -54,6 +55,7 @@ def search(
         int, typer.Option("--prior-sample", min=1, help="Points of the space that are ranked.")
     ] = 256,
     workers: Workers = None,
+    track: Track = None,
     engine: EngineOption = "local",
     runs: RunsFolder = None,
     dry_run: Annotated[
@@ -67,6 +69,7 @@ def search(
     request = Request(
         file=file, space=space, edits=tuple(edits or ()), trials=trials, memory=memory, out=out,
         runs=runs_folder(runs), workers=workers, engine=engine, dry_run=dry_run,
+        track=tuple(track or ()),
         prior=PriorRequest(prior, prior_ghn, prior_trials, prior_sample),
     )  # fmt: skip
     result = search_verb(request)

@@ -16,6 +16,7 @@ from windtunnel.cli.conducting import conduct_verb
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
 from windtunnel.cli.reporting import report_study
+from windtunnel.cli.tracking import check_trackers
 from windtunnel.config import digest
 from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.report.search_view import search_view
@@ -30,6 +31,7 @@ from windtunnel.study.search.outlook import Outlook, look_ahead
 from windtunnel.study.search.prior import Prior, architecture_knobs
 from windtunnel.study.search.space import Search, load_search
 from windtunnel.study.search.trial import BOOK, Book
+from windtunnel.study.starts import START_SECONDS, recall_start, start_seconds
 from windtunnel.train.run_config import LoadedRun, load_run
 
 
@@ -68,10 +70,12 @@ class Request:
     dry_run: bool
     engine: str = "local"
     prior: PriorRequest = field(default_factory=PriorRequest)
+    track: tuple[str, ...] = ()
 
 
 def search_verb(request: Request) -> dict[str, Any]:
     """Does all of it; the search as plain JSON (the plan, for a dry run)."""
+    check_trackers(request.track)
     with open_engine(request.engine) as engine:
         return _search(request, engine)
 
@@ -94,7 +98,10 @@ def _search(request: Request, engine: Engine) -> dict[str, Any]:
         note(line)
     if request.dry_run:
         return _first_batch(inquiry)
-    conduct_verb(inquiry, request.out, runs=request.runs, workers=request.workers, engine=engine)
+    conduct_verb(
+        inquiry, request.out, runs=request.runs, workers=request.workers, engine=engine,
+        track=request.track,
+    )  # fmt: skip
     result, page = report_study(request.out, command=_command(request))
     note(f"report: {page}")
     return result
@@ -146,7 +153,8 @@ def load_both(file: Path, edits: Sequence[str], space: Path) -> tuple[LoadedRun,
 
 
 def _speed(inquiry: Searching, base: LoadedRun, ground: Ground) -> float | None:
-    """Steps a second of the file's own run: measured once, or as the search's folder has it."""
+    """Steps a second of the file's own run, and the start of a process: measured once, or as the
+    search's folder has them."""
     facts = inquiry.book.facts
     if "steps_per_second" not in facts:
         room = inquiry.room_bytes
@@ -155,6 +163,8 @@ def _speed(inquiry: Searching, base: LoadedRun, ground: Ground) -> float | None:
         else:
             note("measuring the speed …")
             facts["steps_per_second"] = ground.speeds([inquiry.base.config])[0]
+            facts["start_seconds"] = start_seconds()
+    recall_start([facts.get("start_seconds", START_SECONDS)])
     found: float | None = facts["steps_per_second"]
     return found
 

@@ -18,6 +18,8 @@ _MAX_NODES = 100_000  # a config has hundreds; more is an alias bomb or the wron
 _MAX_BYTES = 4_000_000
 _MOST_DIGITS = 100
 _NOTHING = object()
+EDIT = "--set"
+"""Where the user's own edits come from."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,7 +74,7 @@ class Document:
                 return default
         return node
 
-    def edit(self, text: str, origin: str = "--set") -> Document:
+    def edit(self, text: str, origin: str = EDIT) -> Document:
         """``a.b[*].c=value``: the document with that value set, wherever the path leads."""
         name, equals, value = text.partition("=")
         if not equals:
@@ -161,7 +163,7 @@ def _assign(tree: Any, path: Path, value: Any) -> None:
     tree[path[-1]] = value
 
 
-def parse_value(text: str, origin: str = "--set") -> Any:
+def parse_value(text: str, origin: str = EDIT) -> Any:
     """A value in YAML's flow form: ``3e-4``, ``[1, 2]``, ``{type: glu}``."""
     try:
         node = yaml.compose(text, Loader=_Loader)

@@ -62,9 +62,9 @@ class Source(Config):
     def absolute(self) -> Self:
         """The same with absolute paths."""
         paths = {
-            name: str(Path(value).absolute())
+            name: str(Path(value).expanduser().absolute())
             if isinstance(value, str)
-            else tuple(str(Path(path).absolute()) for path in value)
+            else tuple(str(Path(path).expanduser().absolute()) for path in value)
             for name in ("paths", "source", "target")
             if (value := getattr(self, name, None)) is not None
         }
@@ -369,12 +369,15 @@ class DataConfig(Config):
     def _sides_alike(self) -> Self:
         if self.sources is not None:
             self._check_sources(self.sources)
-        held = self.validation
-        if not isinstance(held, float) and held.kind != self.kind:
+        held = self.first_source if isinstance(self.validation, float) else self.validation
+        if held.kind != self.kind:
             raise ValueError(
                 f"validation of type {held.type} holds {held.kind}, but the source of type "
                 f"{self.first_source.type} holds {self.kind}"
             )
+        sources = (held, self.first_source, *(self.sources or {}).values())
+        if len({getattr(source, "separator", "") for source in sources}) > 1:
+            raise ValueError("sources must all have one separator, validation too: prompts end so")
         self._check_probe()
         if self.kind == "text" and self.padding != "right":
             raise ValueError("padding has no effect on a text: its rows are full")
@@ -402,9 +405,6 @@ class DataConfig(Config):
         if len(set(kinds.values())) > 1:
             found = ", ".join(f"{name} of {kind}" for name, kind in kinds.items())
             raise ValueError(f"sources must all hold the same: there are {found}")
-        separators = {getattr(source, "separator", "") for source in sources.values()}
-        if len(separators) > 1:
-            raise ValueError("sources must all have one separator: generation lays prompts out so")
 
 
 def _with_symbols(values: dict[str, Any]) -> dict[str, Any]:

@@ -78,11 +78,18 @@ def missing(path: str) -> SourceError:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """All files below a folder by their path; hidden files and folders are no data."""
+    """All files below a folder by their path, links to folders followed; hidden files and folders
+    are no data."""
     files: list[Path] = []
+    seen: set[str] = set()  # links may lead back up
     with told(folder):
-        for root, folders, names in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for root, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            place = os.path.realpath(root)
+            if place in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             files += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(files, key=lambda file: file.relative_to(folder).parts)
 

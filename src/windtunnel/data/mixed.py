@@ -54,8 +54,8 @@ class Mixed(Generic[C]):
         return tuple(sorted(known.union(*(getattr(p, "labels", ()) for p in self.parts.values()))))
 
     def identity(self) -> dict[str, str]:
-        """What the contents of the sides depend on, and how they are parted."""
-        return {name: digest(part.identity()) for name, part in self.parts.items()}
+        """What the contents of the sides depend on, and how they are parted: the order too."""
+        return {"sources": digest([[name, part.identity()] for name, part in self.parts.items()])}
 
     def named_pieces(self) -> Iterator[tuple[str, Side, Any]]:
         """Every piece with its source and side, source by source."""

@@ -98,6 +98,7 @@ class SideWriter:
         self._sha = hashlib.sha256()
         self._used = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
         self._totals = dict.fromkeys(Counts.__dataclass_fields__, 0)
+        self._spelt_bytes = 0
         ends = (tokenizer.bos, tokenizer.eos)
         self._start, self._end = (np.array([] if e is None else [e], np.int64) for e in ends)
 
@@ -113,6 +114,7 @@ class SideWriter:
         self._file.write(content)
         self._sha.update(content)
         self._used[document] = True
+        self._spelt_bytes += int(self._tokenizer.token_bytes[ids].sum())
         for name, amount in (
             ("tokens", len(document)), ("text_tokens", len(ids)),
             ("text_bytes", len(text.encode("utf-8"))), ("words", len(text.split())),
@@ -127,6 +129,23 @@ class SideWriter:
     def summary(self) -> dict[str, Any]:
         self._totals["vocab_used"] = int(self._used.sum())
         return {"sha256": self._sha.hexdigest(), "counts": dict(self._totals)}
+
+    def spelling_note(self, side: Side) -> str | None:
+        """That the tokens stand for other bytes than the text's, by more than a hundredth, where
+        none is unknown: then bits per byte, which count those of the tokens, are not the text's."""
+        written, spelt = self._totals["text_bytes"], self._spelt_bytes
+        if self._totals["unknown_tokens"] or 100 * abs(spelt - written) <= written:
+            return None
+        return (
+            f"{side}: the tokens stand for {spelt} bytes and the text has {written}: bits per byte "
+            "are of what the tokens stand for, and do not compare with those of other tokenizers"
+        )
+
+
+def spelling_notes(writers: Mapping[Side, SideWriter]) -> tuple[str, ...]:
+    """The notes of both sides."""
+    notes = [writer.spelling_note(side) for side, writer in writers.items()]
+    return tuple(note for note in notes if note is not None)
 
 
 class Parts:
@@ -173,7 +192,8 @@ def write_pack(
             parts.reached(name)
             progress("tokenize", done, corpus.text_bytes)
     sides = {side: writer.summary() for side, writer in writers.items()}
-    finish_pack(folder, tokenizer, sides, corpus.notes, corpus.text_bytes, **parts.summary())
+    notes = (*corpus.notes, *spelling_notes(writers))
+    finish_pack(folder, tokenizer, sides, notes, corpus.text_bytes, **parts.summary())
 
 
 def finish_pack(

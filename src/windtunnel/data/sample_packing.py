@@ -9,7 +9,14 @@ from typing import IO, Any
 import numpy as np
 
 from windtunnel.data.mixed import Mixed, named_pieces
-from windtunnel.data.packing import SAMPLE_ENDS, SIDES, Parts, SideWriter, finish_pack
+from windtunnel.data.packing import (
+    SAMPLE_ENDS,
+    SIDES,
+    Parts,
+    SideWriter,
+    finish_pack,
+    spelling_notes,
+)
 from windtunnel.data.progress import Progress, silent
 from windtunnel.data.sample_split import SampleCorpus
 from windtunnel.data.samples import Sample
@@ -70,7 +77,8 @@ def write_samples(
             parts.reached(name)
             progress("tokenize", done, corpus.text_bytes)
     sides = {side: writers[side].write_ends(folder / f"{side}.samples") for side in SIDES}
+    notes = (*corpus.notes, *spelling_notes(writers))
     finish_pack(
-        folder, tokenizer, sides, corpus.notes, corpus.text_bytes,
+        folder, tokenizer, sides, notes, corpus.text_bytes,
         kind=corpus.kind, labels=list(corpus.labels), **parts.summary(),
     )  # fmt: skip

@@ -69,9 +69,10 @@ def open_samples(source: AnySource) -> SampleReader:
         return TableReader.of(source.paths, keys, "")
     assert isinstance(source, ParallelSource), f"{source.type} holds no samples"
     for path in (source.source, source.target):
-        if not Path(path).exists():
+        if not Path(path).expanduser().exists():
             raise missing(path)
-    return ParallelReader(Path(source.source), Path(source.target), source.separator)
+    first, second = Path(source.source).expanduser(), Path(source.target).expanduser()
+    return ParallelReader(first, second, source.separator)
 
 
 @dataclass(frozen=True)
@@ -163,14 +164,18 @@ class ParallelReader:
             )
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Each line with its number, without its end."""
+def _whole_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Each line with its number and its end."""
     offset = 0
     with told(file), opened(file) as stream:
         for number, line in enumerate(stream, start=1):
-            text = decoded(line, file, offset)
+            yield number, decoded(line, file, offset)
             offset += len(line)
-            yield number, text.rstrip("\r\n")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Each line with its number, without its end."""
+    return ((number, text.rstrip("\r\n")) for number, text in _whole_lines(file))
 
 
 def _json_records(file: Path) -> Iterator[tuple[str, Any]]:
@@ -197,7 +202,7 @@ def _csv_records(file: Path) -> Iterator[tuple[str, Any]]:
 def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not blank, with the number of the line it begins in."""
     # Line ends stand inside of quoted fields, so they are kept for the reader of CSV.
-    rows = csv.reader((f"{text}\n" for _, text in _lines(file)), strict=True)
+    rows = csv.reader((text for _, text in _whole_lines(file)), strict=True)
     line = 1
     try:
         for row in rows:

@@ -124,7 +124,8 @@ class Corpus:
         self._split: _Splitter = _whole
         self._rule = "nothing"
         if isinstance(validation, float):
-            self._split, self._rule = _splitter(self._inventory, validation, seed)
+            self._split, self._rule, told = _splitter(self._inventory, validation, seed)
+            self.notes += told
         elif validation is not None:
             held = take_inventory(validation, progress)
             self._validation, self._rule = (validation, held), held.digest
@@ -173,8 +174,11 @@ def _whole(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _splitter(inventory: Inventory, fraction: float, seed: int) -> tuple[_Splitter, str]:
-    """How a document is divided into its train and validation parts, and the name of the rule."""
+def _splitter(
+    inventory: Inventory, fraction: float, seed: int
+) -> tuple[_Splitter, str, tuple[str, ...]]:
+    """How a document is divided into its train and validation parts, the name of the rule, and
+    what there is to be told of it."""
     if len(set(inventory.hashes)) >= MIN_DOCUMENTS:
         held = hold_out(inventory, fraction, seed)
 
@@ -182,13 +186,28 @@ def _splitter(inventory: Inventory, fraction: float, seed: int) -> tuple[_Splitt
             is_held = hashlib.sha256(text.encode("utf-8")).digest() in held
             return ("", text) if is_held else (text, "")
 
-        return choose, hashlib.sha256(b"".join(sorted(held))).hexdigest()
+        rule = hashlib.sha256(b"".join(sorted(held))).hexdigest()
+        if told := _uneven(inventory, held, fraction):
+            rule += f" for {fraction!r}"  # which is in what is told, and that lies with the pack
+        return choose, rule, told
 
     def cut(text: str) -> tuple[str, str]:
         start = tail_start(text, fraction)
         return text[:start], text[start:]
 
-    return cut, f"tails of {fraction!r}"
+    return cut, f"tails of {fraction!r}", ()
+
+
+def _uneven(inventory: Inventory, held: frozenset[bytes], fraction: float) -> tuple[str, ...]:
+    """A note where the held-out share is more than twice what was asked for, or less than half."""
+    pairs = zip(inventory.hashes, inventory.sizes, strict=True)
+    share = sum(size for sha, size in pairs if sha in held) / inventory.text_bytes
+    if fraction / 2 <= share <= 2 * fraction:
+        return ()
+    return (
+        f"{share:.1%} of the text is held out, not {fraction:.1%}: whole documents are, and these "
+        "are of unequal sizes or few; data.seed chooses others",
+    )
 
 
 def _utf8(document: Document) -> bytes:

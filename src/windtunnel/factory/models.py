@@ -36,7 +36,7 @@ class FactoryModel(nn.Module):
         super().__init__()
         self.model = model
         self.seed = seed
-        self._weights_version: int | None = None
+        self._weights_seen: tuple[int, Tensor] | None = None
         self._told = False
         self.register_load_state_dict_post_hook(_forget_weights_version)  # type: ignore[no-untyped-call]
 
@@ -74,13 +74,24 @@ class FactoryModel(nn.Module):
     def count_step(self) -> None:
         """Tells the layers of a training step, where the weights have changed since the last
         forward; random features may then be drawn anew."""
-        if not self.training:
+        weight = self._watched_weight() if self.training else None
+        if weight is None:
             return
-        version = next(self.parameters())._version
-        if self._weights_version is not None and version != self._weights_version:
+        before, self._weights_seen = self._weights_seen, (weight._version, weight.detach().clone())
+        if before is None:
+            return
+        if (before[1].device, before[1].dtype) != (weight.device, weight.dtype):
+            return  # moved or cast, which is no step
+        # Fused optimizers write without raising the version, so the values are compared too.
+        if before[0] != weight._version or not torch.equal(before[1], weight):
             for favor in self._favors():
                 favor.after_update(seed=self.seed, step=int(favor.draws) + 1)
-        self._weights_version = version
+
+    def _watched_weight(self) -> Tensor | None:
+        """A trained matrix by which updates are told; None where there is nothing to draw anew."""
+        queries = [favor.q.weight for favor in self._favors()]
+        others = [p for p in self.parameters() if p.ndim > 1] if queries else []
+        return next((p for p in (*queries, *others) if p.requires_grad), None)
 
     def fix_projection_matrices_(self) -> None:
         """Keeps the random features of linear attention as they are, for good."""
@@ -94,7 +105,7 @@ class FactoryModel(nn.Module):
 def _forget_weights_version(module: nn.Module, _: Any) -> None:
     """Loaded weights are no training step."""
     assert isinstance(module, FactoryModel)
-    module._weights_version = None
+    module._weights_seen = None
 
 
 class FactoryEncoder(FactoryModel):
@@ -105,7 +116,7 @@ class FactoryEncoder(FactoryModel):
         self.count_step()
         x = self.taken(x)
         causal = self.architecture.type == "decoder"
-        real = kept_keys(self_attn_mask, "self_attn_mask", x.shape[1], causal=causal)
+        real = kept_keys(self_attn_mask, "self_attn_mask", _rows(x), causal=causal)
         return self.model.logits(self.model.hidden(x, real))
 
 
@@ -130,10 +141,10 @@ class FactoryDecoder(FactoryModel):
         _causal(use_causal_mask)
         self.count_step()
         x = self.taken(x)
-        real = kept_keys(self_attn_mask, "self_attn_mask", x.shape[1], causal=True)
+        real = kept_keys(self_attn_mask, "self_attn_mask", _rows(x), causal=True)
         memory_real = None
         if encoder_output is not None:
-            memory_real = kept_keys(cross_attn_mask, "cross_attn_mask", encoder_output.shape[1])
+            memory_real = kept_keys(cross_attn_mask, "cross_attn_mask", _rows(encoder_output))
         elif cross_attn_mask is not None:
             raise UsageError("cross_attn_mask has no effect without encoder_output")
         return self.model.logits(self.model.hidden(x, real, encoder_output, memory_real))
@@ -158,7 +169,7 @@ class FactoryEncoderDecoder(FactoryModel):
         """What the decoder reads of a source: (b s d)."""
         src = self.taken(src, "src")
         causal = bool(self.architecture.encoder and self.architecture.encoder.causal)
-        real = kept_keys(src_mask, "src_mask", src.shape[1], causal=causal)
+        real = kept_keys(src_mask, "src_mask", _rows(src), causal=causal)
         return self.model.encode(src, real)
 
     def forward(
@@ -178,14 +189,18 @@ class FactoryEncoderDecoder(FactoryModel):
         """
         _causal(use_causal_mask)
         self.count_step()
-        s = src.shape[1]
         memory = self.encode(src, src_mask)
         tgt = self.taken(tgt, "tgt")
-        real = kept_keys(tgt_mask, "tgt_mask", tgt.shape[1], causal=True)
-        crossed = kept_keys(cross_attn_mask, "cross_attn_mask", s)
+        real = kept_keys(tgt_mask, "tgt_mask", _rows(tgt), causal=True)
+        crossed = kept_keys(cross_attn_mask, "cross_attn_mask", _rows(src))
         if crossed is None:
-            crossed = kept_keys(src_mask, "src_mask", s, causal=True)
+            crossed = kept_keys(src_mask, "src_mask", _rows(src), causal=True)
         return self.model.logits(self.model.hidden(tgt, real, memory, crossed))
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    """Sequences and their tokens, of ids or vectors."""
+    return x.shape[0], x.shape[1]
 
 
 def _causal(use_causal_mask: bool) -> None:

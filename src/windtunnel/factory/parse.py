@@ -157,9 +157,12 @@ def _misfits(section: ModelSection, document: Document) -> list[tuple[ConfigPath
 
 
 def _merged(shared: PartialParams, written: PartialParams) -> dict[str, Any]:
-    """What the section writes, and of the rest what the global part writes."""
-    values = {name: getattr(shared, name) for name in shared.model_fields_set}
-    values |= {name: getattr(written, name) for name in written.model_fields_set}
+    """What the section writes, and of the rest what the global part writes; null where a value is
+    required writes nothing."""
+    values: dict[str, Any] = {}
+    for part in (shared, written):
+        found = {name: getattr(part, name) for name in part.model_fields_set}
+        values |= {k: v for k, v in found.items() if v is not None or k not in REQUIRED}
     return {name: values[name] for name in PerformerParams.model_fields if name in values}
 
 

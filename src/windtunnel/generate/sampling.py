@@ -114,7 +114,8 @@ def choose(
     check_finite(logits)
     logits = penalize_repetition(logits.float(), histories, sampling.repetition_penalty)
     if sampling.greedy:
-        return [int(token) for token in logits.argmax(-1)]
+        likeliest: list[int] = logits.argmax(-1).tolist()  # at once: a GPU is waited for
+        return likeliest
     cumulative = reshape_logits(logits, sampling).softmax(-1).cpu().double().cumsum(-1)
     tokens = []
     for row, mass in zip(rows or range(len(cumulative)), cumulative, strict=True):

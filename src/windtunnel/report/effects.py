@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class Row:
     mde: float | None
     """After the correction."""
     reason: str
+    seeds: int
+    """Behind it."""
     settings: int
     of_settings: int
     params: float | None
@@ -56,16 +58,44 @@ class Ablation:
 
     design: str
     metric: str
-    seeds: int
+    seeds: tuple[int, ...]
+    """Of each point."""
     factors: tuple[tuple[str, tuple[str, ...], str], ...]
     """Name, levels, baseline."""
-    points: int
     skipped: Mapping[str, int]
     """How many points were left out for each reason."""
     effects: tuple[Row, ...]
     interactions: tuple[Row, ...]
     means: tuple[Mean, ...]
     conclusion: str
+    looks: tuple[int, int] | None = None
+    """Seeds at the first and at the last planned look; None where seeds were fixed."""
+
+    @property
+    def points(self) -> int:
+        """How many were trained."""
+        return len(self.seeds)
+
+    @property
+    def seeds_words(self) -> str:
+        """How many seeds the points have: ``3 seeds each``, ``3 to 7 seeds``."""
+        least, most = min(self.seeds), max(self.seeds)
+        if least < most:
+            return f"{least} to {most} seeds"
+        return f"{most} seed{'' if most == 1 else 's'} each"
+
+    @property
+    def looks_words(self) -> str:
+        """What was planned in place of a fixed number of seeds; else empty."""
+        if self.looks is None:
+            return ""
+        first, last = self.looks
+        return f"seeds until decided: looks from {first} to {last} seeds, all of them allowed for"
+
+    @property
+    def correction_words(self) -> str:
+        """What intervals and p-values are corrected for."""
+        return "Holm's correction" + (" and all looks" if self.looks is not None else "")
 
     @property
     def unit(self) -> str:
@@ -81,32 +111,32 @@ def read_ablation(tree: Mapping[str, Any]) -> Ablation:
     try:
         baselines = {factor["name"]: factor["baseline"] for factor in tree["factors"]}
         skipped: dict[str, int] = {}
+        seeds, looks = len(tree["seeds"]), tree.get("looks")
+        if not tree["points"]:
+            raise StudyError("the ablation is damaged: it has no points")
         for point in tree["skipped"]:
             skipped[point["reason"]] = skipped.get(point["reason"], 0) + 1
         return Ablation(
             design=tree["design"],
             metric=tree["metric"],
-            seeds=len(tree["seeds"]),
+            seeds=tuple(point.get("seeds", seeds) for point in tree["points"]),
             factors=tuple(
                 (f["name"], tuple(level["label"] for level in f["levels"]), f["baseline"])
                 for f in tree["factors"]
             ),
-            points=len(tree["points"]),
             skipped=skipped,
-            effects=_rows(tree["effects"]),
-            interactions=_rows(tree["interactions"]),
+            effects=tuple(_row(effect, seeds) for effect in tree["effects"]),
+            interactions=tuple(_row(effect, seeds) for effect in tree["interactions"]),
             means=tuple(_mean(mean, baselines) for mean in tree["means"]),
             conclusion=tree["conclusion"],
+            looks=(int(looks[0]), int(looks[1])) if looks else None,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(f"the ablation is damaged: {error}") from error
 
 
-def _rows(trees: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
-    return tuple(_row(tree) for tree in trees)
-
-
-def _row(tree: Mapping[str, Any]) -> Row:
+def _row(tree: Mapping[str, Any], seeds: int) -> Row:
+    """Studies of old have the same seeds behind everything."""
     delta = tree["delta"]
     if tree["verdict"] not in _VERDICTS:
         raise StudyError(f"the ablation is damaged: unknown verdict {tree['verdict']!r}")
@@ -121,6 +151,7 @@ def _row(tree: Mapping[str, Any]) -> Row:
         p_holm=tree["p_holm"],
         mde=tree["mde_corrected"],
         reason=tree["reason"],
+        seeds=tree.get("seeds", seeds),
         settings=tree["settings"],
         of_settings=tree["of_settings"],
         params=tree["params"],

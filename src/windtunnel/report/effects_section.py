@@ -21,7 +21,7 @@ def effects_section(tree: Mapping[str, Any]) -> str:
     """
     study = read_ablation(tree)
     parts = [f'<p class="conclusion">{escape(study.conclusion)}</p>', _design(study)]
-    parts.append(_figure(study.effects, study.unit, _EFFECTS_CAPTION))
+    parts.append(_figure(study.effects, study.unit, _caption(study, "effects")))
     parts.append(_effects_table(study))
     if study.means:
         parts.append(_means_table(study))
@@ -36,7 +36,7 @@ def interactions_section(tree: Mapping[str, Any]) -> str:
         return ""
     ordered = sorted(study.interactions, key=_strength, reverse=True)
     drawn = ordered[:MOST_INTERACTIONS_DRAWN]
-    caption = _INTERACTIONS_CAPTION
+    caption = _caption(study, "interactions")
     if len(drawn) < len(ordered):
         caption += f" Drawn are the {len(drawn)} furthest from zero, for their noise."
     return section(
@@ -48,17 +48,21 @@ def interactions_section(tree: Mapping[str, Any]) -> str:
     )
 
 
-_EFFECTS_CAPTION = (
-    "Each line is the difference that a change makes, with its interval: 95% after Holm’s "
-    "correction over all effects of this study. In a grid it is averaged over all settings of the "
-    "other factors. An interval that crosses the zero line leaves the question open. Shaded: "
-    "effects too small to be detected with these seeds."
-)
-_INTERACTIONS_CAPTION = (
-    "Each line is what two changes do together beyond the sum of what each does (the difference of "
-    "differences), averaged over all settings of the others: below zero they are better together. "
-    "Intervals are 95% after Holm’s correction over all interactions of this study."
-)
+def _caption(study: Ablation, what: str) -> str:
+    """Of a figure: what a line is, and what its interval is corrected for."""
+    corrected = f"95% after {study.correction_words.replace(chr(39), '’')} over all {what}"
+    if what == "interactions":
+        return (
+            "Each line is what two changes do together beyond the sum of what each does (the "
+            "difference of differences), averaged over all settings of the others: below zero they "
+            f"are better together. Intervals are {corrected} of this study."
+        )
+    return (
+        f"Each line is the difference that a change makes, with its interval: {corrected} of this "
+        "study. In a grid it is averaged over all settings of the other factors. An interval that "
+        "crosses the zero line leaves the question open. Shaded: effects too small to be detected "
+        "with these seeds."
+    )
 
 
 def _strength(row: Row) -> float:
@@ -81,7 +85,8 @@ def _design(study: Ablation) -> str:
         f"<li>left out: {count} point{'s' if count > 1 else ''}, {escape(reason)}</li>"
         for reason, count in study.skipped.items()
     )
-    return f'<ul class="reasons">{items}{left_out}</ul>'
+    looks = f"<li>{escape(study.looks_words)}</li>" if study.looks_words else ""
+    return f'<ul class="reasons">{items}{left_out}{looks}</ul>'
 
 
 def _figure(rows: Sequence[Row], unit: str, caption: str) -> str:
@@ -97,10 +102,12 @@ def _chip(row: Row) -> str:
     return f'<span class="chip {row.verdict}">{SYMBOLS[row.verdict]} {escape(row.words)}</span>'
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, study: Ablation) -> tuple[str, ...]:
+    seeds = () if study.looks is None else (str(row.seeds),)
     return (
         escape(row.name),
         _chip(row),
+        *seeds,
         "–" if row.delta is None else estimate_html(row.delta, signed=True),
         escape(p_text(row.p_value)),
         escape(p_text(row.p_holm)),
@@ -109,16 +116,19 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-_HEADINGS = ["Verdict", "Difference", "p", "p (Holm)", "Detectable", "Settings"]
+def _headings(first: str, study: Ablation) -> list[str]:
+    seeds = [] if study.looks is None else ["Seeds"]
+    return [first, "Verdict", *seeds, "Difference", "p", "p (Holm)", "Detectable", "Settings"]
 
 
 def _effects_table(study: Ablation) -> str:
     rows = (
-        (*_cells(row), _change(row.params), _change(row.flops_per_token)) for row in study.effects
+        (*_cells(row, study), _change(row.params), _change(row.flops_per_token))
+        for row in study.effects
     )
     return html_table(
         f"Effects on the validation loss, in {study.unit}",
-        ["Effect", *_HEADINGS, "Δ params", "Δ FLOP per token"],
+        [*_headings("Effect", study), "Δ params", "Δ FLOP per token"],
         rows,
     )
 
@@ -130,8 +140,8 @@ def _change(fraction: float | None) -> str:
 def _interactions_table(study: Ablation, rows: Sequence[Row]) -> str:
     return html_table(
         f"Interactions, in {study.unit}, the furthest from zero (for its noise) first",
-        ["Changes", *_HEADINGS],
-        map(_cells, rows),
+        _headings("Changes", study),
+        (_cells(row, study) for row in rows),
     )
 
 

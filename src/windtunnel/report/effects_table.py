@@ -40,10 +40,10 @@ def effects_view(tree: Mapping[str, Any]) -> Group:
         for reason, count in study.skipped.items()
     ]
     words = (
-        "interval: of the difference, and MDE: the minimum detectable effect, both after Holm's "
-        f"correction (95% over all rows of a table) and in {study.unit}"
+        "interval: of the difference, and MDE: the minimum detectable effect, both after "
+        f"{study.correction_words} (95% over all rows of a table) and in {study.unit}"
     )
-    parts.append(Text(words, style="dim"))
+    parts += [Text(text, style="dim") for text in (study.looks_words, words) if text]
     parts.extend((Text(""), Text(study.conclusion, style="bold")))
     return Group(*parts)
 
@@ -51,26 +51,32 @@ def effects_view(tree: Mapping[str, Any]) -> Group:
 def _effects(study: Ablation) -> Table:
     title = f"Effects on the validation loss, {study.unit}; below zero is better\n"
     if study.design == "grid":
-        title += f"{_plural(study.points, 'point')}, {_plural(study.seeds, 'seed')} each; "
+        title += f"{_plural(study.points, 'point')}, {study.seeds_words}; "
         title += "each level against the baseline, averaged over all other factors"
     else:
-        title += f"{_plural(study.points, 'arm')}, {_plural(study.seeds, 'seed')} each"
-    columns = {"effect": False, "diff.": True, "interval": True, "p (Holm)": True, "MDE": True}
-    columns |= {"params": True, "verdict": False}
+        title += f"{_plural(study.points, 'arm')}, {study.seeds_words}"
+    columns = {"effect": False, **_columns(study), "params": True, "verdict": False}
     table = open_table(title, columns)
     for row in study.effects:
         table.add_row(
             Text(row.name),
-            *_numbers(row),
+            *_numbers(row, study),
             Text(_NONE if row.params is None else percent_text(row.params)),
             Text(row.words, style=STYLES[row.verdict]),
         )
     return table
 
 
-def _numbers(row: Row) -> tuple[Text, ...]:
+def _columns(study: Ablation) -> dict[str, bool]:
+    found = {"diff.": True, "interval": True, "p (Holm)": True, "MDE": True}
+    return found if study.looks is None else {"seeds": True, **found}
+
+
+def _numbers(row: Row, study: Ablation) -> tuple[Text, ...]:
     delta = row.delta
+    seeds = () if study.looks is None else (Text(str(row.seeds)),)
     return (
+        *seeds,
         Text(_NONE if delta is None else delta.mean_text(signed=True)),
         Text((delta.interval_text(signed=True) if delta is not None else "") or _NONE),
         Text(p_text(row.p_holm)),
@@ -106,12 +112,13 @@ def _interactions(study: Ablation) -> Table:
     )
     if len(shown) < len(ordered):
         title += f"; {len(ordered) - len(shown)} more are undecided (see the report)"
-    columns = {"changes": False, "diff.": True, "interval": True, "p (Holm)": True, "MDE": True}
-    table = open_table(title, columns | {"verdict": False})
+    table = open_table(title, {"changes": False, **_columns(study), "verdict": False})
     for row in shown:
         words = row.words.replace(" together", "\ntogether")
         table.add_row(
-            Text(row.name.replace("×", "x")), *_numbers(row), Text(words, style=STYLES[row.verdict])
+            Text(row.name.replace("×", "x")),
+            *_numbers(row, study),
+            Text(words, style=STYLES[row.verdict]),
         )
     return table
 

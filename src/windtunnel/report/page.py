@@ -172,7 +172,7 @@ def _header(report: StudyReport, study: Verdicts, anchors: list[str]) -> str:
     unit = "" if study.match == "flops" else f" {study.match}"
     facts = [f"{len(study.arms)} architecture{'s' if len(study.arms) > 1 else ''}"]
     if study.seeds:
-        facts.append(f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''} each")
+        facts.append(study.seeds_words)
     if study.match:
         facts.append(f"matched by {study.match}")
     if study.budget is not None:

@@ -7,6 +7,12 @@
             progress.update("llama-0", step + 1, note="loss 2.31")
         progress.finish("llama-0", "finished, loss 2.31")
 
+The time left is measured here, by the pace of the last seconds; a caller that knows better starts
+the task with ``knows_left`` and tells it with each update:
+
+    progress.start("study", "runs", total=12, knows_left=True)
+    progress.update("study", 3.4, left=95.0)
+
 Both displays go to stderr, so that a command's own output can be piped.
 """
 
@@ -37,11 +43,15 @@ _PACE_POINTS = 512
 class ProgressDisplay(Protocol):
     """Shows several tasks at once; each has a key of the caller's. Safe to call from threads."""
 
-    def start(self, key: str, label: str, total: float, *, done: float = 0.0) -> None:
-        """Show a task of `total` units of which `done` are done (more than none after a resume)."""
+    def start(
+        self, key: str, label: str, total: float, *, done: float = 0.0, knows_left: bool = False
+    ) -> None:
+        """Show a task of `total` units of which `done` are done (more than none after a resume).
+        Whose updates know the time left, gets none measured."""
 
-    def update(self, key: str, done: float, *, note: str = "") -> None:
-        """Say how much is done; the note stands behind the bar. AssertionError: unknown key."""
+    def update(self, key: str, done: float, *, note: str = "", left: float | None = None) -> None:
+        """Say how much is done; the note stands behind the bar, and then the seconds left, where
+        the task was started so. AssertionError: unknown key."""
 
     def finish(self, key: str, note: str) -> None:
         """Take the task off the display and leave one line that says how it ended."""
@@ -66,10 +76,13 @@ def open_progress(console: Console | None = None, clock: Clock = time.monotonic)
 
 
 class Pace:
-    """How fast a task goes, measured over its last seconds, and so when it will be over."""
+    """How fast a task goes, measured over its last seconds, and so when it will be over; or when it
+    will be by what was told last, where the caller knows."""
 
-    def __init__(self, total: float, done: float, now: float) -> None:
+    def __init__(self, total: float, done: float, now: float, *, knows_left: bool = False) -> None:
         self.total = total
+        self._knows_left = knows_left
+        self._left: float | None = None
         self._points = deque([(now, done)], maxlen=_PACE_POINTS)
 
     @property
@@ -81,14 +94,18 @@ class Pace:
         """From 0 to 1; a task with nothing to do is done."""
         return min(1.0, self.done / self.total) if self.total > 0 else 1.0
 
-    def add(self, now: float, done: float) -> None:
+    def add(self, now: float, done: float, left: float | None = None) -> None:
         """A new point; points older than the window are left, as long as two stay."""
+        self._left = left
         self._points.append((now, done))
         while len(self._points) > 2 and self._points[1][0] <= now - _PACE_SECONDS:
             self._points.popleft()
 
     def remaining_seconds(self, now: float) -> float | None:
-        """Seconds until done at the measured pace; None before anything was measured."""
+        """Seconds until done, as told or at the measured pace; None before anything is known."""
+        if self._knows_left:
+            since = now - self._points[-1][0]
+            return None if self._left is None else max(0.0, self._left - since)
         (start, done_then), (last, done_now) = self._points[0], self._points[-1]
         if done_now <= done_then or last <= start:
             return None
@@ -112,17 +129,19 @@ class LineDisplay:
         self._tasks: dict[str, _LineTask] = {}
         self._lock = threading.Lock()
 
-    def start(self, key: str, label: str, total: float, *, done: float = 0.0) -> None:
+    def start(
+        self, key: str, label: str, total: float, *, done: float = 0.0, knows_left: bool = False
+    ) -> None:
         with self._lock:
             now = self._clock()
-            self._tasks[key] = _LineTask(label, Pace(total, done, now), now)
+            self._tasks[key] = _LineTask(label, Pace(total, done, now, knows_left=knows_left), now)
             self._print(f"{label}: started" + (f" at {done:g} of {total:g}" if done else ""))
 
-    def update(self, key: str, done: float, *, note: str = "") -> None:
+    def update(self, key: str, done: float, *, note: str = "", left: float | None = None) -> None:
         with self._lock:
             assert key in self._tasks, f"no task {key!r} was started"
             task, now = self._tasks[key], self._clock()
-            task.pace.add(now, done)
+            task.pace.add(now, done, left)
             if task.is_due(now):
                 parts = [f"{done:g}/{task.pace.total:g}", note, task.pace.eta_text(now)]
                 told = ", ".join(part for part in parts if part)
@@ -212,9 +231,11 @@ class BarDisplay:
             refresh_per_second=4,
         )
 
-    def start(self, key: str, label: str, total: float, *, done: float = 0.0) -> None:
+    def start(
+        self, key: str, label: str, total: float, *, done: float = 0.0, knows_left: bool = False
+    ) -> None:
         now = self._clock()
-        pace = Pace(total, done, now)
+        pace = Pace(total, done, now, knows_left=knows_left)
         identity = self._progress.add_task(
             "", total=max(total, 1e-9), label=label, note="", pace=pace, clock=self._clock
         )
@@ -222,11 +243,11 @@ class BarDisplay:
         with self._lock:
             self._tasks[key] = (next(t for t in self._progress.tasks if t.id == identity), now)
 
-    def update(self, key: str, done: float, *, note: str = "") -> None:
+    def update(self, key: str, done: float, *, note: str = "", left: float | None = None) -> None:
         with self._lock:
             assert key in self._tasks, f"no task {key!r} was started"
             task, _ = self._tasks[key]
-            task.fields["pace"].add(self._clock(), done)
+            task.fields["pace"].add(self._clock(), done, left)
         self._progress.update(task.id, completed=done, note=note)
 
     def finish(self, key: str, note: str) -> None:

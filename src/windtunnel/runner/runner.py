@@ -32,6 +32,7 @@ from windtunnel.train.config import TrainConfig
 from windtunnel.train.loop import resolve_device
 from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.optimizers.together import build_optimizer
+from windtunnel.train.precision import exact_float32
 
 logger = logging.getLogger(__name__)
 DEFAULT_BLOCKS, DEFAULT_LR = 6, 6e-4
@@ -104,6 +105,7 @@ class LMRunnerBase(ABC):
             UsageError, CheckpointError: with what is missing, unexpected or does not fit.
         """
         place = resolve_device(device)
+        exact_float32()
         saved = None if locations is None else self._first_whole(locations)
         known = {} if saved is None else dict(saved["model_args"])
         if num_blocks != DEFAULT_BLOCKS or "num_blocks" not in known:

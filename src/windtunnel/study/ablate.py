@@ -13,11 +13,11 @@ from windtunnel.study.arms import Ground
 from windtunnel.study.budget import Match
 from windtunnel.study.compare import ArmVerdict, Verdicts
 from windtunnel.study.comparison import COMPARED, Comparing, Confirmation
-from windtunnel.study.contrasts import effect_pairs
+from windtunnel.study.contrast_tests import PointResult
+from windtunnel.study.contrasts import effect_pairs, levels_without_effect
 from windtunnel.study.design import Design, Point
 from windtunnel.study.effects import (
     Effect,
-    PointResult,
     effect_tree,
     effects_of,
     interactions_of,
@@ -26,7 +26,15 @@ from windtunnel.study.effects import (
 from windtunnel.study.plan import Plan
 from windtunnel.study.planning import plan_compare
 from windtunnel.study.rounds import Recall, Round
+from windtunnel.study.sequential import Looks
 from windtunnel.study.tune import Tuning
+from windtunnel.study.verdicts import (
+    UNITS,
+    effects_span,
+    is_small,
+    overestimated,
+    seeds_span,
+)
 
 _WORDS = {
     "one": "one change at a time",
@@ -76,8 +84,9 @@ def _asked(design: Design, of_arms: str) -> str:
 
 
 class Ablating:
-    """The inquiry of ``ablate`` where every point is tuned first: that of ``compare`` over the
-    points of a design, with their effects in its result.
+    """The inquiry of ``ablate`` where it takes more than one round, since every point is tuned
+    first or seeds are added until decided: that of ``compare`` over the points of a design, with
+    their effects in its result.
 
     Raises:
         UsageError: what is tuned is varied too.
@@ -93,10 +102,10 @@ class Ablating:
         budget: float | None,
         ground: Ground,
         confirmation: Confirmation,
-        tuning: Tuning,
+        tuning: Tuning | None = None,
     ) -> None:
         varied = {format_path(path) for factor in design.factors for path in factor.paths}
-        for path in tuning.paths:
+        for path in tuning.paths if tuning is not None else ():
             if path in varied:
                 raise UsageError(f"--tune {path}: is varied too; tuning would undo that")
         self._design, self._confirmation = design, confirmation
@@ -145,13 +154,16 @@ def _check_matched(design: Design, plan: Plan) -> None:
 def ablation(design: Design, verdicts: Verdicts) -> dict[str, Any]:
     """Everything that an ablation says, as plain JSON: the entry ``ablation`` of ``study.json``."""
     results = point_results(design, verdicts)
-    effects, interactions = effects_of(design, results), interactions_of(design, results)
+    looks = None if verdicts.looks is None else Looks(*verdicts.looks)
+    effects = effects_of(design, results, looks)
+    interactions = interactions_of(design, results, looks)
     names = dict(zip(design.points, (arm.name for arm in verdicts.arms), strict=True))
     lowest = _lowest(design, results)
     return {
         "design": design.kind,
         "metric": verdicts.metric,
         "seeds": list(verdicts.seeds),
+        "looks": None if verdicts.looks is None else list(verdicts.looks),
         "factors": [
             {
                 "name": factor.name,
@@ -162,7 +174,12 @@ def ablation(design: Design, verdicts: Verdicts) -> dict[str, Any]:
             for factor, own in zip(design.factors, design.baseline, strict=True)
         ],
         "points": [
-            {"arm": names[point], "settings": _labels(design, point)} for point in design.points
+            {
+                "arm": names[point],
+                "settings": _labels(design, point),
+                "seeds": len(results[point].values),
+            }
+            for point in design.points
         ],
         "skipped": [
             {"settings": _labels(design, skipped.point), "reason": skipped.reason}
@@ -177,6 +194,7 @@ def ablation(design: Design, verdicts: Verdicts) -> dict[str, Any]:
             interactions,
             verdicts,
             lowest=None if design.kind != "grid" or lowest is None else names[lowest],
+            untold=levels_without_effect(design),
         ),
     }
 
@@ -205,9 +223,9 @@ def _values(arm: ArmVerdict, metric: str) -> tuple[float | None, ...]:
 
 
 def _lowest(design: Design, results: Mapping[Point, PointResult]) -> Point | None:
-    """The point of the lowest mean loss."""
+    """The point of the lowest mean loss, each over its own seeds."""
     means = {
-        point: math.fsum(v for v in found.values if v is not None)
+        point: math.fsum(v for v in found.values if v is not None) / len(found.values)
         for point, found in results.items()
         if None not in found.values
     }
@@ -219,9 +237,11 @@ def conclusion(
     interactions: Sequence[Effect],
     verdicts: Verdicts,
     lowest: str | None = None,
+    untold: Sequence[str] = (),
 ) -> str:
-    """The ablation in a paragraph: what is decided, how much is not, what could not be seen."""
-    unit = "nats/token" if verdicts.metric == "loss" else "bits/byte"
+    """The ablation in a paragraph: what is decided, how much is not, what could not be seen, what
+    looks larger than it is."""
+    unit = UNITS[verdicts.metric]
     sentences = [_sentence(effect, unit) for effect in effects if effect.verdict != "undecided"]
     undecided = [effect for effect in effects if effect.verdict == "undecided"]
     if undecided:
@@ -232,12 +252,18 @@ def conclusion(
         found = [i for i in interactions if i.verdict != "undecided"]
         sentences += [_sentence(interaction, unit) for interaction in found]
         sentences.append(f"{len(found)} of {len(interactions)} interactions are decided.")
-    seen = [e.mde_corrected for e in undecided if e.mde_corrected is not None]
+    seen = [effect for effect in undecided if effect.mde_corrected is not None]
     if seen:
-        span = f"{min(seen):.2g}" if len(seen) == 1 else f"{min(seen):.2g} to {max(seen):.2g}"
+        span = effects_span([effect.mde_corrected or 0.0 for effect in seen])
         sentences.append(
-            f"With {len(verdicts.seeds)} seeds, a true effect below {span} {unit} would probably "
-            "have been missed in what is undecided (power under 80%)."
+            f"With {seeds_span([effect.seeds for effect in seen])}, a true effect below {span} "
+            f"{unit} would probably have been missed in what is undecided (power under 80%)."
+        )
+    sentences += overestimated([e.name for e in (*effects, *interactions) if _is_lucky(e)])
+    if untold:
+        sentences.append(
+            f"No effect can be told of {'; '.join(untold)}: of the points that are left none "
+            "differs from another in that alone."
         )
     if lowest is not None:
         sentences.append(
@@ -247,15 +273,19 @@ def conclusion(
     return " ".join(sentences)
 
 
+def _is_lucky(effect: Effect) -> bool:
+    tested = not effect.by_divergence
+    return tested and is_small(effect.verdict, effect.delta, effect.mde_corrected)
+
+
 def _sentence(effect: Effect, unit: str) -> str:
-    why = f" ({effect.reason})" if effect.reason else ""
-    delta = effect.delta
-    if delta is None or delta.low is None or delta.high is None:
-        return f"{effect.name}: {effect.verdict}{why}."
-    return (
-        f"{effect.name}: {effect.verdict}, by {delta.mean:+.4f} "
-        f"[{delta.low:+.4f}, {delta.high:+.4f}] {unit}{why}."
-    )
+    why, delta, shown = effect.reason, effect.delta, ""
+    if delta is not None and delta.low is not None and delta.high is not None:
+        shown = f"{delta.mean:+.4f} [{delta.low:+.4f}, {delta.high:+.4f}] {unit}"
+    if effect.by_divergence and shown:  # which may point the other way
+        why, shown = f"{why}; at the others {shown}", ""
+    by = f", by {shown}" if shown else ""
+    return f"{effect.name}: {effect.verdict}{by}{f' ({why})' if why else ''}."
 
 
 def flat_results(design: Design, verdicts: Verdicts) -> list[dict[str, Any]]:

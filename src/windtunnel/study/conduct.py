@@ -18,6 +18,8 @@ from windtunnel.study.folder import StudyFolder
 from windtunnel.study.machine import shares_gpus
 from windtunnel.study.plan import Arm, Plan, PlannedRun
 from windtunnel.study.sources import Sources
+from windtunnel.study.starts import recall_start
+from windtunnel.study.time_left import Took
 
 if TYPE_CHECKING:
     from windtunnel.data.config import DataConfig
@@ -177,12 +179,14 @@ def run_plan(
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
     sources: Sources | None = None,
+    took: Took | None = None,
 ) -> Trained:
     """Finds or makes the plan's runs in the store, and brings all of them to their end.
 
     Args:
         folder: of the study, for what workers print. The others as for ``conduct``.
         sources: as they were when the study began: now, when left out.
+        took: see ``execute``.
 
     Raises:
         UsageError: a plugin or this package has changed before a worker started; those under way
@@ -190,6 +194,7 @@ def run_plan(
     """
     sources = sources or Sources()
     sources.watch(plan)
+    recall_start(arm.start_seconds for arm in plan.arms)
     store.refer(folder.path, plan.keys)
     runs = {key: _found_or_made(plan.run(key), store, create) for key in plan.keys}
     outcomes = execute(
@@ -202,6 +207,7 @@ def run_plan(
         on_progress=on_progress,
         on_notice=on_notice,
         before_start=sources.check,
+        took=took,
     )
     records = {key: _record(runs[key], outcomes[key], plan.run(key).until) for key in plan.keys}
     return Trained(runs, outcomes, records)

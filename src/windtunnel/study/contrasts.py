@@ -65,6 +65,23 @@ def effect_contrasts(design: Design) -> list[Contrast]:
     return found
 
 
+def levels_without_effect(design: Design) -> list[str]:
+    """Levels of which no effect can be told, since no valid point has them where another valid one
+    differs from it in that alone: factor and level, in words."""
+    told = {(c.factors, c.levels) for c in effect_contrasts(design)}
+    found = []
+    for factor, own in zip(design.factors, design.baseline, strict=True):
+        others = [level for index, level in enumerate(factor.levels) if index != own]
+        if design.kind == "leave_one_out":
+            others = [factor.levels[own]]  # it is the change back that has an effect
+        found += [
+            f"{factor.name}: {level.label}"
+            for level in others
+            if ((factor.name,), (level.label,)) not in told
+        ]
+    return found
+
+
 def _only_change(point: Point) -> int | None:
     changed = [place for place, index in enumerate(point) if index]
     return changed[0] if len(changed) == 1 else None

@@ -9,43 +9,25 @@ the points of a grid vary together is needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from windtunnel.study.compare import Delta, Verdict
-from windtunnel.study.contrasts import (
-    Block,
-    Contrast,
-    Role,
-    effect_contrasts,
-    interaction_contrasts,
-)
+from windtunnel.study.contrast_tests import Judged, PointResult, Results, judge_family
+from windtunnel.study.contrasts import Contrast, Role, effect_contrasts, interaction_contrasts
 from windtunnel.study.design import Design, Point
+from windtunnel.study.sequential import Looks
 from windtunnel.study.statistics import (
     ALPHA,
-    Comparison,
     Interval,
-    compare_arms,
-    holm,
-    holm_factors,
     mean_interval,
     minimum_detectable,
 )
 
+__all__ = ["Effect", "PointResult", "effect_tree", "effects_of", "interactions_of", "level_means"]
+
 InteractionVerdict = Literal["better together", "worse together", "undecided"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PointResult:
-    """What a point's runs came to."""
-
-    values: tuple[float | None, ...]
-    """By seed; None for a run without a result."""
-    diverged: int = 0
-    failed: int = 0
-    params: float = 0.0
-    flops_per_token: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +41,24 @@ class Effect:
     levels: tuple[str, ...]
     against: tuple[str, ...]
     delta: Delta | None
+    seeds: int
+    """Behind all of this; where seeds are added until decided, effects may have unlike numbers."""
     p_value: float | None
+    p_looks: float | None
+    """After allowing for every planned look; None where none are planned."""
     p_holm: float | None
-    """Corrected within its family: all effects of the study, or all its interactions."""
+    """After that, corrected within its family: all effects of the study, or all its
+    interactions."""
     mde: float | None
-    """Minimum detectable effect; before the correction."""
+    """Minimum detectable effect; before any correction."""
     mde_corrected: float | None
-    """After it."""
+    """At the level that looks and Holm's correction left."""
     verdict: Verdict | InteractionVerdict
+    by_divergence: bool
+    """Whether runs that diverged gave the verdict, not the test."""
     reason: str
+    is_open: bool
+    """Whether more seeds could still give a verdict."""
     settings: int
     """Of the other factors, averaged over."""
     of_settings: int
@@ -87,24 +78,42 @@ class LevelMean:
     settings: int
 
 
-def effects_of(design: Design, results: Mapping[Point, PointResult]) -> tuple[Effect, ...]:
-    """The effects of a design, as one family for Holm's correction."""
-    return _tested(effect_contrasts(design), results)
+def effects_of(design: Design, results: Results, looks: Looks | None = None) -> tuple[Effect, ...]:
+    """The effects of a design, as one family for Holm's correction; with the planned looks, where
+    seeds were added until decided."""
+    return _judged(effect_contrasts(design), results, looks)
 
 
-def interactions_of(design: Design, results: Mapping[Point, PointResult]) -> tuple[Effect, ...]:
+def interactions_of(
+    design: Design, results: Results, looks: Looks | None = None
+) -> tuple[Effect, ...]:
     """The interactions of each two factors of a grid (of a change with all others, where both
     directions were asked for), as a family of their own."""
-    return _tested(interaction_contrasts(design), results)
+    return _judged(interaction_contrasts(design), results, looks)
 
 
-def level_means(design: Design, results: Mapping[Point, PointResult]) -> tuple[LevelMean, ...]:
-    """The mean loss at each level of a grid, over the points that have results."""
+def open_points(design: Design, results: Results, looks: Looks) -> frozenset[Point]:
+    """The points of which a further seed could still decide an effect or an interaction."""
+    contrasts = [*effect_contrasts(design), *interaction_contrasts(design)]
+    found = [*effects_of(design, results, looks), *interactions_of(design, results, looks)]
+    return frozenset(
+        point
+        for contrast, effect in zip(contrasts, found, strict=True)
+        if effect.is_open
+        for plus, minus in contrast.blocks
+        if all(_whole(results[p]) for p in (*plus, *minus))
+        for point in (*plus, *minus)
+    )
+
+
+def level_means(design: Design, results: Results) -> tuple[LevelMean, ...]:
+    """The mean loss at each level of a grid, over the points that have results and the seeds that
+    all of these have."""
     found = []
     for place, factor in enumerate(design.factors if design.kind == "grid" else ()):
         for index, level in enumerate(factor.levels):
             points = [p for p in design.points if p[place] == index and _whole(results[p])]
-            seeds = zip(*(results[p].values for p in points), strict=True)
+            seeds = zip(*(results[p].values for p in points), strict=False)
             means = [_mean([v for v in seed if v is not None]) for seed in seeds]
             loss = mean_interval(means).to_dict()
             found.append(
@@ -113,66 +122,26 @@ def level_means(design: Design, results: Mapping[Point, PointResult]) -> tuple[L
     return tuple(found)
 
 
-def _tested(
-    contrasts: Sequence[Contrast], results: Mapping[Point, PointResult]
+def _judged(
+    contrasts: Sequence[Contrast], results: Results, looks: Looks | None
 ) -> tuple[Effect, ...]:
-    """Every contrast tested, p-values and intervals corrected for how many there are."""
-    compared = [_compare(contrast, results) for contrast in contrasts]
-    p_values = [None if c is None else c.p_value for c in compared]
-    corrected = zip(holm(p_values), holm_factors(p_values), strict=True)
-    return tuple(
-        _effect(contrast, comparison, p_holm, factor, results)
-        for contrast, comparison, (p_holm, factor) in zip(
-            contrasts, compared, corrected, strict=True
-        )
-    )
+    """Every contrast of a family, with what its tests and its diverged runs say."""
+    judged = judge_family(contrasts, results, looks)
+    return tuple(_effect(*pair, results) for pair in zip(contrasts, judged, strict=True))
 
 
 def _whole(result: PointResult) -> bool:
     return None not in result.values
 
 
-def _usable(contrast: Contrast, results: Mapping[Point, PointResult]) -> list[Block]:
-    """The blocks of which every run has a result."""
-    return [
-        (plus, minus)
-        for plus, minus in contrast.blocks
-        if all(_whole(results[p]) for p in (*plus, *minus))
-    ]
-
-
-def _compare(contrast: Contrast, results: Mapping[Point, PointResult]) -> Comparison | None:
-    blocks = _usable(contrast, results)
-    if not blocks:
-        return None
-    plus = _by_seed([points for points, _ in blocks], results)
-    minus = _by_seed([points for _, points in blocks], results)
-    return compare_arms(minus, plus, paired=True)
-
-
-def _by_seed(
-    sides: Sequence[tuple[Point, ...]], results: Mapping[Point, PointResult]
-) -> list[float]:
-    """For each seed the sum of a side's losses, averaged over the blocks."""
-    rows = [results[point].values for points in sides for point in points]
-    return [
-        math.fsum(v for v in seed if v is not None) / len(sides) for seed in zip(*rows, strict=True)
-    ]
-
-
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _effect(
-    contrast: Contrast,
-    comparison: Comparison | None,
-    p_holm: float | None,
-    factor: float,
-    results: Mapping[Point, PointResult],
-) -> Effect:
-    verdict, reason = _decide(contrast, comparison, p_holm, results)
-    used = _usable(contrast, results)
+def _effect(contrast: Contrast, judged: Judged, results: Results) -> Effect:
+    comparison = judged.comparison
+    lost = _by_divergence(contrast, results)
+    verdict, reason = lost or _decide(contrast, judged, results)
     interaction = contrast.role == "interaction"
     return Effect(
         role=contrast.role,
@@ -180,34 +149,52 @@ def _effect(
         factors=contrast.factors,
         levels=contrast.levels,
         against=contrast.against,
-        delta=None if comparison is None else delta_of(comparison, factor),
+        delta=None if comparison is None else _delta(judged),
+        seeds=judged.seeds,
         p_value=None if comparison is None else comparison.p_value,
-        p_holm=p_holm,
+        p_looks=judged.p_looks,
+        p_holm=judged.p_holm,
         mde=None if comparison is None else comparison.mde,
-        mde_corrected=None if comparison is None else _corrected_mde(comparison, factor),
+        mde_corrected=_corrected_mde(judged),
         verdict=_together(verdict) if interaction else verdict,
+        by_divergence=lost is not None and verdict != "undecided",
         reason=reason,
-        settings=len(used),
+        is_open=verdict == "undecided" and lost is None and _is_open(judged, results),
+        settings=len(judged.blocks),
         of_settings=len(contrast.blocks),
         params=None if interaction else _change(contrast, results, "params"),
         flops_per_token=None if interaction else _change(contrast, results, "flops_per_token"),
     )
 
 
-def _corrected_mde(comparison: Comparison, factor: float) -> float | None:
-    if comparison.mde is None or comparison.std_error is None or comparison.df is None:
+def _is_open(judged: Judged, results: Results) -> bool:
+    """Whether a further seed of what is undecided could tell: not where all seeds agree to the bit,
+    nor where its points have stopped before others."""
+    comparison = judged.comparison
+    if comparison is None or comparison.std_error == 0:
+        return False
+    return judged.latest == max(len(result.values) for result in results.values())
+
+
+def _corrected_mde(judged: Judged) -> float | None:
+    comparison = judged.comparison
+    if comparison is None or comparison.mde is None:
         return None
-    return minimum_detectable(comparison.std_error, comparison.df, alpha=ALPHA / factor)
+    assert comparison.std_error is not None
+    assert comparison.df is not None
+    return minimum_detectable(comparison.std_error, comparison.df, alpha=judged.level)
 
 
-def delta_of(comparison: Comparison, factor: float) -> Delta:
-    """The difference, its interval at the level that Holm's correction left."""
-    alone = comparison.interval()
-    alpha = ALPHA / factor
-    shown = comparison.interval(alpha) if alone.low is not None else Interval(None, None, None)
+def _delta(judged: Judged) -> Delta:
+    """The difference, its interval at the level that looks and Holm's correction left."""
+    comparison = judged.comparison
+    assert comparison is not None
+    alone = comparison.interval(judged.level_95)
+    known = alone.low is not None
+    shown = comparison.interval(judged.level) if known else Interval(None, None, None)
     return Delta(
         mean=comparison.delta, low=shown.low, high=shown.high,
-        confidence=1 - alpha if shown.low is not None else None,
+        confidence=1 - judged.alpha if known else None,
         low_95=alone.low, high_95=alone.high,
     )  # fmt: skip
 
@@ -219,9 +206,7 @@ def _together(verdict: Verdict) -> InteractionVerdict:
 
 
 def _change(
-    contrast: Contrast,
-    results: Mapping[Point, PointResult],
-    what: Literal["params", "flops_per_token"],
+    contrast: Contrast, results: Results, what: Literal["params", "flops_per_token"]
 ) -> float | None:
     pairs = [(getattr(results[a], what), getattr(results[b], what))
              for (a,), (b,) in contrast.blocks]  # fmt: skip
@@ -229,33 +214,33 @@ def _change(
     return _mean(known) if known else None
 
 
-def _decide(
-    contrast: Contrast,
-    comparison: Comparison | None,
-    p_holm: float | None,
-    results: Mapping[Point, PointResult],
-) -> tuple[Verdict, str]:
+def _by_divergence(contrast: Contrast, results: Results) -> tuple[Verdict, str] | None:
     """The rule of ``statistics.md``, block by block: where only one side diverged, that decides."""
     plus, minus = _diverged(contrast, results)
-    left_out = _left_out(contrast, results)
-    if contrast.role != "interaction" and (plus or minus):
-        reason = _divergence(contrast, plus, minus)
-        if plus and minus:
-            return "undecided", reason
-        return ("worse" if plus else "better"), reason
-    if comparison is None or p_holm is None:
-        own = "" if comparison is None else comparison.reason
-        return "undecided", "; ".join(text for text in (own, left_out) if text)
-    reasons = [comparison.reason, left_out]
+    if contrast.role == "interaction" or not (plus or minus):
+        return None
+    reason = _divergence(contrast, plus, minus)
+    if plus and minus:
+        return "undecided", reason
+    return ("worse" if plus else "better"), reason
+
+
+def _decide(contrast: Contrast, judged: Judged, results: Results) -> tuple[Verdict, str]:
+    """What the test says, and what the reader must know of it."""
+    comparison, p_holm = judged.comparison, judged.p_holm
+    left_out = _left_out(contrast, judged, results)
+    reasons = ["" if comparison is None else comparison.reason, left_out]
     verdict: Verdict = "undecided"
-    if p_holm < ALPHA:
-        verdict = "better" if comparison.delta < 0 else "worse"
-    elif comparison.p_value is not None and comparison.p_value < ALPHA:
-        reasons.insert(0, "visible by itself, not after the correction")
+    if comparison is not None and p_holm is not None:
+        alone = comparison.p_value if judged.p_looks is None else judged.p_looks
+        if p_holm < ALPHA:
+            verdict = "better" if comparison.delta < 0 else "worse"
+        elif alone is not None and alone < ALPHA:
+            reasons.insert(0, "visible by itself, not after the correction")
     return verdict, "; ".join(text for text in reasons if text)
 
 
-def _diverged(contrast: Contrast, results: Mapping[Point, PointResult]) -> tuple[int, int]:
+def _diverged(contrast: Contrast, results: Results) -> tuple[int, int]:
     """Blocks in which only the added side has diverged runs, and only the other one; blocks with a
     run that failed say nothing."""
     only_plus = only_minus = 0
@@ -281,13 +266,18 @@ def _divergence(contrast: Contrast, plus: int, minus: int) -> str:
     return "; ".join(words)
 
 
-def _left_out(contrast: Contrast, results: Mapping[Point, PointResult]) -> str:
-    missing = len(contrast.blocks) - len(_usable(contrast, results))
-    if not missing:
-        return ""
-    points = {p for plus, minus in contrast.blocks for p in (*plus, *minus)}
-    kinds = [k for k in ("failed", "diverged") if any(getattr(results[p], k) for p in points)]
-    return f"{missing} of {len(contrast.blocks)} settings left out: runs {' or '.join(kinds)}"
+def _left_out(contrast: Contrast, judged: Judged, results: Results) -> str:
+    """Which blocks are not behind what is said, and why; and where later seeds are not."""
+    missing = len(contrast.blocks) - len(judged.blocks)
+    words = []
+    if missing:
+        points = {p for plus, minus in contrast.blocks for p in (*plus, *minus)}
+        kinds = [k for k in ("failed", "diverged") if any(getattr(results[p], k) for p in points)]
+        words.append(f"{missing} of {len(contrast.blocks)} settings left out: "
+                     f"runs {' or '.join(kinds)}")  # fmt: skip
+    if judged.seeds < judged.latest:
+        words.append(f"by its first {judged.seeds} seeds, not by all {judged.latest}")
+    return "; ".join(words)
 
 
 def effect_tree(effect: Effect | LevelMean) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from windtunnel.errors import RunError, StudyError
 from windtunnel.runs import RunFolder, RunSummary
 from windtunnel.study.engines import Ended, Engine, Handle, LocalEngine, Task
 from windtunnel.study.jobs import Job, Outcome, Progress, Running, Status
-from windtunnel.study.workers import Clock, makespan
+from windtunnel.study.time_left import Took, seconds_left
+from windtunnel.study.workers import Clock
 from windtunnel.train.interrupts import StopRequest, exit_code_of
 
 __all__ = ["Job", "Outcome", "Progress", "Running", "Status", "StudyInterrupted", "execute"]
@@ -55,6 +56,7 @@ def execute(
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
     before_start: Callable[[], None] = lambda: None,
+    took: Took | None = None,
     poll_seconds: float = POLL_SECONDS,
     grace_seconds: float = GRACE_SECONDS,
 ) -> dict[str, Outcome]:
@@ -75,14 +77,16 @@ def execute(
         on_notice: told, in words, of deaths and takeovers.
         before_start: asked before each worker, and where one has died. What it raises ends the
             study as a signal does.
+        took: what runs of the study took before; those that end here are added. For the time left.
 
     Raises:
         StudyInterrupted: on SIGINT, SIGTERM or SIGUSR1, after all workers have stopped.
     """
     engine = engine or LocalEngine()
     executor = _Executor(
-        jobs, command, workers, log, engine, memory_bytes, attempts, on_notice, before_start
-    )
+        jobs, command, workers, log, engine, memory_bytes, attempts, on_notice, before_start,
+        took or Took(),
+    )  # fmt: skip
     with StopRequest() as stop, executor.stopping(grace_seconds):
         while executor.advance():
             if stop.signum is not None:
@@ -112,30 +116,27 @@ class _Executor:
         memory_bytes: int | None,
         attempts: int,
         on_notice: Callable[[str], None] | None,
-        before_start: Callable[[], None] = lambda: None,
+        before_start: Callable[[], None],
+        took: Took,
     ) -> None:
         assert len({job.run.key for job in jobs}) == len(jobs), "a key is trained once"
         self.jobs = tuple(jobs)
         self.outcomes: dict[str, Outcome] = {}
         self._command, self._workers, self._log, self._engine = command, workers, log, engine
         self._memory, self._attempts, self._on_notice = memory_bytes, attempts, on_notice
-        self._before_start = before_start
+        self._before_start, self._took = before_start, took
         self._waiting: list[Job] = []
         self._elsewhere: list[Job] = []
         self._running: list[_Worker] = []
         self._tries: dict[str, int] = {}
-        self._fresh: set[str] = set()
-        """Runs that had no step before a worker began them here."""
         self._seen = {job.run.key: _look(job) for job in jobs}
         self._clock = Clock()
-        self._began: dict[str, float] = {}
-        """When the worker of a run was started."""
-        self._took: list[tuple[float, float]] = []
-        """Seconds and work of the runs that one worker here has brought from start to end."""
+        self._began: dict[str, tuple[float, int]] = {}
+        """When the last worker of a run was started, and at which step it went on."""
         for job in jobs:  # what other processes train is known before a place is given away
             if self._is_elsewhere(job):
                 self._leave_elsewhere(job)
-            else:
+            elif not self._has_ended(job):  # so that the time left counts no run that is over
                 self._waiting.append(job)
 
     def advance(self) -> bool:
@@ -178,20 +179,24 @@ class _Executor:
     def _work_done(self, job: Job, step: int) -> float:
         if job.run.key in self.outcomes:
             return job.work
-        began = self._began.get(job.run.key)
-        return job.work_done(step, 0.0 if began is None else time.monotonic() - began)
+        if job.run.key in self._began:
+            began, begun_at = self._began[job.run.key]
+            return job.work_done(step, time.monotonic() - began, begun_at)
+        # Its worker is still to be started; one that runs elsewhere has been.
+        return job.work_done(step, 0.0, None if job in self._elsewhere else step)
 
     def _seconds_left(self, done: float, left: float) -> float | None:
-        """As runs took that ended here; before one has, by the work done so far."""
+        """As runs took that have ended; where none has, by the work done so far."""
         by_speed = self._clock.seconds_left(done, left)
-        work = sum(work for _, work in self._took)
-        if not work or left <= 0:
+        if left <= 0:
             return by_speed
-        rate = sum(took for took, _ in self._took) / work
         active = self._active()
-        busy = [(job.work - self._work_done(job, self._steps_of(job))) * rate for job in active]
-        waiting = [job.work * rate for job in self._waiting]
-        return makespan(waiting, max(self._workers, len(busy)), busy)
+        each = {
+            job.run.key: job.work - self._work_done(job, self._steps_of(job))
+            for job in (*active, *self._waiting)
+        }
+        by_runs = seconds_left(self._took, each, active, self._waiting, self._workers)
+        return by_speed if by_runs is None else by_runs
 
     @contextmanager
     def stopping(self, grace_seconds: float) -> Iterator[None]:
@@ -242,15 +247,13 @@ class _Executor:
             self._leave_elsewhere(job)
             return
         self._before_start()
-        if self._steps_of(job) <= job.first_step:
-            self._fresh.add(job.run.key)
         attempt = self._tries[job.run.key] = self._tries.get(job.run.key, 0) + 1
         task = Task(
             command=tuple(self._command(job)), run=job.run.path, key=job.run.key, log=self._log,
             stem=f"{job.run.path.name}.{attempt}", threads=job.threads, processes=job.processes,
             gpus=job.gpus, memory_bytes=job.memory_bytes,
         )  # fmt: skip
-        self._began[job.run.key] = time.monotonic()
+        self._began[job.run.key] = (time.monotonic(), self._steps_of(job))
         self._running.append(_Worker(job, self._engine.start(task)))
 
     def _leave_elsewhere(self, job: Job) -> None:
@@ -306,6 +309,7 @@ class _Executor:
             self._seen[job.run.key] = _look(job)
             step = self._steps_of(job)
             first = reason.splitlines()[0]
+            del self._began[job.run.key]
             self._notice(
                 f"{job.name}: {first}; taken over at step {step} "
                 f"(attempt {attempt + 1} of {self._attempts})"
@@ -316,12 +320,23 @@ class _Executor:
 
     def _ended(self, job: Job, status: Status, why: str) -> None:
         tries = self._tries.get(job.run.key, 0)
-        if tries == 1 and status in ("finished", "paused") and job.run.key in self._fresh:
-            self._took.append((time.monotonic() - self._began[job.run.key], job.work))
+        if status in ("finished", "paused"):
+            self._note_time(job, tries)
         self.outcomes[job.run.key] = Outcome(status, why, tries, job.memory_bytes)
         if status not in ("finished", "paused"):
             first = why.splitlines()[0] if why else ""
             self._notice(f"{job.name}: {status}" + (f": {first}" if first else ""))
+
+    def _note_time(self, job: Job, tries: int) -> None:
+        """What the run took, for the time that the others will. Of work in FLOPs, the start of a
+        worker is no part: there only whole runs tell how long the others take."""
+        if tries == 0:
+            self._took.recall(job)
+        elif tries == 1:
+            began, begun_at = self._began[job.run.key]
+            if job.in_seconds or begun_at <= job.first_step:
+                work = job.work - job.work_done(begun_at, 0.0, begun_at)
+                self._took.add(job, time.monotonic() - began, work)
 
     def _notice(self, text: str) -> None:
         if self._on_notice is not None:

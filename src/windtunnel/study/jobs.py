@@ -38,11 +38,21 @@ class Job:
         """All that it takes, its start included."""
         return self.start_seconds + self.work_per_step * (self.steps - self.first_step)
 
-    def work_done(self, step: int, seconds: float) -> float:
-        """Where it has come to a step, or is not there yet ``seconds`` after its worker began."""
-        if step <= self.first_step:
-            return min(seconds, self.start_seconds)
-        return self.start_seconds + self.work_per_step * (step - self.first_step)
+    @property
+    def in_seconds(self) -> bool:
+        """Whether the unit of its work is a second."""
+        return self.start_seconds > 0
+
+    def work_done(self, step: int, seconds: float, begun_at: int | None = None) -> float:
+        """Where it has come to a step, or is not there yet ``seconds`` after its worker began.
+
+        Args:
+            begun_at: the step from which the worker goes on, or will: its start is work once more.
+                The first one when left out.
+        """
+        begun_at = self.first_step if begun_at is None else max(self.first_step, begun_at)
+        started = min(seconds, self.start_seconds) if step <= begun_at else self.start_seconds
+        return started + self.work_per_step * max(0, step - self.first_step)
 
 
 Status = Literal["finished", "diverged", "failed", "paused"]
@@ -88,5 +98,5 @@ class Progress:
     seconds: float
     """Since the executor began."""
     seconds_left: float | None
-    """By what the runs that have ended here took; before one has, by the speed so far; None before
-    anything is done."""
+    """By what the runs that have ended here took; before one has, by those that stood there before;
+    where there are none, by the speed so far; None before anything is done."""

@@ -27,6 +27,7 @@ from windtunnel.study.folder import StudyFolder
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import estimate
 from windtunnel.study.sources import Sources
+from windtunnel.study.time_left import Took
 
 Recall = Callable[[str], Plan | None]
 """The plan of a digest, from an earlier attempt at the same question."""
@@ -134,7 +135,7 @@ def conduct_inquiry(
         past: list[Round] = []
         runs: dict[str, RunFolder] = {}
         outcomes: dict[str, Outcome] = {}
-        sources = Sources()
+        sources, took = Sources(), Took()
         while (plan := _next(inquiry, past, folder, sources)) is not None:
             done = finished_keys(plan, store)
             if not done.issuperset(plan.keys):
@@ -158,6 +159,7 @@ def conduct_inquiry(
                 on_progress=on_progress,
                 on_notice=on_notice,
                 sources=sources,
+                took=took,
             )
             runs.update(ended.runs)
             outcomes.update(ended.outcomes)

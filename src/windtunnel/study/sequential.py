@@ -53,7 +53,7 @@ class Looks:
     shape: float = SHAPE
 
     def __post_init__(self) -> None:
-        if self.first < 2 and self.last > self.first:
+        if self.first < 1 or (self.first < 2 and self.last > self.first):
             raise UsageError(f"a first look needs at least 2 seeds, not {self.first}")
         if self.last < self.first:
             raise UsageError(

@@ -3,6 +3,8 @@ the model. The process that measures speeds does all of that too, and tells."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 START_SECONDS = 5.0
 """Where nothing was measured."""
 
@@ -12,6 +14,13 @@ _measured: list[float] = []
 def keep_start(seconds: float) -> None:
     """Remembers what a process took here and now, for plans that are made later."""
     _measured.append(seconds)
+
+
+def recall_start(known: Iterable[float]) -> None:
+    """Remembers what plans have that were made before this process began, where it has measured
+    nothing itself: a study that is resumed measures no speed again."""
+    if not _measured:
+        _measured.extend(seconds for seconds in known if seconds != START_SECONDS)
 
 
 def start_seconds() -> float:

@@ -18,7 +18,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 ALPHA = 0.05
 POWER = 0.8
-_ROUNDING = 16 * float(np.finfo(np.float64).eps)
+ROUNDING = 16 * float(np.finfo(np.float64).eps)
 """A spread below this part of the losses is rounding, not noise."""
 _QUANTILES = (np.arange(4000) + 0.5) / 4000
 
@@ -182,7 +182,7 @@ def compare_arms(base: Sequence[float], arm: Sequence[float], *, paired: bool) -
         return Comparison(0.0, 0.0, df, 1.0, paired, correlation, gain, None, "identical losses")
     difference = paired_difference(x, y) if paired else welch_difference(x, y)
     size = max(float(np.abs(x).max()), float(np.abs(y).max()))
-    if difference.std_error <= _ROUNDING * size:
+    if difference.std_error <= ROUNDING * size:
         return without_interval("every seed differs by the same amount, so the noise is unknown")
     error, df = float(difference.std_error), float(difference.df)
     return Comparison(
@@ -205,10 +205,10 @@ def _likeness(x: Floats, y: Floats) -> tuple[float | None, float | None]:
     together = float((y - x).var(ddof=1))
     product = float(x.std(ddof=1) * y.std(ddof=1))
     # Deviations in the last digits of a mean are no spread.
-    if product <= (_ROUNDING * float(np.abs(x).max())) ** 2:
+    if product <= (ROUNDING * float(np.abs(x).max())) ** 2:
         return None, None
     correlation = (apart - together) / (2 * product)
-    gain = apart / together if together > (_ROUNDING * float(np.abs(x).max())) ** 2 else None
+    gain = apart / together if together > (ROUNDING * float(np.abs(x).max())) ** 2 else None
     return max(-1.0, min(1.0, correlation)), gain
 
 

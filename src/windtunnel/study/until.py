@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from windtunnel.errors import UsageError
+from windtunnel.study.ablate import point_results
 from windtunnel.study.compare import Verdicts, judge
 from windtunnel.study.comparison import Wanted
+from windtunnel.study.design import Design
+from windtunnel.study.effects import open_points
 from windtunnel.study.plan import merged
 from windtunnel.study.rounds import Round
 from windtunnel.study.sequential import FIRST_LOOK, Looks
@@ -45,9 +49,7 @@ class UntilDecided:
 
     def judge(self, past: Sequence[Round]) -> Verdicts:
         """The verdicts over all rounds of confirmation."""
-        records = {key: record for done in past for key, record in done.records.items()}
-        plan = merged([done.plan for done in past])
-        return judge(plan, records, looks=self.looks, margin=self.margin)
+        return _judged(past, self.looks, self.margin)
 
     def outlook(self, arms: int) -> str:
         """What it will take, in words."""
@@ -56,3 +58,65 @@ class UntilDecided:
             f"until decided: {first} seeds of each arm, then one more for each that is still open, "
             f"up to {last}: {arms * first} to {arms * last} runs; every look is allowed for"
         )
+
+
+@dataclass(frozen=True)
+class UntilEffectsDecided:
+    """All arms of an ablation get the first seeds; then one more goes to every arm that an effect
+    or an interaction which is still open is made of, and to the first arm with them, until none is
+    open or the last look is reached.
+
+    The error rate of each family holds over all looks: :func:`judge_family`.
+    """
+
+    design: Design
+    looks: Looks = field(default_factory=lambda: Looks(FIRST_LOOK, MAX_SEEDS))
+
+    def asked(self) -> Any:
+        """All that decides it, as plain JSON; the design stands in the ablation's own question."""
+        return {"until_effects_decided": [self.looks.first, self.looks.last, self.looks.shape]}
+
+    def wanted(self, past: Sequence[Round]) -> Wanted | None:
+        """The seeds of the next round and its arms; None when there is enough."""
+        if not past:
+            return tuple(range(self.looks.first)), None
+        verdicts = self.judge(past)
+        going = open_points(self.design, point_results(self.design, verdicts), self.looks)
+        seeds = verdicts.arms[0].seeds
+        if not going or seeds >= self.looks.last:
+            return None
+        first, *others = zip(self.design.points, verdicts.arms, strict=True)
+        names = [arm.name for point, arm in others if point in going]
+        return (seeds,), (first[1].name, *names)
+
+    def judge(self, past: Sequence[Round]) -> Verdicts:
+        """The verdicts of the arms over all rounds of confirmation."""
+        return _judged(past, self.looks)
+
+    def outlook(self, arms: int) -> str:
+        """What it will take, in words."""
+        first, last = self.looks.first, self.looks.last
+        return (
+            f"until decided: {first} seeds of each arm, then one more for the arms of every effect "
+            f"and interaction that is still open, up to {last}: {arms * first} to {arms * last} "
+            "runs; every look is allowed for"
+        )
+
+
+def _judged(past: Sequence[Round], looks: Looks, margin: float | None = None) -> Verdicts:
+    records = {key: record for done in past for key, record in done.records.items()}
+    return judge(merged([done.plan for done in past]), records, looks=looks, margin=margin)
+
+
+def planned_looks(*, seeds: int | None, first: int | None, last: int | None) -> Looks:
+    """The looks of ``--first-seeds`` and ``--max-seeds``; where only the last is given, it bounds
+    the first.
+
+    Raises:
+        UsageError: they do not go together, or a fixed number of seeds is asked for too.
+    """
+    if seeds is not None:
+        raise UsageError("--until-decided takes --first-seeds and --max-seeds, not --seeds")
+    chosen = FIRST_LOOK if first is None else first
+    most = max(MAX_SEEDS, chosen) if last is None else last
+    return Looks(max(2, min(chosen, most)) if first is None else chosen, most)

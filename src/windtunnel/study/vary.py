@@ -23,8 +23,9 @@ OWN = "own"
 """The label of the file's value where it has no shorter one."""
 MOST_LABEL = 40
 _BUNDLE = re.compile(r"\s*(?P<name>[A-Za-z_][\w-]*)\s*:(?P<levels>.*)", re.DOTALL)
+_SEED: Path = ("train", "seed")
 _OF_THE_STUDY: Mapping[Path, str] = {
-    ("train", "seed"): "seeds are the study's: use --seeds",
+    _SEED: "seeds are the study's: use --seeds",
     ("arch", "name"): "names the run and changes nothing",
 }
 
@@ -116,6 +117,9 @@ def _checked(factor: Factor) -> Factor:
     for path in factor.paths:
         if (why := _OF_THE_STUDY.get(path)) is not None:
             raise _mistake(f"{format_path(path)}: {why}")
+    for path, value in (edit for level in factor.levels for edit in level.edits):
+        if path == _SEED[:1] and isinstance(value, Mapping) and _SEED[1] in value:
+            raise _mistake(f"{format_path(_SEED)}: {_OF_THE_STUDY[_SEED]}")
     if len(set(factor.paths)) < len(factor.paths):
         raise _mistake("names a path twice")
     seen: list[Any] = []

@@ -109,8 +109,14 @@ def conclusion(verdicts: Verdicts) -> str:
     unit = UNITS[verdicts.metric]
     sentences = [_sentence(arm, first.name, in_nats, unit) for arm in others]
     sentences += _missed([arm for arm in others if arm.verdict == "undecided"], unit)
-    sentences += _overestimated([arm for arm in others if _is_small(arm, in_nats)])
+    small = [a.name for a in others if is_small(a.verdict, _deciding(a, in_nats), a.mde_corrected)]
+    sentences += overestimated(small)
     return " ".join(sentences)
+
+
+def _deciding(arm: ArmVerdict, in_nats: bool) -> Delta | None:
+    """The difference that the verdict is about."""
+    return arm.delta if in_nats else arm.delta_bits_per_byte
 
 
 def _missed(undecided: Sequence[ArmVerdict], unit: str) -> list[str]:
@@ -119,38 +125,56 @@ def _missed(undecided: Sequence[ArmVerdict], unit: str) -> list[str]:
     if not seen:
         return []
     effects = [arm.mde_corrected or 0.0 for arm in seen]
-    counts = [arm.seeds for arm in seen]
+    names = [arm.name for arm in seen]
     return [
-        f"With {_span(str(min(counts)), str(max(counts)))} seeds, a true difference below "
-        f"{_span(f'{min(effects):.2g}', f'{max(effects):.2g}')} {unit} would probably have been "
-        f"missed in {_listed(seen)} (power under 80%)."
+        f"With {seeds_span([arm.seeds for arm in seen])}, a true difference below "
+        f"{effects_span(effects)} {unit} would probably have been missed in {_listed(names)} "
+        "(power under 80%)."
     ]
 
 
-def _overestimated(small: Sequence[ArmVerdict]) -> list[str]:
-    """A decided difference that had little chance of being seen: those that are seen are on average
-    larger than the true ones (Gelman and Carlin 2014, type M errors)."""
-    if not small:
+def overestimated(names: Sequence[str]) -> list[str]:
+    """What to say of decided differences that had little chance of being seen: those that are seen
+    are on average larger than the true ones (Gelman and Carlin 2014, type M errors)."""
+    if not names:
         return []
-    several = len(small) > 1
+    several = len(names) > 1
     return [
-        f"The difference{'s' * several} of {_listed(small)} {'are' if several else 'is'} smaller "
+        f"The difference{'s' * several} of {_listed(names)} {'are' if several else 'is'} smaller "
         "than what so few seeds reliably detect: what is found at such power tends to be "
         "over-estimated."
     ]
 
 
-def _is_small(arm: ArmVerdict, in_nats: bool) -> bool:
-    """Whether an arm is better or worse by less than its minimum detectable effect."""
-    delta = arm.delta if in_nats else arm.delta_bits_per_byte
-    if arm.verdict not in ("better", "worse") or delta is None or arm.mde_corrected is None:
+def is_small(verdict: str, delta: Delta | None, mde: float | None) -> bool:
+    """Whether a test has told a difference that is less than its minimum detectable effect."""
+    if verdict in ("reference", "equivalent", "undecided") or delta is None or mde is None:
         return False
-    return abs(delta.mean) < arm.mde_corrected
+    return abs(delta.mean) < mde
 
 
-def _listed(arms: Sequence[ArmVerdict]) -> str:
-    names = [arm.name for arm in arms]
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+def _listed(names: Sequence[str]) -> str:
+    """``a, b and c``; with semicolons where a name has a comma in it."""
+    between = "; " if any("," in name for name in names) else ", "
+    return " and ".join(filter(None, (between.join(names[:-1]), names[-1])))
+
+
+def seeds_span(counts: Sequence[int]) -> str:
+    """``3 seeds``, ``3 to 7 seeds``.
+
+    >>> seeds_span([1]), seeds_span([7, 3])
+    ('1 seed', '3 to 7 seeds')
+    """
+    return f"{_span(str(min(counts)), str(max(counts)))} seed{'' if max(counts) == 1 else 's'}"
+
+
+def effects_span(effects: Sequence[float]) -> str:
+    """The smallest and the largest, to two digits; one number where they are equal so.
+
+    >>> effects_span([0.0501, 0.02]), effects_span([0.0501, 0.0502])
+    ('0.02 to 0.05', '0.05')
+    """
+    return _span(f"{min(effects):.2g}", f"{max(effects):.2g}")
 
 
 def _span(low: str, high: str) -> str:
@@ -158,7 +182,7 @@ def _span(low: str, high: str) -> str:
 
 
 def _sentence(arm: ArmVerdict, first: str, in_nats: bool, unit: str) -> str:
-    delta = arm.delta if in_nats else arm.delta_bits_per_byte
+    delta = _deciding(arm, in_nats)
     why = f" ({arm.reason})" if arm.reason else ""
     if delta is None:
         return f"{arm.name} against {first}: {arm.verdict}{why}."

@@ -21,6 +21,7 @@ from windtunnel.train.distributed.world import World
 from windtunnel.train.memory import is_out_of_memory
 from windtunnel.train.objectives.objective import Objective
 from windtunnel.train.precision import computing
+from windtunnel.train.watch import Watch
 
 if TYPE_CHECKING:
     from windtunnel.train.loop import TrainState
@@ -74,13 +75,16 @@ def loss_rows(config: TrainConfig, objective: Objective[Any], model: nn.Module) 
     return CHUNK_ROWS if possible and logits >= CHUNK_LOGITS else None
 
 
-def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
+def accumulate(
+    state: TrainState, batch: TokenBatch, tokens: int, watch: Watch | None = None
+) -> Tensor:
     """Adds the gradient of the batch's mean loss to the weights; returns the summed loss.
 
     Each micro-batch's sum is divided by the targets of the *whole* batch, so the gradient is the
     same however the batch is cut and wherever its ignored targets lie. With ``micro_batch_size:
     auto`` the pieces are halved for good when memory is too small for them; with ``compile: auto``
-    nothing is compiled any more when the compiler fails. Then the batch begins anew.
+    nothing is compiled any more when the compiler fails. Then the batch begins anew, and ``watch``,
+    which looks at its step, forgets what it saw.
     """
     compiling = state.compiling
     while True:
@@ -96,6 +100,8 @@ def accumulate(state: TrainState, batch: TokenBatch, tokens: int) -> Tensor:
         for tally, value in zip(tallies(state.model), before, strict=True):
             tally.copy_(value)
         state.weights.clear()
+        if watch is not None:
+            watch.begin_anew()
         if smaller:
             halve(state, size)
 

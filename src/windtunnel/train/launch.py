@@ -34,7 +34,7 @@ from windtunnel.train.identity import WITHOUT_EFFECT, check_same_run, run_identi
 from windtunnel.train.loop import resolve_device
 from windtunnel.train.mup import mup_architecture, rescale
 from windtunnel.train.objectives.make import build_model, objective_of
-from windtunnel.train.precision import check_precision
+from windtunnel.train.precision import check_precision, exact_float32
 from windtunnel.train.run_config import (
     LoadedRun,
     RunConfig,
@@ -325,6 +325,7 @@ def open_trained(
         CheckpointError: no checkpoint is whole.
         RunError: the folder lacks its tokenizer.
     """
+    exact_float32()
     loaded = load_run(folder.config_path)
     if ema:
         check_average(folder, loaded.config)

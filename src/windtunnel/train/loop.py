@@ -264,7 +264,7 @@ def _take_step(state: TrainState) -> StepInfo:
     watch = Watch(state.model, state.world) if every and (progress.step + 1) % every == 0 else None
     progress.empty_in_a_row = 0
     with watch or nullcontext(), explained():
-        summed = accumulate(state, batch, tokens)
+        summed = accumulate(state, batch, tokens, watch)
     found = gradients(state.weights)
     assert found, "no parameter got a gradient"
     if state.scaler is not None:

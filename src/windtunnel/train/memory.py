@@ -22,6 +22,13 @@ def peak_memory(device: torch.device) -> tuple[int, str]:
     return _process_peak(), PROCESS
 
 
+def forget_peak(device: torch.device) -> None:
+    """Lets :func:`peak_memory` begin anew on CUDA: what ran before in this process is not the
+    run's. The memory of a process cannot be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def _process_peak() -> int:
     # Linux's ru_maxrss begins with the parent's, across fork and exec; VmHWM is the process's own.
     status = Path("/proc/self/status")

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from windtunnel.errors import UsageError
 from windtunnel.train.config import TrainConfig
-from windtunnel.train.watch import begin_step_anew
 
 
 class Weights(Protocol):
@@ -31,7 +30,7 @@ class Weights(Protocol):
         """Make a change that the model itself asks for: it is done on ``parameters``."""
 
     def clear(self) -> None:
-        """Forget the gradients, and within a step what a watch has seen: the step begins anew."""
+        """Forget the gradients."""
 
 
 class ModuleWeights:
@@ -48,7 +47,6 @@ class ModuleWeights:
         change()
 
     def clear(self) -> None:
-        begin_step_anew()
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -98,7 +96,6 @@ class MasterWeights:
         self.publish()
 
     def clear(self) -> None:
-        begin_step_anew()
         for parameter in (*self.parameters.values(), *self._copies.values()):
             parameter.grad = None
 
@@ -125,7 +122,7 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
 
     From then on the process computes what is float32 in float32.
     """
-    _forbid_tf32()
+    exact_float32()
     dtype = AUTOCAST.get(precision)
     if dtype is None:
         yield
@@ -134,7 +131,7 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _forbid_tf32() -> None:
+def exact_float32() -> None:
     """On CUDA float32 has its 24 bits: torch computes convolutions and RNNs with 11 unless told."""
     # For good and the whole process: the backward comes after the forward's context, in torch's own
     # threads. Both of torch's ways to say it, which complain of each other where they differ.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ from windtunnel.arch import (
 from windtunnel.arch.plugins import load_entry_points, load_plugins
 from windtunnel.config import Config, Document, annotated_yaml, decode, load_document, parse_path
 from windtunnel.config import Path as ConfigPath
+from windtunnel.config.document import EDIT
 from windtunnel.config.nearest import suggestion
 from windtunnel.data.config import BpeConfig, BytesConfig, DataConfig, Gpt2Config
 from windtunnel.data.probe import ProbeSource
@@ -87,6 +88,7 @@ def load_run(path: Path | str, edits: Sequence[str] = ()) -> LoadedRun:
 
     Raises:
         ConfigError: every mistake at once, each with file, line, column, path and what is allowed.
+            Those of the edits stand at ``--set``.
     """
     return load_run_document(load_document(path), edits, base=Path(path).parent)
 
@@ -105,12 +107,28 @@ def load_run_document(
         document = document.edit(edit)
     load_entry_points()
     digests = load_plugins(_plugin_paths(document), base)
-    document = expand_preset(document)
+    plain = document = expand_preset(document)
     for edit in edits:
         if edit not in early:
             document = document.edit(edit)
-    config = decode(document, RunConfig, lambda run: _misfits(run, document))
-    return LoadedRun(config, document, digests, base)
+    try:
+        return LoadedRun(_decoded(document), document, digests, base)
+    except ConfigError as error:
+        raise _at_edits(error, plain) if document is not plain else error from None
+
+
+def _decoded(document: Document) -> RunConfig:
+    return decode(document, RunConfig, lambda run: _misfits(run, document))
+
+
+def _at_edits(error: ConfigError, plain: Document) -> ConfigError:
+    """The mistakes of a document with edits: where it has none without them, they are the edits',
+    though some stand at another key of the file that no longer goes with the edited one."""
+    try:
+        _decoded(plain)
+    except ConfigError:
+        return error
+    return ConfigError([replace(problem, place=EDIT) for problem in error.problems])
 
 
 def _comes_first(edit: str) -> bool:

@@ -26,7 +26,7 @@ from windtunnel.train.holding import events_of, lock_of, threads
 from windtunnel.train.identity import check_same_run
 from windtunnel.train.interrupts import Interrupted, Paused, StopRequest
 from windtunnel.train.loop import StepInfo, TrainState, create_train_state, train_steps
-from windtunnel.train.memory import is_out_of_memory, out_of_memory, peak_memory
+from windtunnel.train.memory import forget_peak, is_out_of_memory, out_of_memory, peak_memory
 from windtunnel.train.precision import computing
 from windtunnel.train.restore import Beginning
 from windtunnel.train.stages import stage_rows
@@ -147,6 +147,7 @@ class _Session:
             parts.model, parts.batches, parts.train,
             flops_per_token=parts.flops_per_token, world=parts.world,
         )  # fmt: skip
+        forget_peak(state.device)
         return cls(parts, folder, log, stop, on_event, on_step, state)
 
     def run(self, warnings: Sequence[str], *, begun: bool) -> dict[str, Any]:

@@ -27,16 +27,6 @@ def part_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-_PRESENT: list[Watch] = []
-"""Those that look at a forward and backward now."""
-
-
-def begin_step_anew() -> None:
-    """What was seen of the present step is forgotten: an attempt at it has failed."""
-    for watch in _PRESENT:
-        watch.begin_anew()
-
-
 class Watch:
     """One step, looked at: use it around the forward and backward, then around the update.
 
@@ -53,7 +43,6 @@ class Watch:
         self._parts: dict[str, dict[str, float | None]] = {}
 
     def __enter__(self) -> Watch:
-        _PRESENT.append(self)
         for name, module in self._model.named_modules():
             layer = LAYER.fullmatch(name)
             if (layer is not None and layer[2] is None) or (name and "." not in name):
@@ -62,13 +51,12 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _PRESENT.remove(self)
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
     def begin_anew(self) -> None:
-        """Forgets what the modules gave so far."""
+        """Forgets what the modules gave so far: an attempt at the step has failed."""
         for calls in self._squares.values():
             calls.clear()
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from windtunnel.arch import Architecture, build, resolve
+from windtunnel.arch import Architecture, build, diff, resolve
 from windtunnel.data.tokenizers import Tokenizer, load_tokenizer
 from windtunnel.errors import UsageError
 from windtunnel.interop.hf.families import family_for, family_of
-from windtunnel.interop.hf.family import Family
+from windtunnel.interop.hf.family import Family, NotExpressible
 from windtunnel.interop.hf.mapping import to_theirs
 from windtunnel.interop.hf.source import SINGLE, transformers
 from windtunnel.interop.hf.tokenizer import tokenizer_files
@@ -127,7 +127,11 @@ def _refuse_existing(out: Path) -> None:
 
 
 def _config(family: Family, values: Mapping[str, Any], tokenizer: Tokenizer | None) -> str:
-    """``config.json``, checked by transformers."""
+    """``config.json``, checked by transformers.
+
+    Raises:
+        UsageError: transformers refuses it. Its kind NotExpressible: it makes another model of it.
+    """
     specials = {} if tokenizer is None else tokenizer.specials
     values = {
         **{key: value for key, value in values.items() if key != "model_type"},
@@ -135,6 +139,7 @@ def _config(family: Family, values: Mapping[str, Any], tokenizer: Tokenizer | No
         "architectures": [family.causal_class],
         "dtype": "float32",
     }
+    wanted = resolve(family.to_spec(values))
     try:
         config = transformers().AutoConfig.for_model(family.model_type, **values)
     except (ValueError, TypeError) as error:
@@ -145,4 +150,10 @@ def _config(family: Family, values: Mapping[str, Any], tokenizer: Tokenizer | No
     written = config.to_dict()
     if family.stored_tie:  # older versions ask the config
         written["tie_word_embeddings"] = values["tie_word_embeddings"]
+    for changed in diff(wanted, resolve(family.to_spec(written))):
+        # GemmaConfig takes gelu for its approximation
+        raise NotExpressible(
+            f"{changed.path}: {changed.first} has no counterpart in {family.model_type} "
+            f"(transformers makes {changed.second} of it)"
+        )
     return json.dumps(written, indent=2, sort_keys=True) + "\n"

@@ -30,7 +30,7 @@ def _read(keys: Keys) -> ArchSpec:
         "mixer": {
             "type": "attention",
             "num_heads": heads,
-            "position": read_rope(keys, d // heads),
+            "position": read_rope(keys, d // heads, partial=True),
             "bias": keys("attention_bias", True),
             "dropout": float(keys("attention_dropout", 0.0)),
         },

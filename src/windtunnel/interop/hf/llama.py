@@ -65,6 +65,9 @@ class Dialect:
     """Norms of 1 + weight, and embeddings times √d."""
     caps: bool = False
     """Keys for soft-caps and the scale of the logits (Gemma 2 and 3)."""
+    attention_cap: bool = True
+    """Whether the key for a soft-cap of attention's logits, where there is one, has an effect;
+    transformers reads that of Gemma 3 and never uses it."""
     local_rope: bool = False
     """Whether layers with a window have rotary positions of their own (Gemma 3)."""
     experts: bool = False
@@ -135,7 +138,10 @@ def _read_attention(dialect: Dialect, keys: Keys, norm: dict[str, Any]) -> dict[
     if dialect.qk_norm is not None:
         mixer |= {"qk_norm": norm, "qk_norm_over": dialect.qk_norm}
     if dialect.caps:
-        mixer["softcap"] = _float(keys("attn_logit_softcapping"))
+        cap = mixer["softcap"] = _float(keys("attn_logit_softcapping"))
+        if cap is not None and not dialect.attention_cap:
+            text = f"{cap}: {dialect.causal_class} has the key and does not use it"
+            keys.refuse("attn_logit_softcapping", text)
         mixer["scale"] = float(keys("query_pre_attn_scalar")) ** -0.5
     return mixer
 
@@ -190,7 +196,7 @@ def _write(dialect: Dialect, architecture: Architecture) -> dict[str, Any]:
         values["attention_bias"] = mixer.bias
     if dialect.caps:
         values["final_logit_softcapping"] = architecture.head.softcap
-        values["attn_logit_softcapping"] = mixer.softcap
+        values["attn_logit_softcapping"] = mixer.softcap if dialect.attention_cap else None
         values["query_pre_attn_scalar"] = round((mixer.scale or 1.0) ** -2)
     return values | _write_windows(dialect, architecture)
 
@@ -293,7 +299,8 @@ DIALECTS = (
     Dialect("gemma", "GemmaForCausalLM", attention_bias=True, gemma=True),
     Dialect(
         "gemma3_text", "Gemma3ForCausalLM", placement="sandwich", windows="layer_types",
-        qk_norm="head", attention_bias=True, gemma=True, caps=True, local_rope=True,
+        qk_norm="head", attention_bias=True, gemma=True, caps=True, attention_cap=False,
+        local_rope=True,
     ),
 )  # fmt: skip
 FAMILIES = tuple(

@@ -27,8 +27,14 @@ _SCALING = {
 _WHOLE = ("original_max_seq_len", "truncate")
 
 
-def read_rope(keys: Keys, head_dim: int, *, kind: str | None = None) -> dict[str, Any]:
-    """Our rotary positions from ``rope_parameters``, or from those of that kind of layers in it."""
+def read_rope(
+    keys: Keys, head_dim: int, *, kind: str | None = None, partial: bool = False
+) -> dict[str, Any]:
+    """Our rotary positions from ``rope_parameters``, or from those of that kind of layers in it.
+
+    Only with ``partial`` does the family turn a share of each head; the others pass over a share in
+    their config, or fail on it.
+    """
     values = dict(keys("rope_parameters", {}))
     if kind is not None:
         values = dict(values.get(kind) or {})
@@ -38,7 +44,11 @@ def read_rope(keys: Keys, head_dim: int, *, kind: str | None = None) -> dict[str
     scaled = values.pop("rope_type", values.pop("type", "default"))
     values.pop("type", None)
     rope: dict[str, Any] = {"type": "rope", "theta": float(values.pop("rope_theta", 10_000.0))}
-    turned = int(head_dim * values.pop("partial_rotary_factor", 1.0))
+    share = values.pop("partial_rotary_factor", 1.0)
+    if share != 1.0 and not partial:
+        text = f"{share} cannot be expressed: {keys.model_type} turns whole heads"
+        keys.refuse("rope_parameters.partial_rotary_factor", text)
+    turned = int(head_dim * share)
     if turned < 2 or turned % 2:
         keys.refuse("rope_parameters.partial_rotary_factor", f"turns {turned} dimensions, not even")
         turned = 2

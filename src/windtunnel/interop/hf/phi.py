@@ -26,7 +26,7 @@ def _read(keys: Keys) -> ArchSpec:
         "type": "attention",
         "num_heads": heads,
         "num_kv_heads": keys("num_key_value_heads", heads),
-        "position": read_rope(keys, d // heads),
+        "position": read_rope(keys, d // heads, partial=True),
         "bias": True,
         "dropout": float(keys("attention_dropout", 0.0)),
     }

@@ -27,10 +27,18 @@ class Following:
             step, moment = event.step, event.time
             self._each(lambda tracker: tracker.log(values, step=step, time=moment))
 
-    def close(self, status: str) -> None:
-        """Tells the trackers that nothing more comes."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of those that have not failed."""
+        return tuple(self._trackers)
+
+    def close(self, status: str) -> bool:
+        """Tells the trackers that nothing more comes; whether none has failed at that."""
+        before = len(self._trackers)
         self._each(lambda tracker: tracker.close(status))
+        whole = len(self._trackers) == before
         self._trackers.clear()
+        return whole
 
     def _each(self, act: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
@@ -63,7 +71,7 @@ def track_run(
     while True:
         status = run.status  # before the events: what is written until it ends is seen
         events = run.read_events()
-        for event in events[_alike(handed, events) :]:
+        for event in events[alike(handed, events) :]:
             following.event(event)
         handed = events
         if not follow or status != "running":
@@ -73,7 +81,7 @@ def track_run(
     return len(handed)
 
 
-def _alike(before: Sequence[Event], now: Sequence[Event]) -> int:
+def alike(before: Sequence[Event], now: Sequence[Event]) -> int:
     """How many events both begin with: a resume takes back those of the steps it takes again."""
     pairs = enumerate(zip(before, now, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(before), len(now)))

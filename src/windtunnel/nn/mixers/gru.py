@@ -36,13 +36,13 @@ class GRU(Recurrent):
 
     def run(self, x: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
         y, h = torch.gru(
-            x, state.h[None], self.weights(), self.config.bias, 1, 0.0, self.training, False, True
+            x, state.h[None], self.weights(), self.config.bias, 1, 0.0, self.keeps, False, True
         )
         return y, RNNState(h[0])
 
     def run_packed(self, x: PackedSequence, state: RNNState) -> tuple[Tensor, RNNState]:
         y, h = torch.gru(
             x.data, x.batch_sizes, state.h[None], self.weights(), self.config.bias, 1, 0.0,
-            self.training, False,
+            self.keeps, False,
         )  # fmt: skip
         return y, RNNState(h[0])

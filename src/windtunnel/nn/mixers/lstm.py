@@ -50,7 +50,7 @@ class LSTM(Recurrent):
     def run(self, x: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         hx = (state.h[None], state.c[None])
         y, h, c = torch.lstm(
-            x, hx, self.weights(), self.config.bias, 1, 0.0, self.training, False, True
+            x, hx, self.weights(), self.config.bias, 1, 0.0, self.keeps, False, True
         )
         return y, LSTMState(h[0], c[0])
 
@@ -58,6 +58,6 @@ class LSTM(Recurrent):
         hx = (state.h[None], state.c[None])
         y, h, c = torch.lstm(
             x.data, x.batch_sizes, hx, self.weights(), self.config.bias, 1, 0.0,
-            self.training, False,
+            self.keeps, False,
         )  # fmt: skip
         return y, LSTMState(h[0], c[0])

@@ -14,6 +14,7 @@ from windtunnel.nn.component import ComponentConfig, Mixer, Scope, Span, State, 
 from windtunnel.nn.cost import Cost, Num, linear_cost
 from windtunnel.nn.initialize import Init, uniform
 from windtunnel.nn.linear import Linear
+from windtunnel.nn.ops.wide import without_autocast
 
 
 class RecurrentConfig(ComponentConfig):
@@ -96,8 +97,18 @@ class Recurrent(Mixer[Any]):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return [getattr(self, name) for name in names if getattr(self, name) is not None]
 
+    @property
+    def keeps(self) -> bool:
+        """What the kernels ask as whether they train: whether to keep what a backward needs. There
+        is no dropout in them, and cuDNN's refuse a backward where the answer was no."""
+        return torch.is_grad_enabled()
+
     def extend(self, x: Tensor, state: State, span: Span) -> tuple[Tensor, State]:
-        y, state = self._run_real(x, state, span) if span.padded else self.run(x, state)
+        # Autocast on CUDA would run cuDNN's kernels in float16, even where bfloat16 is asked for
+        # and so no loss is scaled (aten/src/ATen/cudnn/AutocastRNN.cpp).
+        with without_autocast(x.device):
+            x = x.to(self.weight_hh.dtype)
+            y, state = self._run_real(x, state, span) if span.padded else self.run(x, state)
         return (y if self.out is None else self.out(y)), state
 
     def _run_real(self, x: Tensor, state: State, span: Span) -> tuple[Tensor, State]:

@@ -45,7 +45,7 @@ class RNN(Recurrent):
     def run(self, x: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
         kernel = torch.rnn_tanh if self.config.activation == "tanh" else torch.rnn_relu
         y, h = kernel(
-            x, state.h[None], self.weights(), self.config.bias, 1, 0.0, self.training, False, True
+            x, state.h[None], self.weights(), self.config.bias, 1, 0.0, self.keeps, False, True
         )
         return y, RNNState(h[0])
 
@@ -53,6 +53,6 @@ class RNN(Recurrent):
         kernel = torch.rnn_tanh if self.config.activation == "tanh" else torch.rnn_relu
         y, h = kernel(
             x.data, x.batch_sizes, state.h[None], self.weights(), self.config.bias, 1, 0.0,
-            self.training, False,
+            self.keeps, False,
         )  # fmt: skip
         return y, RNNState(h[0])

@@ -10,6 +10,7 @@ from pathlib import Path
 from windtunnel.config import digest
 from windtunnel.study.arms import Ground, as_tree, check_memory, make_arm
 from windtunnel.study.ladder.rungs import Ladder, Rung
+from windtunnel.study.own_costs import check_costs, cost_notes
 from windtunnel.study.plan import Arm, Plan, PlannedRun
 from windtunnel.train.origin_config import OriginConfig
 
@@ -22,6 +23,7 @@ def trunks(ladder: Ladder, ground: Ground, recall: Recall) -> Plan:
     """The first round: every rung's largest budget.
 
     Raises:
+        UsageError: a part whose ``cost`` is not what it takes.
         StudyError: a rung needs more memory than is free, or its speed cannot be measured.
     """
     last = len(ladder.request.budgets) - 1
@@ -30,6 +32,7 @@ def trunks(ladder: Ladder, ground: Ground, recall: Recall) -> Plan:
     if (known := recall(asked)) is not None:
         return known
     candidates = [rung.trunk for rung in ladder.all]
+    check_costs(candidates)
     check_memory(candidates, ground)
     speeds = (
         ground.speeds([one.config for one in candidates])
@@ -41,7 +44,21 @@ def trunks(ladder: Ladder, ground: Ground, recall: Recall) -> Plan:
         make_arm(one, rung.base.document.source, speed, first)
         for one, rung, speed in zip(candidates, ladder.all, speeds, strict=True)
     ]
-    return _plan("ladder trunks", ladder, asked, arms, runs)
+    return _plan("ladder trunks", ladder, asked, arms, runs, _cost_notes(ladder))
+
+
+def _cost_notes(ladder: Ladder) -> list[str]:
+    """What the reader must know of each arm's costs: at its largest size, and whether others have
+    the same to tell (laws over compute rest on those of all)."""
+    notes: list[str] = []
+    for row in ladder.rungs:
+        *others, largest = [cost_notes([rung.trunk]) for rung in row]
+        notes += largest
+        if largest and (same := sum(map(bool, others))):
+            notes.append(
+                f"{row[-1].arm}: its costs at {same} smaller size{'s' * (same > 1)} are so too."
+            )
+    return notes
 
 
 def decays(ladder: Ladder, past: Plan, ground: Ground, recall: Recall, found: Checkpoint) -> Plan:

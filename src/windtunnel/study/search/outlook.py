@@ -17,7 +17,7 @@ from windtunnel.study.search.gate import make_trial
 from windtunnel.study.search.sampling import Asker
 from windtunnel.study.search.space import grid_points
 from windtunnel.study.search.trial import Gate
-from windtunnel.study.starts import START_SECONDS
+from windtunnel.study.starts import start_seconds
 
 if TYPE_CHECKING:
     from windtunnel.study.search.inquiry import Searching
@@ -90,7 +90,7 @@ def _seconds(outlook: Outlook, inquiry: Searching) -> float | None:
     trained = 1 - (outlook.invalid + outlook.too_large) / outlook.drawn
     steps = outlook.runs * trained * outlook.ratio * (outlook.share or 1.0)
     starts = outlook.runs * trained * (1 + len(inquiry.rungs) / 2) + outlook.confirming
-    return own * (steps + outlook.confirming) + START_SECONDS * starts
+    return own * (steps + outlook.confirming) + start_seconds() * starts
 
 
 def steps_share(pruning: PruningConfig, rungs: tuple[int, ...], steps: int) -> float | None:
