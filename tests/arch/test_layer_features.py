@@ -149,6 +149,26 @@ def test_what_cannot_be_shared_is_named_by_its_path(index: int, message: str) ->
     assert "arch.layers[2].share_with" in str(caught.value)
 
 
+def test_the_layer_whose_values_go_into_others_shares_with_none() -> None:
+    """Its module could not tell which of its layers it is, and would read its own values."""
+    mixer = {"type": "attention", "num_heads": 2, "value_residual": "fixed"}
+    with pytest.raises(ConfigError, match="layer 0 is the first of which the values") as caught:
+        architecture({"mixer": mixer, "repeat": 3, "share": 3})
+    assert "arch.layers[0].mixer.value_residual" in str(caught.value)
+    other = {**mixer, "num_kv_heads": 1}
+    with pytest.raises(ConfigError, match="layer 1 is the first"):
+        architecture({"mixer": mixer}, {"mixer": other}, {"mixer": other, "share_with": 1})
+
+
+def test_layers_that_share_read_the_values_of_one_before_them() -> None:
+    mixer = {"type": "attention", "num_heads": 2, "value_residual": "fixed"}
+    shared = built({"mixer": mixer}, {"mixer": mixer, "repeat": 3, "share": 3})
+    apart = built({"mixer": mixer, "repeat": 4})
+    apart.load_state_dict(shared.state_dict())
+    torch.testing.assert_close(shared(tokens()), apart(tokens()))
+    check_whole_model(shared)
+
+
 def test_every_layer_that_shares_adds_to_the_gradient() -> None:
     model = built({"mixer": "lstm", "repeat": 2, "share": 2})
     model(tokens()).square().sum().backward()

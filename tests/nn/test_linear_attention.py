@@ -291,6 +291,15 @@ def test_a_model_has_features_of_its_own_in_each_layer() -> None:
     assert not torch.equal(one.projection, two.projection)
 
 
+def test_an_encoder_draws_other_features_than_a_decoder() -> None:
+    drawn = []
+    for causal in (True, False):
+        module = Favor(Favor.Config().resolve(Scope(d_model=32)), Scope(d_model=32, causal=causal))
+        module.redraw(0, 7)
+        drawn.append(module.projection)
+    assert not torch.equal(*drawn)
+
+
 def test_a_persistent_buffer_without_a_value_is_not_left_as_it_is() -> None:
     class Careless(nn.Module):
         def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -142,6 +142,7 @@ class _Attempts:
         """The layers of a stack, unrolled; with ``crossed`` each has cross-attention."""
         layers: list[LayerConfig] = []
         stores: dict[str, SlotsConfig] = {}
+        firsts: dict[Any, int] = {}
         for group, layer in enumerate(groups):
             at = scope.at(len(layers))
             parts = {
@@ -163,9 +164,29 @@ class _Attempts:
                     final = self._positioned((*path, group), final, layer.position_with, layers)
                 if layer.share_position and not _learned(final):
                     self.problems.append(((*path, group, "share_position"), _NO_POSITION))
-                layers += _unrolled(final, len(layers), layer)
+                added = _unrolled(final, len(layers), layer)
+                self._first_values((*path, group, "mixer"), added, len(layers), firsts)
+                layers += added
         self._as_wide(path, groups)
         return tuple(layers)
+
+    def _first_values(
+        self, path: Path, added: Sequence[LayerConfig], start: int, firsts: dict[Any, int]
+    ) -> None:
+        """The first layer of those whose values are mixed with its own stands alone: a module that
+        serves several layers cannot tell which of them it is."""
+        for index, layer in enumerate(added, start):
+            mixer: Any = layer.mixer
+            if getattr(mixer, "value_residual", "none") == "none":
+                continue
+            first = firsts.setdefault((mixer.num_kv_heads, mixer.head_dim), index)
+            if layer.share_with == first:
+                text = (
+                    f"layer {first} is the first of which the values go into others, so no layer "
+                    "shares its parameters: set a layer of its own before those that share"
+                )
+                self.problems.append(((*path, "value_residual"), text))
+                return
 
     def _stored(self, path: Path, parts: Mapping[str, Any], stores: dict[str, SlotsConfig]) -> None:
         """All parts that read a store see slots of one shape."""

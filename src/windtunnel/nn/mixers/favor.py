@@ -115,7 +115,8 @@ class Favor(PositiveAttention):
 
     def __init__(self, config: FavorConfig, scope: Scope) -> None:
         super().__init__(config, scope)
-        self.layer = scope.layer
+        # An encoder's layer and a decoder's of the same number draw other features.
+        self.place = (scope.layer,) if scope.causal else ("both ways", scope.layer)
         self.register_buffer("projection", torch.empty(config.features(), self.head_dim))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))
@@ -147,13 +148,13 @@ class Favor(PositiveAttention):
 
     @torch.no_grad()
     def redraw(self, seed: int, step: int) -> None:
-        """New features, a function of (seed, step, layer) alone. States made before are void.
+        """New features, a function of (seed, step) and the layer alone; older states are void.
 
         Raises UsageError where the features are frozen.
         """
         if bool(self.frozen):
             raise UsageError("favor: the features are frozen; unfreeze() them before a redraw")
-        generator = keyed_generator(seed, "favor", self.layer, step)
+        generator = keyed_generator(seed, "favor", *self.place, step)
         self.projection.copy_(self._drawn(generator))
         self.draws += 1
         self.updates.zero_()
