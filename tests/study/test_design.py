@@ -106,7 +106,7 @@ def test_every_mistake_of_every_level_at_once(make: Make) -> None:
     expected = [
         "--vary activation=geglu: arch.layers[0].mlp.activation: 'geglu' is not allowed; did you ",
         "--vary lr=fast: train.lr: expected a number, not 'fast'",
-        "--vary num_heads=3 (preset gpt2:",
+        "--vary num_heads=3: arch.layers[0].mixer: num_heads 3 does not divide d_model 32",
         "--vary log_evry=3: train.log_evry: unknown key; did you mean 'log_every'?",
         "--vary norm=rmsnorm: arch.layrs: is not a list",
     ]
@@ -144,7 +144,9 @@ def test_what_cannot_be_an_ablation(make: Make, kind: Kind, vary: list[str], mes
 
 def test_invalid_points_are_an_error_or_left_out(make: Make) -> None:
     grid = ("grid", f"{HEADS}=[2, 3, 4]", "arch.d_model=[32, 48]")
-    with pytest.raises(ConfigError, match=r"num_heads=3, d_model=32 .*num_heads 3 does not divide"):
+    with pytest.raises(
+        ConfigError, match=r"num_heads=3, d_model=32: .*num_heads 3 does not divide"
+    ):
         make(*grid)
     design = make(*grid, skip_invalid=True)
     assert len(design.points) == 5

@@ -81,7 +81,9 @@ def test_what_is_not_known_is_measured_once_and_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setenv("WINDTUNNEL_CACHE", str(tmp_path))
-    monkeypatch.setattr(process, "_name", lambda precision: f"another torch {precision}")
+    start = tmp_path / "boot_id"
+    start.write_text("first\n")
+    monkeypatch.setattr(process, "_BOOT", start)
     asked: list[str] = []
 
     def measured(precision: str) -> int | None:
@@ -92,3 +94,8 @@ def test_what_is_not_known_is_measured_once_and_kept(
     assert process.process_bytes() == process.process_bytes() == 7
     assert asked == ["float32"]
     assert process.process_bytes("bfloat16") > 2**28  # the child failed: the usual
+    start.write_text("second\n")
+    assert process.process_bytes() == 7
+    assert asked == ["float32", "bfloat16", "float32"], "after a restart it is measured anew"
+    kept = json.loads((tmp_path / "process-bytes.json").read_text())
+    assert [name.split()[-1] for name in kept] == ["second"]

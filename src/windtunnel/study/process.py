@@ -1,7 +1,8 @@
 """What a training process takes before its model: Python, torch, its kernels, the tokenizers.
 
-Measured once for each environment, version of torch and precision, in a child process that trains
-next to nothing, and kept in the cache; a torch for GPUs takes several times that of one for CPUs.
+Measured once for each start of the machine, environment, version of torch and precision, in a child
+process that trains next to nothing, and kept in the cache; a torch for GPUs takes several times
+that of one for CPUs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,13 @@ from windtunnel.runs import write_atomic
 _USUAL = 360 * 2**20
 """Of torch for CPUs on Linux: where it cannot be measured."""
 _SECONDS = 120.0
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def process_bytes(precision: str = "float32") -> int:
     """The peak of a process that trains nearly nothing, in bytes.
 
-    The same torch takes 350 MiB in one environment and 440 in another: how many pages of its
+    The same torch takes 350 MiB here and 440 there, or after a restart: how many pages of its
     libraries count depends on how the system keeps their files in memory. So it is measured.
     """
     name = _name(precision)
@@ -35,10 +38,13 @@ def process_bytes(precision: str = "float32") -> int:
     known: dict[str, int] = {}
     with suppress(OSError, ValueError):
         known = json.loads(path.read_text(encoding="utf-8"))
+    known = known if isinstance(known, dict) else {}
     if not isinstance(known.get(name), int):
         found = measured_process_bytes(precision)
         if found is None:
             return _USUAL
+        start = _machine_start()
+        known = {key: value for key, value in known.items() if key.endswith(f" {start}")}
         known[name] = found
         with suppress(OSError):  # a cache that cannot be written is measured again
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +63,20 @@ def measured_process_bytes(precision: str) -> int | None:
 
 
 def _name(precision: str) -> str:
-    """What decides it: torch and what it was built for, the system, the environment, precision."""
+    """What decides it: torch and what it was built for, the system, precision, the environment, and
+    the machine's start, since which its files lie in memory as they do."""
     torch, _, build = version("torch").partition("+")
     kind = "narrow" if precision in ("bfloat16", "autocast", "float16") else "float32"
     precision = "bfloat16" if kind == "narrow" else kind
-    return f"{torch} {sys.platform} {platform.machine()} {build or 'cpu'} {precision} {sys.prefix}"
+    built = f"{torch} {sys.platform} {platform.machine()} {build or 'cpu'}"
+    return f"{built} {precision} {sys.prefix} {_machine_start()}"
+
+
+def _machine_start() -> str:
+    """What is another after each start of the machine; on Linux, else nothing."""
+    with suppress(OSError):
+        return _BOOT.read_text(encoding="ascii").strip()
+    return ""
 
 
 class _Bytes:
