@@ -175,6 +175,45 @@ def test_the_table(windtunnel: Command, tasks: Path, monkeypatch: pytest.MonkeyP
     assert row.count("[") == 2, "its mean and its difference have an interval"
 
 
+def test_what_has_no_interval_is_told_why(windtunnel: Command, tasks: Path) -> None:
+    trained(windtunnel, "a")
+    answer = windtunnel("evaluate", "out/a", "--task", "choice.jsonl", "--limit", "1")
+    told = " ".join(answer.out.split())
+    assert "- no interval: one item tells nothing of other items" in told
+    assert "* of one seed" not in told, "the table has no such mark"
+
+
+def test_intervals_end_where_a_measure_does(windtunnel: Command, tasks: Path) -> None:
+    trained(windtunnel, "a")
+    trained(windtunnel, "b", "--set", "train.steps=1")
+    item = {"prompt": "the cat", "choices": [" sleeps", " x"]}
+    lines = [json.dumps({**item, "answer": answer}) + "\n" for answer in (0, 1)]
+    Path("both.jsonl").write_text("".join(lines))
+    tree = found(windtunnel, "out/a", "out/b", "--task", "both.jsonl")
+    # One of the two is right, so a t-interval goes far beyond both ends.
+    for row in rows(tree, 0, "accuracy"):
+        assert (row["low"], row["mean"], row["high"]) == (0.0, 0.5, 1.0)
+    for measure in ("accuracy_per_byte", "right_probability", "bits_per_byte"):
+        for row in rows(tree, 0, measure):
+            assert row["low"] is None or row["low"] >= 0.0
+            assert row["high"] is None or row["high"] <= 1.0 or measure == "bits_per_byte"
+            if (difference := row["difference"]) is not None and measure != "bits_per_byte":
+                assert difference["low"] is None or difference["low"] >= -1.0
+                assert difference["high"] is None or difference["high"] <= 1.0
+
+
+def test_tasks_of_one_name_are_told_apart_by_their_files(windtunnel: Command, tasks: Path) -> None:
+    trained(windtunnel, "a")
+    (tasks / "more").mkdir()
+    lines = Path("choice.jsonl").read_text().splitlines(keepends=True)
+    Path("more/choice.jsonl").write_text("".join(lines[:4]))
+    named = ("--task", "choice.jsonl", "--task", "more/choice.jsonl", "--task", "pair.jsonl")
+    tree = found(windtunnel, "out/a", *named)
+    assert [task["name"] for task in tree["tasks"]] == [
+        "choice.jsonl", "more/choice.jsonl", "pair",
+    ]  # fmt: skip
+
+
 def study_of(runs: dict[tuple[str, int], RunFolder], path: Path, **failures: str) -> None:
     """A finished study of those runs, by arm and seed; those of the arm ``tuned`` tuned it."""
     arm = {
@@ -292,8 +331,14 @@ def test_a_run_on_pairs_answers_prompts(windtunnel: Command, tasks: Path) -> Non
         "p: 1 left out: the run is trained on pairs, and there is no prompt"
         in (tree["tasks"][0]["notes"])
     )
-    answer = windtunnel("evaluate", "out/p", "--task", "pair.jsonl")
+    trained(windtunnel, "a")
+    answer = windtunnel("evaluate", "out/a", "out/p", "--task", "pair.jsonl")
     assert (answer.code, "write them as choices" in answer.err) == (2, True)
+    assert "windtunnel: out/p: " in answer.err, "which of the runs it is"
+    assert "started" not in answer.err, "it is told before any run is asked"
+    Path("none.jsonl").write_text(json.dumps({**item, "prompt": ""}) + "\n")
+    answer = windtunnel("evaluate", "out/p", "--task", "none.jsonl")
+    assert (answer.code, "out/p: none.jsonl: " in answer.err) == (2, True)
 
 
 def test_mistakes_are_told(windtunnel: Command, tasks: Path) -> None:
@@ -324,6 +369,16 @@ def test_mistakes_are_told(windtunnel: Command, tasks: Path) -> None:
         answer = windtunnel("evaluate", *arguments)
         assert answer.code == 2, (arguments, answer)
         assert told in answer.err, (arguments, answer.err)
+
+
+def test_a_study_with_damaged_results_is_told(windtunnel: Command, tasks: Path) -> None:
+    run = trained(windtunnel, "a")
+    study_of({("one", 0): run, ("two", 0): run}, tasks / "study")
+    for results in ({}, {"runs": {}, "failures": {}}, {"runs": [], "failures": {}}):
+        StudyFolder(tasks / "study").write_results({VERDICT_ROUNDS: [1], **results})
+        answer = windtunnel("evaluate", "study", "--task", "pair.jsonl")
+        assert answer.code == 1
+        assert "study.json: is damaged" in answer.err
 
 
 @pytest.mark.slow

@@ -60,6 +60,11 @@ def test_the_weights_are_a_file_that_a_run_begins_with(windtunnel: Command, trai
     again = windtunnel(*command)
     assert again.code == 2
     assert "exists already" in again.err
+    (kept,) = Path("runs/inits").glob("*.safetensors")
+    beside = kept.with_name("mine.safetensors")  # of the same content, under a name of its own
+    assert windtunnel(*command[:-1], str(beside)).code == 0
+    assert kept.read_bytes() == beside.read_bytes()
+    assert sorted(kept.parent.iterdir()) == sorted((kept, beside))
 
 
 def test_another_vocabulary_is_told(windtunnel: Command, trained: Path) -> None:

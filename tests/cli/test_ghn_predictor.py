@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from tests.cli.test_ghn_init import trained
@@ -79,15 +80,21 @@ def test_a_space_and_run_files_are_ranked(windtunnel: Command, predictor: Path) 
 
 
 def test_finished_runs_are_results(windtunnel: Command, trained: Path) -> None:
-    """Seeds of one architecture are one result; other recipes and unfinished runs are none."""
+    """Seeds of one architecture are one result, also where they were logged otherwise; other
+    recipes and unfinished runs are none."""
     sizes = [(d, n, f) for d in (8, 16) for n in (1, 2, 3) for f in (1, 2)]
     for d, n, f in sizes:
         edits = (f"arch.d_model={d}", f"arch.layers[0].repeat={n}", f"arch.layers[*].mlp.ratio={f}")
         run(windtunnel, "store", f"{d}-{n}-{f}", *edits)
-    run(windtunnel, "store", "seed", "train.seed=1", "arch.d_model=8", "arch.layers[0].repeat=1")
+    small = ("arch.d_model=8", "arch.layers[0].repeat=1", "arch.layers[*].mlp.ratio=1")
+    run(windtunnel, "store", "seed", "train.seed=1", "train.log_every=3", *small)
     command = ("ghn", "predictor", "fit", "tiny", "--from", "store")
     told = json.loads(windtunnel(*command, "--out", "a.json", "--json").out)
     assert told["structures"] == told["source"]["results"] == 12
+    records = [json.loads(Path("store", n, "record.json").read_text()) for n in ("8-1-1", "seed")]
+    mean = fmean(record["final"]["loss"] for record in records)
+    rows = json.loads(Path("a.json").read_text(encoding="utf-8"))["rows"]
+    assert sum(row["loss"] == pytest.approx(mean, abs=1e-12) for row in rows) == 1
     run(windtunnel, "store", "longer", "train.steps=2")
     several = windtunnel(*command, "--out", "b.json")
     assert several.code == 2

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.hyper.tiny import grown_space, member
+from tests.hyper.tiny import grown_space, member, written
 
 from windtunnel.arch import Architecture, build
 from windtunnel.errors import RunError, UsageError
@@ -351,6 +351,35 @@ def test_every_initialisation_fills_every_parameter(name: str, index: int) -> No
     assert {n: tuple(w.shape) for n, w in weights.items()} == shapes
     again = initial(name, architecture, 0, counts)
     assert all(torch.equal(weights[n], again[n]) for n in shapes)
+
+
+def test_the_torch_initialisation_has_the_spread_of_torch_s_own_layers() -> None:
+    """A linear's bias is drawn by its inputs, not by its outputs: of a feed-forward they differ."""
+    architecture = member("mini_gpt", d_model=64, ff_ratio=4)
+    found = initial("torch", architecture, 0, np.ones(11))
+    for part, inputs in (("up", 64), ("down", 256)):
+        layer = torch.nn.Linear(inputs, 320 - inputs)
+        for name, own in layer.named_parameters():
+            value = found[f"layers.0.mlp.{part}.{name}"]
+            assert value.shape == own.shape
+            assert value.abs().max() <= inputs**-0.5
+            assert float(value.std()) == pytest.approx(inputs**-0.5 / 3**0.5, rel=0.25)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "orthogonal", "torch"])
+def test_norms_and_gated_feed_forwards_begin_as_others_do(name: str) -> None:
+    layer = {"mixer": {"type": "attention", "num_heads": 2}, "mlp": "glu", "placement": "sandwich",
+             "repeat": 2}  # fmt: skip
+    architecture = written(
+        {"d_model": 64, "vocab_size": 11, "layers": [layer], "embedding": {"norm": "layernorm"}}
+    )
+    found = initial(name, architecture, 0, np.ones(11))
+    norms = [value for key, value in found.items() if "norm.weight" in key]
+    assert len(norms) == 1 + 2 * 4 + 1
+    assert all(bool((value == 1).all()) for value in norms)
+    if name != "torch":  # which knows no branches
+        ends = found["layers.0.mlp.down.weight"].std() / found["layers.0.mlp.up.weight"].std()
+        assert float(ends) == pytest.approx((2 * 2) ** -0.5, rel=0.05)
 
 
 def test_the_unigram_initialisation_begins_near_the_frequencies() -> None:

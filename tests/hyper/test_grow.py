@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.hyper.tiny import grown_space
+from tests.hyper.tiny import grown_space, written
 from torch import Tensor
 from torch.func import functional_call
 
@@ -39,11 +39,17 @@ def trained(architecture: Architecture) -> tuple[torch.nn.Module, dict[str, Tens
 def compared(
     small: Member, large: Member, n_layer: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    model, weights = trained(small.architecture)
-    growth = growth_of(large.architecture, Limits.of([anatomy_of(small.architecture)]), n_layer)
+    return grown_from(small.architecture, large.architecture, n_layer)
+
+
+def grown_from(
+    small: Architecture, large: Architecture, n_layer: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    model, weights = trained(small)
+    growth = growth_of(large, Limits.of([anatomy_of(small)]), n_layer)
     assert growth is not None
     made = grown(weights, growth)
-    target = build(large.architecture, seed=2).double().eval()
+    target = build(large, seed=2).double().eval()
     assert made.keys() == {name for name, _ in target.named_parameters()}
     tokens = torch.randint(0, 11, (3, 6), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -73,6 +79,24 @@ def test_copies_are_told_apart_by_what_reads_them(family: str) -> None:
 @pytest.mark.parametrize("tie", [True, False])
 def test_deeper_is_exact_with_a_residual(family: str, tie: bool) -> None:
     before, after, _ = compared(member(family, tie, 8, 2), member(family, tie, 8, 6), 2)
+    assert torch.allclose(before, after, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_deeper_is_exact_with_gated_feed_forwards(bias: bool) -> None:
+    small, large = (
+        written(
+            {
+                "d_model": 8, "vocab_size": 11, "max_seq_len": 6,
+                "layers": [
+                    {"mixer": {"type": "attention", "num_heads": 2},
+                     "mlp": {"type": "glu", "bias": bias}, "repeat": layers}
+                ],
+            }
+        )
+        for layers in (2, 5)
+    )  # fmt: skip
+    before, after, _ = grown_from(small, large, 2)
     assert torch.allclose(before, after, rtol=0, atol=1e-12)
 
 

@@ -12,6 +12,7 @@ from tests.hyper.tiny import config, space
 
 from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import anatomy_of
+from windtunnel.hyper.launch import space_digest
 from windtunnel.hyper.members import HyperBatches, Members, with_members
 from windtunnel.hyper.network import HyperBatch
 from windtunnel.spaces.declared import load_space
@@ -166,3 +167,21 @@ def test_axes_of_run_files_bring_their_roles(tmp_path: Path) -> None:
     assert {index for p in range(100) for index in found.draws.at(p)} <= {
         int(i) for i in found.parts["train"].indices()
     }
+
+
+def test_another_combination_of_the_same_values_is_another_space(tmp_path: Path) -> None:
+    """The members of these two have equal numbers, values and sides but for one, which differs."""
+    sizes = "{d_model: [4, 8], n_layer: [1, 2, 3], p_drop: [0.0], tie_weights: [true]}"
+    found = []
+    for layers in (2, 3):
+        (tmp_path / "space.yaml").write_text(
+            f"name: s\nfamily: lstm\naxes: {sizes}\nvocab_size: 11\nmax_seq_len: 6\n"
+            f"where: not (d_model == 8 and n_layer == {layers})\n",
+            encoding="utf-8",
+        )
+        given = config(split={"d_model": 8, "n_layer": 3, "held_out": 0.2, "seed": 1})
+        found.append(Members.of(given, load_space(tmp_path / "space.yaml")))
+    one, other = found
+    assert one.parts["train"].indices().tolist() == other.parts["train"].indices().tolist()
+    assert [m.name for m in one.space] != [m.name for m in other.space]
+    assert space_digest(one) != space_digest(other)

@@ -8,16 +8,17 @@ import torch
 from tests.cli.ghn_files import write_ghn
 from tests.hyper.tiny import member
 
+import windtunnel
 from windtunnel.arch import build
 from windtunnel.errors import UsageError
 from windtunnel.hyper.anatomy import anatomy_of
-from windtunnel.hyper.launch import create_ghn_folder, load_ghn, ready_ghn, train_ghn
+from windtunnel.hyper.launch import CODE, create_ghn_folder, load_ghn, ready_ghn, train_ghn
 from windtunnel.hyper.members import largest_of_each_kind
 from windtunnel.hyper.predict import predict
 from windtunnel.hyper.rival import train_rival
 from windtunnel.hyper.singles import Singles
 from windtunnel.hyper.stored import open_stored
-from windtunnel.runs import RunFolder
+from windtunnel.runs import RunFolder, code_digest
 
 
 @pytest.fixture
@@ -29,6 +30,15 @@ def ghn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ready = ready_ghn(load_ghn(tmp_path / "ghn.yaml"))
     create_ghn_folder(ready, tmp_path / "ghn")
     return tmp_path / "ghn"
+
+
+def test_the_code_of_hypernetworks_and_spaces_is_part_of_a_run_s_identity(ghn: Path) -> None:
+    """Other code there trains another network, which the store must not take for this one."""
+    package = Path(windtunnel.__file__).parent
+    assert all(any((package / layer).rglob("*.py")) for layer in CODE)
+    assert {"hyper", "spaces"} < set(CODE)
+    code = ready_ghn(load_ghn(ghn / "config.yaml")).identity["code"]
+    assert code == code_digest(layers=CODE) != code_digest()
 
 
 def test_a_run_that_has_not_ended_has_no_cost(ghn: Path) -> None:

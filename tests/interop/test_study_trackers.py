@@ -1,6 +1,7 @@
 """Trackers of a whole study: one group, every run by arm and seed, nothing twice, and no harm."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -192,6 +193,57 @@ def test_nothing_is_handed_on_twice(study: tuple[Path, RunStore]) -> None:
     ended(run)
     assert track(study, again) == 1
     assert [(one.step, one.steps, one.status) for one in again.all] == [(2, [3], "finished")]
+
+
+def test_the_evaluation_before_the_first_step_is_handed_on_once(
+    study: tuple[Path, RunStore],
+) -> None:
+    path, store = study
+    plan, openings = a_plan("gpt2", "lstm", seeds=1), Openings()
+    with StudyFolder(path).claim(plan):
+        pass
+    folder = store.create(plan.runs[0].key, "first", plan.runs[0].config)
+    with folder.open_events() as log:
+        log.append("start")
+        log.append("eval", step=0, loss=7.0)
+    assert track(study, openings) == 1
+    assert [one.steps for one in openings.all] == [[0]]
+    with folder.open_events() as log:
+        log.append("step", step=1, loss=6.0, lr=0.1)
+    assert track(study, openings) == 1
+    assert [one.steps for one in openings.all] == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "{", '{"wandb": 3}', '{"wandb": {"a": 3}}', '{"wandb": {"a": {}}}']
+)
+def test_damaged_notes_of_what_was_handed_on_are_told(
+    study: tuple[Path, RunStore], text: str
+) -> None:
+    path, _ = study
+    with StudyFolder(path).claim(a_plan()):
+        pass
+    (path / "trackers").mkdir()
+    (path / "trackers" / "handed.json").write_text(text)
+    with pytest.raises(RunError, match="delete it to begin anew"):
+        track(study, Openings())
+
+
+def test_runs_that_are_gone_are_told_and_the_others_handed_on(
+    study: tuple[Path, RunStore],
+) -> None:
+    path, store = study
+    plan, told, openings = a_plan(seeds=1), list[str](), Openings()
+    with StudyFolder(path).claim(plan):
+        pass
+    runs = [begun(plan, store, index) for index in range(2)]
+    for run in runs:
+        ended(run)
+    StudyFolder(path).write_results({"runs": {run.key: str(run.path) for run in runs}})
+    shutil.rmtree(runs[1].path)
+    assert track(study, openings, warn=told.append) == 1
+    name = f"{plan.runs[1].arm}/seed-{plan.runs[1].seed}"
+    assert told == [f"runs of the study that are not there any more: {name}"]
 
 
 def test_a_run_that_two_arms_share_stands_under_both(study: tuple[Path, RunStore]) -> None:

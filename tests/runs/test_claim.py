@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -177,3 +178,25 @@ def test_a_machine_that_says_no_more_than_its_name_is_known_by_it(
     assert set(json.loads(claim.path.read_text())) == {"host", "process"}
     Claim.take(tmp_path).release()
     claim.release()
+
+
+def test_no_sign_of_life_comes_after_a_claim_was_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat that has begun when the claim is released: another machine would wait for a lease."""
+    real, begun, released = claiming._touch, threading.Event(), threading.Event()
+
+    def slow(path: Path, moment: float | None) -> None:
+        if moment is None:
+            begun.set()
+            released.wait(0.5)
+        real(path, moment)
+
+    monkeypatch.setattr(claiming, "_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(claiming, "_touch", slow)
+    claim = Claim.take(tmp_path / "claims")
+    assert begun.wait(5)
+    claim.release()
+    released.set()
+    time.sleep(0.1)
+    assert claim.path.stat().st_mtime == claiming._LET_GO

@@ -5,6 +5,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from windtunnel.spaces import (
     union,
 )
 from windtunnel.spaces.axis import Product, digits_of
+from windtunnel.spaces.declared import load_space
 from windtunnel.spaces.sample import _strata
 from windtunnel.spaces.split import protocol
 
@@ -234,6 +236,30 @@ def test_the_protocols_parts_are_apart_and_as_they_say() -> None:
         protocol(space, d_model=256, n_layer=4, left_out=["gpt_encoder"])
     with pytest.raises(UsageError, match="has no family"):
         protocol(space, d_model=256, n_layer=4, left_out=["mamba"])
+
+
+def test_what_is_left_out_is_trained_on_under_no_other_name(tmp_path: Path) -> None:
+    """A part that edits a preset has the structures of the family that the preset is of."""
+    text = (
+        "name: mixed\nvocab_size: 11\nmax_seq_len: 6\nunion:\n"
+        "  - family: mini_gpt\n"
+        "    axes: {d_model: [8, 16], n_layer: [1, 2], n_head: [2], ff_ratio: [4], p_drop: [0.0],"
+        " tie_weights: [false, true]}\n"
+        "  - preset: mini_gpt\n    name: edited\n    axes:\n"
+        "      d_model: {path: arch.d_model, values: [8, 16]}\n"
+        "      n_layer: {path: 'arch.layers[0].repeat', values: [1, 2]}\n"
+        "      heads: {path: 'arch.layers[0].mixer.num_heads', values: [2]}\n"
+        "      act: {path: 'arch.layers[0].mlp.activation', values: [ACTS]}\n"
+    )
+    (tmp_path / "s.yaml").write_text(text.replace("ACTS", "gelu, relu"), encoding="utf-8")
+    mixed = load_space(tmp_path / "s.yaml")
+    with pytest.raises(
+        UsageError, match=r"left_out: 4 members that are trained on .* mini_gpt too"
+    ):
+        protocol(mixed, d_model=16, n_layer=2, left_out=["edited"])
+    (tmp_path / "s.yaml").write_text(text.replace("ACTS", "relu"), encoding="utf-8")
+    parts = protocol(load_space(tmp_path / "s.yaml"), d_model=16, n_layer=2, left_out=["edited"])
+    assert len(parts["left_out"]) == 4
 
 
 def test_a_union_has_all_members() -> None:

@@ -25,6 +25,13 @@ def test_steps_come_closest_to_the_budget() -> None:
     assert steps_within(0.01, 1.0) == 1
 
 
+@given(st.integers(1, 10**6), st.floats(1e-3, 1e4))
+def test_steps_at_a_speed_take_the_time_for_as_many_steps(steps: int, speed: float) -> None:
+    """An arm that is matched with its own seconds keeps its steps."""
+    assert steps_within(steps / speed, speed) == steps
+    assert steps_within((steps + 0.999) / speed, speed) == steps
+
+
 @given(st.integers(1, 10**12), st.integers(1, 10**7))
 def test_no_other_number_of_steps_is_closer(amount: int, per_step: int) -> None:
     steps = steps_for(amount, per_step)

@@ -109,6 +109,7 @@ def test_tuning_ends_and_counts_what_it_spends(
         ("train.objective.type=[a, b]", "do not measure the same"),
         ("train=[1, 2]", "train.steps is part of it"),
         ("arch.name=[a, b]", "a name changes nothing"),
+        ("arch.type=[decoder, encoder]", "do not measure the same"),
     ],
 )
 def test_mistakes_in_a_knob_are_told(text: str, said: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,16 @@ from windtunnel.runs.durable import strict_json, write_atomic
 from windtunnel.study.crossed import crossed_mean
 from windtunnel.train.launch import open_trained
 from windtunnel.train.loop import resolve_device
-from windtunnel.train.task_scores import MEASURES, Answers, Measure, answer_task, as_trained
+from windtunnel.train.run_config import load_run
+from windtunnel.train.task_scores import (
+    BOUNDS,
+    MEASURES,
+    Answers,
+    Measure,
+    answer_task,
+    as_trained,
+    check_trained_for,
+)
 
 NOT_FINITE = "not finite"
 _NO_FIGURES: Mapping[str, Any] = {
@@ -76,8 +85,10 @@ def evaluate_verb(request: Request) -> dict[str, Any]:
         _check_free(request.out)
     place = str(resolve_device(request.device, "--device"))
     tasks = [read_task(path, limit=request.limit) for path in request.tasks]
-    _check_distinct(tasks)
-    arms = _asked(named_arms(request.runs, RunStore(request.store)), tasks, request, place)
+    tasks = _with_distinct_names(tasks)
+    named = named_arms(request.runs, RunStore(request.store))
+    _check_trained_for(named, tasks)
+    arms = _asked(named, tasks, request, place)
     if not any(arm.runs for arm in arms):
         told = "; ".join(f"{arm.name}: {_troubles(arm)}" for arm in arms)
         raise UsageError(f"no run can answer: {told}")
@@ -102,12 +113,25 @@ def _check_free(out: Path) -> None:
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
 
 
-def _check_distinct(tasks: Sequence[Task]) -> None:
+def _with_distinct_names(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks of the same name are told apart by their files."""
     first = dict[str, Path]()
     for task in tasks:
         if task.digest in first:
             raise UsageError(f"--task {task.path}: asks the same as {first[task.digest]}")
         first[task.digest] = task.path
+    count = Counter(task.name for task in tasks)
+    return [task if count[task.name] == 1 else replace(task, name=str(task.path)) for task in tasks]
+
+
+def _check_trained_for(arms: Sequence[RunArm], tasks: Sequence[Task]) -> None:
+    """All runs, before the first one is asked."""
+    kinds = {task.kind for task in tasks}
+    for run in {run.path.resolve(): run for arm in arms for run in arm.runs.values()}.values():
+        try:
+            check_trained_for(load_run(run.config_path).config, *kinds)
+        except UsageError as error:
+            raise UsageError(f"{run.path}: {error}") from error
 
 
 def _asked(
@@ -148,12 +172,16 @@ def _ask(
     config = as_trained(trained.config, imported=status == "imported")
     answers, before = list[Answers](), 0
     for task in tasks:
-        answers.append(
-            answer_task(
+        try:
+            found = answer_task(
                 trained.model, trained.tokenizer, config, task,
                 batch_size=request.batch_size, on_done=partial(_tell, on_done, before),
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+        except NotFiniteError:
+            raise
+        except UsageError as error:
+            raise UsageError(f"{run.path}: {error}") from error
+        answers.append(found)
         before += len(task.items)
     return Asked(run, trained.step, answers, config.train.seq_len)
 
@@ -212,13 +240,15 @@ def _figures(
     base = {seed: _values(run, number, measure, kept) for seed, run in first.runs.items()}
     return {
         "arm": arm.name,
-        **(crossed_mean(np.stack(list(values.values()))).to_dict() if values else _NO_FIGURES),
+        **(_interval(list(values.values()), *BOUNDS[measure]) if values else _NO_FIGURES),
         "by_seed": {str(seed): float(row.mean()) for seed, row in values.items()},
-        "difference": None if arm is first else _difference(values, base),
+        "difference": None if arm is first else _difference(measure, values, base),
     }
 
 
-def _difference(values: Mapping[int, Any], base: Mapping[int, Any]) -> dict[str, Any] | None:
+def _difference(
+    measure: Measure, values: Mapping[int, Any], base: Mapping[int, Any]
+) -> dict[str, Any] | None:
     """Minus the first arm, item by item and seed by seed; None where no seeds go together. Of two
     single runs only the items go together, so their seeds may be any."""
     pairs = [(values[seed], base[seed]) for seed in values if seed in base]
@@ -226,8 +256,18 @@ def _difference(values: Mapping[int, Any], base: Mapping[int, Any]) -> dict[str,
         pairs = list(zip(values.values(), base.values(), strict=True))
     if not pairs:
         return None
-    found = crossed_mean(np.stack([mine - its for mine, its in pairs]))
-    return {**found.to_dict(), "of_seeds": max(len(values), len(base))}
+    lowest, highest = BOUNDS[measure]
+    found = _interval([mine - its for mine, its in pairs], lowest - highest, highest - lowest)
+    return {**found, "of_seeds": max(len(values), len(base))}
+
+
+def _interval(rows: Sequence[Any], lowest: float, highest: float) -> dict[str, Any]:
+    """The mean with its interval, as far as that lies within what is possible: few items reach
+    beyond, and what is cut off there cannot be the truth, so the confidence stays."""
+    found = crossed_mean(np.stack(rows))
+    if found.low is None or found.high is None:
+        return found.to_dict()
+    return replace(found, low=max(found.low, lowest), high=min(found.high, highest)).to_dict()
 
 
 def _values(run: Asked, number: int, measure: Measure, kept: Sequence[int]) -> Any:

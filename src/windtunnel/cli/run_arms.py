@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from windtunnel.cli.reporting import run_of_study
-from windtunnel.errors import UsageError
+from windtunnel.errors import StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.runs.folder import IDENTITY
 from windtunnel.study.folder import PLAN, QUESTION, RESULTS, StudyFolder
@@ -34,6 +34,7 @@ def named_arms(names: Sequence[str], store: RunStore) -> list[RunArm]:
     Raises:
         UsageError: no such run, one that is named twice, or a study that has not ended or whose
             verdicts are not about arms.
+        StudyError: a study's file is damaged.
     """
     found, places = list[RunArm](), list[Path]()
     for name in names:
@@ -71,11 +72,15 @@ def _arms_of_study(path: Path) -> list[RunArm]:
         raise UsageError(
             f"{path}: a study of the kind {kind} has no arms to choose runs of; name runs of it"
         )
-    where, failures = results["runs"], results["failures"]
+    where, failures = results.get("runs"), results.get("failures")
+    if not isinstance(where, dict) or not isinstance(failures, dict):
+        raise StudyError(f"{path / RESULTS}: is damaged: it does not tell where its runs are")
     arms = []
     for arm in plan.arms:
         runs, troubles = dict[int, RunFolder](), dict[int, str]()
         for seed, key in plan.runs_of(arm.name).items():
+            if key not in where:
+                raise StudyError(f"{path / RESULTS}: is damaged: it has no run of {arm.name}")
             run = run_of_study(key, Path(where[key]), folder)
             if key in failures or run.status != "finished":
                 troubles[seed] = "diverged" if run.status == "diverged" else "failed"

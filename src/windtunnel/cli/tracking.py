@@ -23,6 +23,7 @@ from windtunnel.interop.trackers import (
     track_study,
 )
 from windtunnel.interop.trackers.open import PROJECT
+from windtunnel.report.units import amount
 from windtunnel.runs import Event, RunFolder, RunStore
 from windtunnel.study.folder import PLAN, QUESTION, StudyFolder
 from windtunnel.study.workers import last_words
@@ -32,16 +33,16 @@ PATIENCE_SECONDS = 60.0
 _LOG = "trackers.err"
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str], option: str = "--track") -> None:
     """Raises UsageError for a tracker that does not exist, before anything is done."""
     for name in names:
         if name not in TRACKERS:
-            raise UsageError(f"--track: unknown {name!r}{suggestion(name, TRACKERS)}")
+            raise UsageError(f"{option}: unknown {name!r}{suggestion(name, TRACKERS)}")
 
 
-def check_trackers(names: Sequence[str]) -> None:
+def check_trackers(names: Sequence[str], option: str = "--track") -> None:
     """As ``check_names``, and raises UsageError where what a tracker needs is not installed."""
-    check_names(names)
+    check_names(names, option)
     for name in names:
         check_installed(name)
 
@@ -129,20 +130,21 @@ def track_verb(
     Raises:
         RunError: a tracker failed, and what it said; the others have all there is.
     """
+    check_names(names, "--to")
     failures: list[str] = []
     if any((Path(run) / name).is_file() for name in (PLAN, QUESTION)):
-        check_trackers(names)
+        check_trackers(names, "--to")
         members = Members(Path(run), RunStore(runs))
         count = track_study(
             members, names, folder=out or Path(run) / "trackers", warn=failures.append,
             project=project, follow=follow,
         )  # fmt: skip
-        told = f"{run}: {count} runs handed to {', '.join(names)}, group {members.group}"
+        told = f"{run}: {amount(count, 'run')} handed to {', '.join(names)}, group {members.group}"
     else:
         folder = RunFolder.open(Path(run)) if Path(run).is_dir() else RunStore(runs).select(run)
         trackers = _opened(folder, names, out, failures.append, project=project)
         count = track_run(folder, trackers, warn=failures.append, follow=follow)
-        told = f"{folder.path}: {count} events handed to {', '.join(names)}"
+        told = f"{folder.path}: {amount(count, 'event')} handed to {', '.join(names)}"
     if failures:
         raise RunError("; ".join(failures))
     note(told)

@@ -266,7 +266,7 @@ def _renamed(name: str, old: int, new: int) -> str:
 
 def _idle(slot: Slot, value: Tensor, *, first: bool) -> Tensor:
     """A tensor of a layer that hands on what it gets."""
-    kind = slot.role.partition("_")[0]
+    kind = slot.role.removeprefix("glu_").partition("_")[0]
     if kind in ("out", "down"):
         return torch.zeros_like(value)
     if kind not in GATES:

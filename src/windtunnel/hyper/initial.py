@@ -213,7 +213,9 @@ def write_weights(path: Path, first: FirstWeights) -> None:
     """
     check_new_file(path)
     try:
-        kept = keep_weights(path.absolute().parent, first.prediction.weights, first.facts())
-        os.replace(kept, path)
+        # In a folder of its own: the same content under its own name may lie beside it already.
+        with tempfile.TemporaryDirectory(prefix=".init.", dir=path.absolute().parent) as draft:
+            kept = keep_weights(Path(draft), first.prediction.weights, first.facts())
+            os.replace(kept, path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error

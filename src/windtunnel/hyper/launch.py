@@ -24,6 +24,7 @@ from windtunnel.hyper.network import HyperBatch, HyperNetwork
 from windtunnel.hyper.stored import NETWORK, network_facts
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.runs import RunFolder, code_digest, run_key
+from windtunnel.runs.provenance import DECIDING_LAYERS
 from windtunnel.spaces.declared import load_space
 from windtunnel.spaces.grids import GRIDS
 from windtunnel.train.distributed.world import ALONE, World
@@ -34,6 +35,8 @@ from windtunnel.train.loop import resolve_device
 from windtunnel.train.run_config import RunConfig
 from windtunnel.train.runner import OnEvent, OnStep, RunParts, train_run
 
+CODE = (*DECIDING_LAYERS, "hyper", "spaces")
+"""The layers of the package that a hypernetwork's result hangs on."""
 _COUNTED = 200
 """Steps whose architectures the mean cost of a token is counted over."""
 
@@ -102,7 +105,7 @@ def ready_ghn(
         arch={"ghn": written, "space": space_digest(members)},
         data=dataset.fingerprint,
         train=config.train,
-        code=code_digest(),
+        code=code_digest(layers=CODE),
         torch_version=version("torch"),
         device_type=device.type,
     )
@@ -115,6 +118,8 @@ def space_digest(members: Members) -> str:
     for block in members.space.blocks:
         axes = [(axis.name, axis.values, axis.paths) for axis in block.axes]
         total.update(repr((block.family.name, block.vocab_size, block.max_seq_len, axes)).encode())
+        for digit in block.product.digits:  # which combinations there are
+            total.update(repr([axis.name for axis in digit.axes]).encode() + digit.table.tobytes())
         if block.size:
             first = block.document(block.values(0), "first").tree["arch"]
             total.update(repr(first).encode())

@@ -19,6 +19,7 @@ from windtunnel.hyper.stored import NETWORK, Stored
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.spaces import Space
 from windtunnel.spaces.declared import load_space
+from windtunnel.train.identity import WITHOUT_EFFECT
 from windtunnel.train.launch import TOKENIZER
 from windtunnel.train.run_config import RunConfig, extra_ids, load_run, objective_config
 
@@ -27,6 +28,15 @@ Tell = Callable[[str], None]
 _SHARED = ("objective", "steps", "batch_size", "seq_len", "stages", "eval_tokens")
 """Keys of a recipe that must be the same for losses to be compared; the rest is tuned for an
 architecture, or changes no loss."""
+
+_SAME_LOSS = WITHOUT_EFFECT | {
+    "micro_batch_size",
+    "activation_checkpointing",
+    "loss_chunk",
+    "threads",
+}
+"""Keys that change no loss but in its last digits: runs that differ in these alone are seeds of one
+setting, not settings of which the best counts."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ class _Run:
     recipe: str
     """What must be the same for losses to be compared."""
     tuned: str
-    """The rest of the recipe but for the seed."""
+    """The rest of the recipe that changes a loss, but for the seed."""
 
 
 def from_store(
@@ -286,5 +296,6 @@ def _read_run(folder: RunFolder, loss: float) -> _Run | str:
         "data": config.data.model_dump(mode="json"),
         "train": {key: value for key, value in train.items() if key in _SHARED},
     }
-    tuned = {key: value for key, value in train.items() if key not in (*_SHARED, "seed")}
+    other = {*_SHARED, *_SAME_LOSS, "seed"}
+    tuned = {key: value for key, value in train.items() if key not in other}
     return _Run(config, architecture, loss, digest(shared), digest(tuned))

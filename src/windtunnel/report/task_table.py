@@ -43,11 +43,15 @@ def legend(found: Mapping[str, Any]) -> list[str]:
         "interval: 95%, of the seeds and the items together, without a correction for the number "
         "of comparisons; diff.: to the first arm, item by item"
     ]
-    if any(one.get("of_items_only") for one in every):
+    if any(one["of_items_only"] and one["low"] is not None for one in every):
         lines.append(
             f"{_OF_ITEMS} of one seed: the interval is of the items alone, and another seed may "
             "differ by more"
         )
+    reasons = dict.fromkeys(
+        one["reason"] for one in every if one["mean"] is not None and one["low"] is None
+    )
+    lines += [f"{_NONE} no interval: {reason}" for reason in reasons]
     fewer = [row for row in rows if row["difference"] and _fewer(row["difference"])]
     for name in dict.fromkeys(row["arm"] for row in fewer):
         seeds = next(row["difference"]["seeds"] for row in fewer if row["arm"] == name)

@@ -36,6 +36,7 @@ class Claim:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stopped = threading.Event()
+        self._touching = threading.Lock()
         threading.Thread(target=self._beat, name="claim", daemon=True).start()
 
     @classmethod
@@ -79,12 +80,15 @@ class Claim:
 
     def release(self) -> None:
         """Lets the run go: the next claim need not wait for the lease to end."""
-        self._stopped.set()
-        _touch(self.path, _LET_GO)
+        with self._touching:  # no sign of life may come after it
+            self._stopped.set()
+            _touch(self.path, _LET_GO)
 
     def _beat(self) -> None:
         while not self._stopped.wait(_BEAT_SECONDS):
-            _touch(self.path, None)
+            with self._touching:
+                if not self._stopped.is_set():
+                    _touch(self.path, None)
 
 
 def is_claimed_elsewhere(folder: Path, *, lease_seconds: float = LEASE_SECONDS) -> bool:

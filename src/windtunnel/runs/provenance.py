@@ -58,16 +58,16 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
 DECIDING_LAYERS = ("config", "nn", "arch", "data", "train")
 
 
-def code_digest(plugins: Sequence[Path] = ()) -> str:
+def code_digest(plugins: Sequence[Path] = (), *, layers: Sequence[str] = DECIDING_LAYERS) -> str:
     """SHA-256 over the Python files that can change a run's result, and the plugin files.
 
     Names count. What only plans, shows or lists runs is left out, so a new report or verb does not
-    make finished runs strangers.
+    make finished runs strangers. ``layers``: of the package, for results that hang on more of it.
     """
     package = Path(__file__).resolve().parent.parent
     files = [
         (path.relative_to(package).as_posix(), path)
-        for layer in DECIDING_LAYERS
+        for layer in layers
         for path in (package / layer).rglob("*.py")
     ]
     files += [(f"plugin {number}", path) for number, path in enumerate(plugins)]

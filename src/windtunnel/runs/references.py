@@ -57,13 +57,12 @@ def refer(root: Path, study: Path, keys: Collection[str], *, ended: bool = False
 
 
 def references(root: Path) -> list[Reference]:
-    """The notes in the store at ``root``, and one for a study that the store itself lies in.
+    """The notes in the store at ``root``.
 
     Raises:
-        RunError: a note, or that study's plan, cannot be read.
+        RunError: a note cannot be read.
     """
-    found = [_read(path) for path in sorted((root / STUDIES).glob("*.json"))]
-    return found
+    return [_read(path) for path in sorted((root / STUDIES).glob("*.json"))]
 
 
 def _read(path: Path) -> Reference:

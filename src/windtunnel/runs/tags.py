@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from windtunnel.errors import RunError, UsageError
@@ -49,6 +52,27 @@ def change_tags(
                 f"{tag!r} is no tag: letters, digits and . _ : / + - (64 at most), beginning with "
                 "a letter or a digit"
             )
+    with _alone(run):
+        return _changed(run, add, remove)
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Other processes that change the tags of the run wait meanwhile: what they added stays."""
+    try:
+        handle = os.open(run, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{run}: cannot read: {error.strerror}") from error
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _changed(run: Path, add: Collection[str], remove: Collection[str]) -> tuple[str, ...]:
+    """The tags after a change."""
     before = read_tags(run)
     for tag in remove:
         if tag not in before:

@@ -68,7 +68,8 @@ def protocol(
     feed-forward. What lies between is in no part.
 
     Raises:
-        UsageError: a family is left out whose twin is not, or a size fits no member.
+        UsageError: a family is left out whose twin, or a structure of which, is not; or a size fits
+            no member.
     """
     known = space.families()
     for family in left_out:
@@ -95,10 +96,24 @@ def protocol(
     parts = {**sides, "wide": space.where(wide), "deep": space.where(deep)}
     if left_out:
         parts["left_out"] = space.where(f"{core} and {never}")
+        _check_unseen(parts["left_out"], trained)
     if usual:
         large = f"{narrow} and {shallow} and {seen} and not {inside}"
         parts["large"] = space.where(large)
     return parts
+
+
+def _check_unseen(left_out: Space, trained: Space) -> None:
+    """Raises UsageError for a structure that a family of another name brings into training: parts
+    of a space that edit run files have twins that no family tells of."""
+    seen = np.isin(trained.structures(), left_out.structures())
+    if seen.any():
+        first = trained[int(np.flatnonzero(seen)[0])]
+        raise UsageError(
+            f"left_out: {int(seen.sum()):,} members that are trained on have the same structure as "
+            f"one that is left out, such as {first.name}: leave out {first.family} too, or take "
+            "them out of the space"
+        )
 
 
 def _families(known: Mapping[str, int], left_out: Collection[str]) -> tuple[str, str]:

@@ -49,8 +49,13 @@ def steps_reaching(amount: float, per_step: float) -> int:
 
 
 def steps_within(seconds: float, steps_per_second: float) -> int:
-    """The steps that fit into ``seconds``; at least one."""
-    return max(1, int(seconds * steps_per_second))
+    """The steps that fit into ``seconds``; at least one.
+
+    >>> steps_within(13 / 0.7, 0.7)
+    13
+    """
+    # A product such as 12.999999999999998 is rounding, not a step that does not fit.
+    return max(1, math.floor(seconds * steps_per_second * (1 + 1e-12)))
 
 
 @dataclass(frozen=True)

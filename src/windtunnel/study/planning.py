@@ -207,7 +207,7 @@ def _metric_of(
     named: Sequence[LoadedRun], settled: Sequence[Settled]
 ) -> tuple[Metric, tuple[str, ...]]:
     """What is compared; raises where the arms do not predict the same."""
-    _check_same_loss(named)
+    check_same_loss(named)
     if len({facts.data_fingerprint for facts in settled}) == 1:
         return "loss", ()
     first = named[0]
@@ -228,7 +228,7 @@ def _metric_of(
     )
 
 
-def _check_same_loss(named: Sequence[LoadedRun]) -> None:
+def check_same_loss(named: Sequence[LoadedRun]) -> None:
     """Raises UsageError where losses of the arms are not of the same thing."""
     first = _what_counts(named[0].config)
     for run in named[1:]:

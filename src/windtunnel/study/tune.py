@@ -34,6 +34,7 @@ _NOT_TUNED: Mapping[str, str] = {
     "train.objective": _MEANING,
     "train.eval_tokens": _MEANING,
     "data": _MEANING,
+    "arch.type": "an objective left to it changes with it, so " + _MEANING,
     "arch.name": "a name changes nothing",
     "plugins": "plugins are not searched",
     "origin": "all arms begin as they are written",

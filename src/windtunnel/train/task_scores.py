@@ -28,6 +28,13 @@ MEASURES: dict[TaskKind, tuple[Measure, ...]] = {
     "pair": ("accuracy",),
     "cloze": ("accuracy", "bits_per_byte"),
 }
+BOUNDS: dict[Measure, tuple[float, float]] = {
+    "accuracy": (0.0, 1.0),
+    "accuracy_per_byte": (0.0, 1.0),
+    "right_probability": (0.0, 1.0),
+    "bits_per_byte": (0.0, math.inf),
+}
+"""The lowest and the highest value that a measure can have."""
 _AT_ONCE = 256
 """Items between two reports of progress."""
 
@@ -117,19 +124,9 @@ class Layout:
     config: RunConfig
 
     def __post_init__(self) -> None:
-        name, kind = self.config.arch.name, self.config.data.kind
-        objective = objective_config(self.config).type
-        if objective not in ("next_token", "seq2seq"):
-            raise UsageError(
-                f"{name} is trained by {objective}, which gives no probability of a text; a task "
-                "needs a run trained by next_token or seq2seq"
-            )
-        if kind not in ("text", "pairs"):
-            raise UsageError(
-                f"{name} is trained on a synthetic task and knows its symbols alone; a task needs "
-                "a run trained on a text or on pairs"
-            )
-        if objective == "next_token" and not can_continue(self.model.architecture):
+        check_trained_for(self.config)
+        if not self.is_seq2seq and not can_continue(self.model.architecture):
+            name = self.config.arch.name
             raise UsageError(f"{name} does not continue text, so it cannot answer a task")
 
     @property
@@ -147,14 +144,6 @@ class Layout:
         own = self.tokenizer.encode_prompt("")
         marks = (self.tokenizer.bos, self.tokenizer.eos)
         return tuple(own or [mark for mark in marks if mark is not None][:1])
-
-    def check(self, kind: TaskKind) -> None:
-        """Raises UsageError for a kind of task that the run cannot be asked."""
-        if self.on_pairs and kind == "pair":
-            raise UsageError(
-                f"{self.config.arch.name} is trained on pairs: it writes an answer to a prompt, "
-                "and the items of this task have none; write them as choices"
-            )
 
     def lay_out(self, item: Item) -> LaidOut:
         """The item in tokens, each choice with the same context.
@@ -232,6 +221,28 @@ class Layout:
         return any(count(np.array(row, dtype=np.int64)) for row in rows)
 
 
+def check_trained_for(config: RunConfig, *kinds: TaskKind) -> None:
+    """Raises UsageError for a run that gives no probabilities of texts, or none of those of these
+    kinds of tasks; what can be said by its config alone."""
+    name, trained_on = config.arch.name, config.data.kind
+    objective = objective_config(config).type
+    if objective not in ("next_token", "seq2seq"):
+        raise UsageError(
+            f"{name} is trained by {objective}, which gives no probability of a text; a task "
+            "needs a run trained by next_token or seq2seq"
+        )
+    if trained_on not in ("text", "pairs"):
+        raise UsageError(
+            f"{name} is trained on a synthetic task and knows its symbols alone; a task needs "
+            "a run trained on a text or on pairs"
+        )
+    if trained_on == "pairs" and "pair" in kinds:
+        raise UsageError(
+            f"{name} is trained on pairs: it writes an answer to a prompt, "
+            "and the items of this task have none; write them as choices"
+        )
+
+
 def as_trained(config: RunConfig, *, imported: bool) -> RunConfig:
     """The config of a run with the length of the rows that it was trained on: an imported one was
     trained elsewhere, and its own ``seq_len`` says nothing of that."""
@@ -272,8 +283,8 @@ def answer_task(
         UsageError: the run gives no probabilities of such texts, or no item can be asked; or
             (NotFiniteError) its logits are not finite.
     """
+    check_trained_for(config, task.kind)
     layout = Layout(model, tokenizer, config)
-    layout.check(task.kind)
     laid, left_out = dict[int, LaidOut](), dict[int, str]()
     for number, item in enumerate(task.items):
         try:

@@ -223,6 +223,22 @@ def test_what_does_not_fit_is_skipped_with_the_number(tmp_path: Path) -> None:
     assert len([text for text in said if "too large" in text]) == len(large)
 
 
+def test_a_trial_whose_loss_measures_something_else_is_invalid() -> None:
+    """An encoder's objective hides tokens, and its loss is not that of the next one."""
+    from windtunnel.study.search.gate import make_trial
+    from windtunnel.study.search.trial import Gate
+
+    kinds = ["decoder", "encoder"]
+    search = inquiry(question(space={"arch.type": {"choice": kinds}}, sampler="grid", trials=2))
+    same, other = (
+        make_trial(n, {"arch.type": kind}, search.base, seed=0, ground=search.ground, gate=Gate())
+        for n, kind in enumerate(kinds)
+    )
+    assert same.status == "open"
+    assert other.status == "invalid"
+    assert "do not measure the same" in other.reason
+
+
 def _costs(search: Searching) -> list[Any]:
     from windtunnel.study.search.gate import make_trial
     from windtunnel.study.search.sampling import Asker

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from windtunnel.config import parse_document
 from windtunnel.errors import ConfigError
-from windtunnel.study.search.config import SearchConfig
+from windtunnel.study.search.config import RandomConfig, SearchConfig
 from windtunnel.study.search.knob import KnobConfig, rounded
-from windtunnel.study.search.sampling import internal
+from windtunnel.study.search.sampling import Asker, internal
 from windtunnel.study.search.space import (
     Search,
     applied,
@@ -101,7 +101,9 @@ def test_a_knob_that_cannot_be_is_told(knob: str, said: str) -> None:
     assert any(said in mistake and "search.yaml:3" in mistake for mistake in found), found
 
 
-@pytest.mark.parametrize("path", ["data.source", "train.seed", "train.eval_tokens", "arch.name"])
+@pytest.mark.parametrize(
+    "path", ["data.source", "train.seed", "train.eval_tokens", "arch.name", "train", "data"]
+)
 def test_what_would_make_losses_incomparable_is_refused(path: str) -> None:
     (found,) = mistakes(f"space:\n  {path}: {{choice: [1, 2]}}\n")
     assert "cannot be searched" in found
@@ -218,7 +220,21 @@ def test_points_of_a_range_lie_inside_and_rise(low: float, ratio: float, points:
         assert values is not None
         assert len(values) == points
         assert list(values) == sorted(values)
-        assert values[0] == rounded(low)
+        assert all(low <= value <= low * ratio for value in values)
+        assert values[0] == pytest.approx(low, rel=1e-3)
+        if rounded(low) >= low and len({rounded(value) for value in values}) == points:
+            assert values[0] == rounded(low)
+
+
+def test_points_and_steps_are_apart_however_close_they_lie() -> None:
+    assert KnobConfig(range=(0.99, 0.99999), points=3).values() == (0.99, 0.995, 0.99999)
+    assert KnobConfig(log=(0.99990, 0.99998), points=2).values() == (0.9999, 0.99998)
+    assert KnobConfig(range=(10_000, 10_001), step=0.5).values() == (10_000, 10_000.5, 10_001)
+    knob = KnobConfig(range=(0.99990, 0.99998), step=0.00004)
+    assert knob.values() == (0.9999, 0.99994, 0.99998)
+    asker = Asker(SearchConfig(space={"train.ema.decay": knob}, sampler=RandomConfig()))
+    asked = [params["train.ema.decay"] for params in asker.ask(30)]
+    assert set(asked) == set(knob.values() or ())
 
 
 @given(st.integers(-50, 50), st.integers(0, 100), st.integers(1, 20))

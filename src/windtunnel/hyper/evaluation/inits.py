@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from windtunnel.arch import Architecture, build
-from windtunnel.hyper.anatomy import Slot, anatomy_of
+from windtunnel.hyper.anatomy import Anatomy, Slot, anatomy_of
 from windtunnel.nn.initialize import keyed_generator
 from windtunnel.train.group_config import MupConfig
 from windtunnel.train.mup import mup_architecture, mup_misfit, rescale
@@ -53,46 +53,47 @@ def initial(name: str, architecture: Architecture, seed: int, counts: NDArray[np
     rule = {"gpt2": _gpt2, "gpt2_wide": _gpt2_wide, "torch": _torch, "orthogonal": _orthogonal}[
         name
     ]
-    layers = len(architecture.layers)
-    found = dict(weights)
-    for slot in anatomy_of(architecture).slots:
-        found[slot.name] = rule(slot, layers, keyed_generator(seed, name, slot.name))
+    anatomy, found = anatomy_of(architecture), dict(weights)
+    for slot in anatomy.slots:
+        found[slot.name] = rule(slot, anatomy, keyed_generator(seed, name, slot.name))
     return found
 
 
-Rule = Callable[[Slot, int, torch.Generator], Tensor]
+Rule = Callable[[Slot, Anatomy, torch.Generator], Tensor]
+_ENDS = ("out_weight", "down_weight")
+"""How the roles of maps end that write a branch's output, those of gated feed-forwards too."""
 
 
 def _vectors(slot: Slot) -> Tensor:
     return torch.ones(slot.shape) if slot.role.endswith("norm_weight") else torch.zeros(slot.shape)
 
 
-def _gpt2(slot: Slot, layers: int, generator: torch.Generator, table: float = _GPT2) -> Tensor:
+def _gpt2(slot: Slot, anatomy: Anatomy, generator: torch.Generator, table: float = _GPT2) -> Tensor:
     if len(slot.shape) < 2:
         return _vectors(slot)
     std = table if slot.role in ("embedding", "head") else _GPT2
-    if slot.role in ("out_weight", "down_weight"):
-        std /= math.sqrt(2 * layers)
+    if slot.role.endswith(_ENDS):
+        std /= math.sqrt(2 * anatomy.n_layer)
     return torch.randn(slot.shape, generator=generator) * std
 
 
-def _gpt2_wide(slot: Slot, layers: int, generator: torch.Generator) -> Tensor:
-    return _gpt2(slot, layers, generator, _WIDE)
+def _gpt2_wide(slot: Slot, anatomy: Anatomy, generator: torch.Generator) -> Tensor:
+    return _gpt2(slot, anatomy, generator, _WIDE)
 
 
-def _torch(slot: Slot, layers: int, generator: torch.Generator) -> Tensor:
-    if slot.role.startswith(("norm", "head_norm")):
+def _torch(slot: Slot, anatomy: Anatomy, generator: torch.Generator) -> Tensor:
+    """Within 1/√n of 0, of a map's bias too; n are the map's inputs, of a recurrence as many as its
+    hidden units."""
+    if slot.role.endswith(("norm_weight", "norm_bias")):
         return _vectors(slot)
     if slot.role in ("embedding", "position"):
         return torch.randn(slot.shape, generator=generator)
-    inputs = slot.shape[-1] if len(slot.shape) > 1 else slot.shape[0]
-    if slot.role.startswith(("rnn", "lstm", "gru")) and len(slot.shape) < 2:
-        inputs = slot.shape[0] // {"rnn": 1, "gru": 3, "lstm": 4}[slot.role.split("_")[0]]
+    inputs, _ = anatomy.ops[slot.op].sizes
     bound = inputs**-0.5
     return torch.empty(slot.shape).uniform_(-bound, bound, generator=generator)
 
 
-def _orthogonal(slot: Slot, layers: int, generator: torch.Generator) -> Tensor:
+def _orthogonal(slot: Slot, anatomy: Anatomy, generator: torch.Generator) -> Tensor:
     if slot.role in ("embedding", "head", "position"):
         return torch.randn(slot.shape, generator=generator) * _WIDE
     if len(slot.shape) < 2:
@@ -105,7 +106,7 @@ def _orthogonal(slot: Slot, layers: int, generator: torch.Generator) -> Tensor:
     value = torch.empty(slot.shape)
     for block in value.chunk(blocks):
         torch.nn.init.orthogonal_(block, generator=generator)
-    return value / math.sqrt(2 * layers) if kind in ("out", "down") else value
+    return value / math.sqrt(2 * anatomy.n_layer) if slot.role.endswith(_ENDS) else value
 
 
 def _unigram(weights: Weights, architecture: Architecture, counts: NDArray[np.int64]) -> Weights:

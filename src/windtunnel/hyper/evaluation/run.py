@@ -29,7 +29,7 @@ from windtunnel.hyper.evaluation.text import Text, read_text
 from windtunnel.hyper.evaluation.unit import first_gradient, train_unit
 from windtunnel.hyper.evaluation.units import Outcome, Results, Unit
 from windtunnel.hyper.initial import network_digest
-from windtunnel.hyper.launch import load_ghn, space_digest
+from windtunnel.hyper.launch import CODE, load_ghn, space_digest
 from windtunnel.hyper.members import Members
 from windtunnel.hyper.predict import predict, same_ids
 from windtunnel.hyper.stored import Stored, ghn_run, open_stored, training_seconds
@@ -272,7 +272,7 @@ def _check_same(context: Context, out: Path) -> None:
         "config": context.config.model_dump(mode="json"),
         "text": context.text.digest,
         "space": space_digest(context.members),
-        "code": code_digest(),
+        "code": code_digest(layers=CODE),
         "weights": {name: network_digest(stored) for name, stored in context.stored.items()},
     }
     if path.exists():

@@ -14,6 +14,7 @@ from windtunnel.config import digest
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.interop.trackers.tracker import Label
 from windtunnel.runs import RunFolder, RunStore
+from windtunnel.runs.folder import IDENTITY
 from windtunnel.runs.lock import is_locked
 from windtunnel.study.folder import LOCK, ROUNDS, StudyFolder
 from windtunnel.study.plan import Arm, Plan, PlannedRun, read_plan
@@ -86,8 +87,15 @@ class Members:
             for key in {run.key for run in self._store.list()} & missing - self._paths.keys():
                 if (run := self._store.find(key)) is not None:
                     self._paths[key] = run.path
-        keys = [one.key for one in members if one.key in self._paths]
-        return {key: RunFolder.open(self._paths[key]) for key in keys}
+        paths = {one.key: self._paths[one.key] for one in members if one.key in self._paths}
+        return {
+            key: RunFolder.open(path) for key, path in paths.items() if (path / IDENTITY).is_file()
+        }
+
+    def lost(self, members: list[Member], found: Mapping[str, RunFolder]) -> list[str]:
+        """Names of those that the study has ended with and that are not among the found."""
+        ended = (self._folder.read_results() or {}).get("runs", {})
+        return [one.label.name for one in members if one.key in ended and one.key not in found]
 
     def _of(self, plan: Plan) -> Iterator[Member]:
         apart = plan.kind if plan.kind in APART else ""

@@ -63,6 +63,8 @@ def track_study(
                     if member.key in found:
                         several.look(found[member.key], member)
                 if not (follow and going and several.names):
+                    if lost := members.lost(now, found):
+                        warn(f"runs of the study that are not there any more: {', '.join(lost)}")
                     return several.count
                 sleep(poll_seconds)
         finally:
@@ -124,10 +126,11 @@ class _Several:
         one = self._open.get((name, of))
         if one is None:
             known = self._handed.step(name, of)
-            fresh = [event for event in events if named(event) and (event.step or 0) > known]
+            after = -1 if known is None else known  # the first evaluation is that of step 0
+            fresh = [event for event in events if named(event) and (event.step or 0) > after]
             if not fresh:
                 return
-            one = self._opened(name, run, member, known)
+            one = self._opened(name, run, member, known or 0)
             if one is None:
                 return
         else:
@@ -167,7 +170,7 @@ class _Several:
         one = self._open.get((name, of))
         if one is None:
             if name in self.names and status in FINAL:
-                self._handed.put(name, of, self._handed.step(name, of), status)
+                self._handed.put(name, of, self._handed.step(name, of) or 0, status)
             return
         last = max((event.step or 0 for event in one.handed), default=0)
         if one.following.close(status):
@@ -190,14 +193,16 @@ class _Handed:
         self._path = path
         self._known: dict[str, dict[str, dict[str, Any]]] = {}
         try:
-            self._known = json.loads(path.read_bytes())
+            self._known = _checked(json.loads(path.read_bytes()))
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read ({error}); delete it to begin anew") from error
 
-    def step(self, name: str, of: str) -> int:
-        return int(self._known.get(name, {}).get(of, {}).get("step", 0))
+    def step(self, name: str, of: str) -> int | None:
+        """None for a run that was never handed on."""
+        step: int | None = self._known.get(name, {}).get(of, {}).get("step")
+        return step
 
     def is_final(self, name: str, of: str) -> bool:
         return self._known.get(name, {}).get(of, {}).get("status") in FINAL
@@ -208,3 +213,13 @@ class _Handed:
             write_atomic(self._path, json.dumps(self._known, indent=1) + "\n")
         except OSError as error:
             raise RunError(f"{self._path}: cannot write: {error.strerror}") from error
+
+
+def _checked(tree: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    """By tracker and run. Raises ValueError for anything else."""
+    if not isinstance(tree, dict) or not all(isinstance(runs, dict) for runs in tree.values()):
+        raise ValueError("expected the runs of each tracker")
+    for run in (run for runs in tree.values() for run in runs.values()):
+        if not isinstance(run, dict) or not isinstance(run.get("step"), int):
+            raise ValueError("expected the last step of each run")
+    return tree

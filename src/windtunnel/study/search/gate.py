@@ -8,6 +8,7 @@ from typing import Any
 from windtunnel.errors import ConfigError, DataError, UsageError
 from windtunnel.study.arms import Ground, as_arm, predicted_memory, with_known_stages
 from windtunnel.study.matching import Candidate
+from windtunnel.study.planning import check_same_loss
 from windtunnel.study.search.knob import Params
 from windtunnel.study.search.space import applied
 from windtunnel.study.search.trial import Costs, Gate, Trial
@@ -95,6 +96,7 @@ def make_trial(
     trial = Trial(number, params, gate)
     try:
         run = as_arm(applied(base, params), trial.name)
+        check_same_loss([base, run])  # an objective left to the architecture changes with it
         made, trial.key = candidate(with_seed(run, seed), ground)
     except (ConfigError, UsageError, DataError) as error:
         trial.gate = Gate(status="invalid", reason=str(error).splitlines()[0])

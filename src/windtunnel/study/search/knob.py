@@ -104,13 +104,21 @@ class KnobConfig(Config):
             return tuple(range_(self.int[0], self.int[1] + 1, math.floor(self.step or 1)))
         if self.step is not None:
             count = math.floor((high - low) / self.step + 1e-9)
-            return tuple(rounded(low + i * self.step) for i in range_(count + 1))
+            return tuple(stepped(low + i * self.step) for i in range_(count + 1))
         if self.points is None:
             return None
         shares = [i / (self.points - 1) for i in range_(self.points)]
         if self.logarithmic:
-            return tuple(rounded(low * (high / low) ** share) for share in shares)
-        return tuple(rounded(low + (high - low) * share) for share in shares)
+            return self._points([low * (high / low) ** share for share in shares])
+        return self._points([low + (high - low) * share for share in shares])
+
+    def _points(self, values: list[float]) -> tuple[float, ...]:
+        """Points of a grid, rounded where that leaves them apart; never beyond the bounds."""
+        low, high = self.bounds
+        short = tuple(min(max(rounded(value), low), high) for value in values)
+        if len(set(short)) == len(short):
+            return short
+        return tuple(min(max(stepped(value), low), high) for value in values)
 
     def is_there(self, chosen: Params) -> bool:
         """Whether a trial that has chosen so far has this knob."""
@@ -127,6 +135,15 @@ def rounded(value: float) -> float:
     0.0001235
     """
     return float(f"{value:.{DIGITS}g}")
+
+
+def stepped(value: float) -> float:
+    """A multiple of a step, without the last digits that a product leaves; all others are meant.
+
+    >>> stepped(0.1 + 2 * 0.1), stepped(10_000 + 3 * 0.05)
+    (0.3, 10000.15)
+    """
+    return float(f"{value:.12g}")
 
 
 def _is_one_of(value: Any, wanted: Any) -> bool:

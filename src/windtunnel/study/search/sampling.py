@@ -23,7 +23,7 @@ from windtunnel.study.search.config import (
     SearchConfig,
     TpeConfig,
 )
-from windtunnel.study.search.knob import KnobConfig, Params, rounded
+from windtunnel.study.search.knob import KnobConfig, Params, rounded, stepped
 from windtunnel.study.search.space import grid_points, same_point
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def suggested(trial: Trial, path: str, knob: KnobConfig) -> Any:
         return trial.suggest_int(path, low, top, step=step, log=knob.logarithmic)
     first, last = knob.bounds
     if knob.step is not None:
-        return rounded(trial.suggest_float(path, first, _last(knob), step=knob.step))
+        return stepped(trial.suggest_float(path, first, _last(knob), step=knob.step))
     value = rounded(trial.suggest_float(path, first, last, log=knob.logarithmic))
     return min(max(value, first), last)
 

@@ -41,6 +41,8 @@ _NOT_SEARCHED = {
     "plugins": "plugins are not searched",
     "origin": "what a run begins with is not searched",
 }
+_HARMLESS = ("arch.name",)
+"""Of those what may be in a part that is searched as a whole."""
 _MOST_GRID = 100_000
 
 
@@ -154,6 +156,8 @@ def _path_misfits(path: str, *, pruned: bool = False) -> list[tuple[tuple[str, s
     for root, reason in _NOT_SEARCHED.items():
         if _is_below(path, root):
             return [(("space", path), f"cannot be searched: {reason}")]
+        if _is_below(root, path) and root not in _HARMLESS:
+            return [(("space", path), f"cannot be searched: {root} is part of it: {reason}")]
     if pruned and (path == "train.steps" or path.startswith("train.stages")):
         return [(("space", path), "with pruning all trials have the same steps")]
     return []
