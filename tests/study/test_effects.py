@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from windtunnel.study import effects, statistics
+from windtunnel.study import statistics
 from windtunnel.study.contrasts import levels_without_effect
 from windtunnel.study.design import Design, Kind, Point
 from windtunnel.study.effects import Effect, PointResult, effects_of, interactions_of, level_means
@@ -213,8 +213,7 @@ def test_settings_without_a_result_on_both_sides_are_left_out_and_told() -> None
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without minimum detectable effects: no verdict needs them, and they take the most time."""
-    for module in (statistics, effects):
-        monkeypatch.setattr(module, "minimum_detectable", lambda error, df, alpha=0.05: 0.0)
+    monkeypatch.setattr(statistics, "minimum_detectable", lambda error, df, alpha=0.05: 0.0)
 
 
 @pytest.mark.usefixtures("quick")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.study.test_effects import design, drawn, results
 from tests.study.test_judge import judged
 
-from windtunnel.study import calibrate_effects, effects, statistics
+from windtunnel.study import calibrate_effects, statistics
 from windtunnel.study.calibrate_effects import Setting, losses_of, plain_design, simulate
 from windtunnel.study.calibrate_looks import rate_interval
 from windtunnel.study.contrast_tests import PointResult, plain_p_value
@@ -251,8 +251,8 @@ def test_each_family_has_a_false_verdict_in_at_most_five_per_cent(
 
 
 def test_intervals_hold_the_truth_whichever_look_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (statistics, effects):  # no verdict needs them, and they take the most time
-        monkeypatch.setattr(module, "minimum_detectable", lambda error, df, alpha=0.05: 0.0)
+    # No verdict needs them, and they take the most time.
+    monkeypatch.setattr(statistics, "minimum_detectable", lambda error, df, alpha=0.05: 0.0)
     of, looks, studies = design("grid", 2, 2), Looks(3, 6), 500
     generator, held = np.random.default_rng(9), np.zeros(3)
     true = (0.03 + 0.02, 0.02, 0.04)

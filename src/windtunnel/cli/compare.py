@@ -12,7 +12,9 @@ from windtunnel.cli.options import (
     AsJson,
     DryRun,
     Edits,
+    FirstSeeds,
     MatchOption,
+    MaxSeeds,
     RunsFolder,
     StudyDir,
     Track,
@@ -78,12 +80,8 @@ def compare(
             "--until-decided", help="Add seeds to each arm until it is decided; looks are paid for."
         ),
     ] = False,
-    first_seeds: Annotated[
-        int | None, typer.Option("--first-seeds", help="Seeds before the first look [3].")
-    ] = None,
-    max_seeds: Annotated[
-        int | None, typer.Option("--max-seeds", help="Seeds at the last look [10].")
-    ] = None,
+    first_seeds: FirstSeeds = None,
+    max_seeds: MaxSeeds = None,
     edits: Edits = None,
     workers: Workers = None,
     track: Track = None,

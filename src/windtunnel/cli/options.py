@@ -52,6 +52,12 @@ MatchOption: TypeAlias = Annotated[
 Workers: TypeAlias = Annotated[
     int | None, typer.Option("--workers", min=1, help="Processes [as cores and memory allow].")
 ]
+FirstSeeds: TypeAlias = Annotated[
+    int | None, typer.Option("--first-seeds", help="Seeds before the first look [3].")
+]
+MaxSeeds: TypeAlias = Annotated[
+    int | None, typer.Option("--max-seeds", help="Seeds at the last look [10].")
+]
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 
 

@@ -137,6 +137,19 @@ def decoded(content: bytes, file: Path, offset: int = 0) -> str:
     return text.removeprefix("\ufeff") if offset == 0 else text
 
 
+def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Each line of a file with its number, from 1, and with its end.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no UTF-8, told with its place.
+    """
+    offset = 0
+    with told(file), opened(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            yield number, decoded(line, file, offset)
+            offset += len(line)
+
+
 def json_object(line: str, place: str) -> dict[str, Any]:
     """The object in a line of JSON.
 

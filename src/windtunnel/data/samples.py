@@ -12,14 +12,12 @@ from typing import Any, Protocol
 
 from windtunnel.data.config import AnySource, LabelsSource, PairsSource, ParallelSource
 from windtunnel.data.files import (
-    decoded,
     find_files,
     inner_suffix,
     json_object,
     missing,
     no_key,
-    opened,
-    told,
+    numbered_lines,
     twice,
 )
 from windtunnel.data.tokenizers.base import Tokenizer
@@ -164,18 +162,9 @@ class ParallelReader:
             )
 
 
-def _whole_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Each line with its number and its end."""
-    offset = 0
-    with told(file), opened(file) as stream:
-        for number, line in enumerate(stream, start=1):
-            yield number, decoded(line, file, offset)
-            offset += len(line)
-
-
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Each line with its number, without its end."""
-    return ((number, text.rstrip("\r\n")) for number, text in _whole_lines(file))
+    return ((number, text.rstrip("\r\n")) for number, text in numbered_lines(file))
 
 
 def _json_records(file: Path) -> Iterator[tuple[str, Any]]:
@@ -202,7 +191,7 @@ def _csv_records(file: Path) -> Iterator[tuple[str, Any]]:
 def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not blank, with the number of the line it begins in."""
     # Line ends stand inside of quoted fields, so they are kept for the reader of CSV.
-    rows = csv.reader((text for _, text in _whole_lines(file)), strict=True)
+    rows = csv.reader((text for _, text in numbered_lines(file)), strict=True)
     line = 1
     try:
         for row in rows:

@@ -15,6 +15,7 @@ from windtunnel.data.files import (
     inner_suffix,
     json_object,
     no_key,
+    numbered_lines,
     opened,
     told,
 )
@@ -126,13 +127,9 @@ def _read_text(file: Path) -> str:
 
 
 def _read_lines(file: Path, field: str) -> Iterator[Document]:
-    offset = 0
-    with told(file), opened(file) as stream:
-        for number, line in enumerate(stream, start=1):
-            text = decoded(line, file, offset)
-            offset += len(line)
-            if text.strip():
-                yield Document(f"{file}:{number}", _field(text, field, f"{file}:{number}"))
+    for number, text in numbered_lines(file):
+        if text.strip():
+            yield Document(f"{file}:{number}", _field(text, field, f"{file}:{number}"))
 
 
 def _field(line: str, field: str, place: str) -> str:

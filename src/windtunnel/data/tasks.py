@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from windtunnel.config.digest import digest
 from windtunnel.config.nearest import nearest
-from windtunnel.data.files import decoded, inner_suffix, json_object, missing, opened, told
+from windtunnel.data.files import inner_suffix, json_object, missing, numbered_lines
 from windtunnel.errors import SourceError, UsageError
 
 TaskKind: TypeAlias = Literal["choice", "pair", "cloze"]
@@ -106,14 +106,10 @@ def read_task(path: Path | str, *, limit: int | None = None) -> Task:
 
 
 def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    offset = 0
-    with told(file), opened(file) as stream:
-        for number, line in enumerate(stream, start=1):
-            text = decoded(line, file, offset)
-            offset += len(line)
-            if text.strip():
-                place = f"{file}:{number}"
-                yield place, json_object(text, place)
+    for number, text in numbered_lines(file):
+        if text.strip():
+            place = f"{file}:{number}"
+            yield place, json_object(text, place)
 
 
 def _kind(record: Mapping[str, Any], place: str) -> TaskKind:

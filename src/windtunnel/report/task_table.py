@@ -58,7 +58,7 @@ def legend(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{name}: its difference is of the {amount(seeds, 'seed')} that both arms have"
         )
-    unpaired = [row["arm"] for row in rows if row is not None and _has_no_partner(row, rows)]
+    unpaired = [row["arm"] for row in rows if _has_no_partner(row, rows)]
     if unpaired:
         names = ", ".join(dict.fromkeys(unpaired))
         lines.append(f"{names}: no difference, since the first arm has none of its seeds")

@@ -15,7 +15,15 @@ from math import sqrt
 
 import numpy as np
 
-from windtunnel.study.calibrate_looks import Flags, draw, holm_all, rate_interval
+from windtunnel.study.calibrate_looks import (
+    Flags,
+    draw,
+    head,
+    holm_all,
+    looks_words,
+    rate_interval,
+    whole,
+)
 from windtunnel.study.contrasts import Contrast, effect_contrasts, interaction_contrasts
 from windtunnel.study.design import Design, Kind, Point
 from windtunnel.study.sequential import Looks
@@ -169,8 +177,8 @@ FALSE = (
 
 def false_verdicts(trials: int, generator: np.random.Generator) -> list[str]:
     """Studies with any false verdict among the effects, and among the interactions."""
-    columns = [f"{_looks_words(looks)}: {what}" for looks in SEEDS for what in FAMILIES]
-    lines = _head("design", "true", "noise", "spreads", *columns)
+    columns = [f"{looks_words(looks)}: {what}" for looks in SEEDS for what in FAMILIES]
+    lines = head("design", "true", "noise", "spreads", *columns)
     for shape, truth, noise, ratio in FALSE:
         cells = []
         for looks in SEEDS:
@@ -185,7 +193,7 @@ def false_verdicts(trials: int, generator: np.random.Generator) -> list[str]:
 
 def savings(trials: int, generator: np.random.Generator) -> list[str]:
     """What is found of what is there, and what it takes, beside ten seeds fixed."""
-    lines = _head(
+    lines = head(
         "design", "true", "found", "found by 10 fixed", "all decided", "runs on average",
         "of at most",
     )  # fmt: skip
@@ -204,10 +212,10 @@ def savings(trials: int, generator: np.random.Generator) -> list[str]:
                 for looks in (Looks(3, 10), Looks(10, 10))
             ]
             until, fixed = made
-            found = [_whole((one.decided & ~one.false)[:, one.true].mean()) for one in made]
+            found = [whole((one.decided & ~one.false)[:, one.true].mean()) for one in made]
             lines.append(
                 f"| {shape_words(shape)} | {truth}, {size:g} σ | {' | '.join(found)} | "
-                f"{_whole(until.decided.all(-1).mean())} | {until.runs.mean():.1f} | "
+                f"{whole(until.decided.all(-1).mean())} | {until.runs.mean():.1f} | "
                 f"{fixed.runs[0]:.0f} |"
             )
     return lines
@@ -215,12 +223,12 @@ def savings(trials: int, generator: np.random.Generator) -> list[str]:
 
 def all_there(trials: int, generator: np.random.Generator) -> list[str]:
     """Runs where every change does something: the arms stop one by one."""
-    lines = _head("changes", "true difference of each", "found", "runs", "of at most")
+    lines = head("changes", "true difference of each", "found", "runs", "of at most")
     for changes, size in itertools.product((1, 3, 8), (1.0, 2.0, 4.0)):
         values = generator.standard_normal((trials, changes + 1, 10))
         runs, found = _one_by_one(values, size * sqrt(2), Looks(3, 10))
         lines.append(
-            f"| {changes} | {size:g} σ | {_whole(found)} | {runs:.1f} | {10 * (changes + 1)} |"
+            f"| {changes} | {size:g} σ | {whole(found)} | {runs:.1f} | {10 * (changes + 1)} |"
         )
     return lines
 
@@ -236,18 +244,6 @@ def _one_by_one(values: Floats, effect: float, looks: Looks) -> tuple[float, flo
         p = np.where(decided, p, _p_values(differences[..., :n], looks)[0])
         decided = holm_all(p) < ALPHA
     return float(runs.mean()), float(decided.mean())
-
-
-def _looks_words(looks: Looks) -> str:
-    return f"{looks.last} fixed" if looks.first == looks.last else f"{looks.first} to {looks.last}"
-
-
-def _whole(part: float) -> str:
-    return f"{100 * part:.0f}%"
-
-
-def _head(*titles: str) -> list[str]:
-    return ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
 
 
 def tables(trials: int, seed: int) -> list[str]:

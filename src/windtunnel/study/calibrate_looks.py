@@ -138,7 +138,7 @@ NULLS = (
 def false_verdicts(trials: int, generator: np.random.Generator) -> list[str]:
     """Studies without any true difference: how many have a verdict in any arm."""
     designs = (Looks(10, 10), Looks(2, 5), Looks(3, 10), Looks(3, 20))
-    lines = _head("arms", "noise", "r", "spreads", *map(_words, designs))
+    lines = head("arms", "noise", "r", "spreads", *map(looks_words, designs))
     for arms, noise, r, ratio in NULLS:
         cells = []
         for looks in designs:
@@ -151,7 +151,7 @@ def false_verdicts(trials: int, generator: np.random.Generator) -> list[str]:
 
 def power(trials: int, generator: np.random.Generator) -> list[str]:
     """What is seen and what it takes, beside designs with fixed seeds."""
-    lines = _head(
+    lines = head(
         "looks", "true difference", "power", "seeds on average", "power of as many fixed seeds",
         "power of the most seeds, fixed",
     )  # fmt: skip
@@ -160,9 +160,9 @@ def power(trials: int, generator: np.random.Generator) -> list[str]:
             ended = simulate(Setting(looks=looks, effect=effect), trials, generator)
             mean = float(ended.seeds.mean())
             lines.append(
-                f"| {_words(looks)} | {effect:g} σ | {_whole(ended.differs.mean())} "
-                f"| {mean:.1f} | {_whole(fixed_power(round(mean), effect))} | "
-                f"{_whole(fixed_power(looks.last, effect))} |"
+                f"| {looks_words(looks)} | {effect:g} σ | {whole(ended.differs.mean())} "
+                f"| {mean:.1f} | {whole(fixed_power(round(mean), effect))} | "
+                f"{whole(fixed_power(looks.last, effect))} |"
             )
     return lines
 
@@ -175,7 +175,7 @@ def fixed_power(n: int, effect: float) -> float:
 def equivalences(trials: int, generator: np.random.Generator) -> list[str]:
     """How often arms are called equivalent."""
     parts = {0.0: "none", 0.5: "half the margin", 1.0: "the margin: any arm, falsely"}
-    lines = _head("arms", "seeds", "margin", *(f"difference {words}" for words in parts.values()))
+    lines = head("arms", "seeds", "margin", *(f"difference {words}" for words in parts.values()))
     for arms, looks in ((1, Looks(3, 10)), (3, Looks(3, 10)), (1, Looks(10, 10))):
         for margin in (1.0, 2.0, 4.0):
             cells = []
@@ -185,36 +185,36 @@ def equivalences(trials: int, generator: np.random.Generator) -> list[str]:
                 falsely = part == 1.0
                 hits = np.asarray(ended.equivalent.any(-1)) if falsely else ended.equivalent
                 cells.append(f"{_rate(hits)}, {ended.seeds.mean():.1f} seeds")
-            lines.append(f"| {arms} | {_words(looks)} | {margin:g} σ | {' | '.join(cells)} |")
+            lines.append(f"| {arms} | {looks_words(looks)} | {margin:g} σ | {' | '.join(cells)} |")
     return lines
 
 
 def shapes(trials: int, generator: np.random.Generator) -> list[str]:
     """Power and seeds of other boundaries: the level of look n in proportion to n to the shape."""
     effects = (1.0, 1.5, 2.0, 3.0, 5.0)
-    lines = _head("looks", "shape", *(f"{effect:g} σ" for effect in effects))
+    lines = head("looks", "shape", *(f"{effect:g} σ" for effect in effects))
     for first, last in ((2, 5), (3, 5), (2, 10), (3, 10), (3, 20)):
         for shape in (0.0, 1.0, 2.0, 3.0):
             looks = Looks(first, last, shape)
             cells = []
             for effect in effects:
                 ended = simulate(Setting(looks=looks, effect=effect), trials, generator)
-                cells.append(f"{_whole(ended.differs.mean())}, {ended.seeds.mean():.1f}")
+                cells.append(f"{whole(ended.differs.mean())}, {ended.seeds.mean():.1f}")
             lines.append(f"| {first} to {last} | {shape:g} | {' | '.join(cells)} |")
     return lines
 
 
-def _words(looks: Looks) -> str:
+def looks_words(looks: Looks) -> str:
     if looks.first == looks.last:
         return f"{looks.last} fixed"
     return f"{looks.first} to {looks.last}"
 
 
-def _whole(part: float) -> str:
+def whole(part: float) -> str:
     return f"{100 * part:.0f}%"
 
 
-def _head(*titles: str) -> list[str]:
+def head(*titles: str) -> list[str]:
     return ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
 
 

@@ -21,7 +21,6 @@ from windtunnel.study.statistics import (
     holm,
     holm_factors,
     mean_interval,
-    minimum_detectable,
 )
 from windtunnel.study.timing import Pace, time_tree
 from windtunnel.study.verdicts import UNITS, ArmVerdict, Delta, Verdict, Verdicts, conclusion
@@ -276,7 +275,7 @@ def _arm_verdict(pair: _Pair, tested: _Tested, verdict: Verdict, reason: str) ->
         pairing_gain=comparison.pairing_gain if comparison else None,
         paired=comparison.paired if comparison else None,
         mde=comparison.mde if comparison else None,
-        mde_corrected=_corrected_mde(tested),
+        mde_corrected=None if comparison is None else comparison.detectable(tested.level),
         verdict=verdict,
         reason=_trouble(mine) if is_first else reason,
         is_open=verdict == "undecided" and comparison is not None and not pair.shared,
@@ -287,16 +286,6 @@ def _arm_verdict(pair: _Pair, tested: _Tested, verdict: Verdict, reason: str) ->
         mismatch=apart,
         time=time_tree(mine.pace, pair.first.pace, mine.seconds, apart["seconds"]),
     )
-
-
-def _corrected_mde(tested: _Tested) -> float | None:
-    comparison = tested.comparison
-    if comparison is None or comparison.mde is None:
-        return None
-    assert comparison.std_error is not None
-    assert comparison.df is not None
-    level = comparison.nominal(tested.level)
-    return minimum_detectable(comparison.std_error, comparison.df, alpha=level)
 
 
 def _budgets(results: _Results) -> dict[str, float | None]:

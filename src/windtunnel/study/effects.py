@@ -22,7 +22,6 @@ from windtunnel.study.statistics import (
     ALPHA,
     Interval,
     mean_interval,
-    minimum_detectable,
 )
 
 __all__ = ["Effect", "PointResult", "effect_tree", "effects_of", "interactions_of", "level_means"]
@@ -155,7 +154,7 @@ def _effect(contrast: Contrast, judged: Judged, results: Results) -> Effect:
         p_looks=judged.p_looks,
         p_holm=judged.p_holm,
         mde=None if comparison is None else comparison.mde,
-        mde_corrected=_corrected_mde(judged),
+        mde_corrected=None if comparison is None else comparison.detectable(judged.level),
         verdict=_together(verdict) if interaction else verdict,
         by_divergence=lost is not None and verdict != "undecided",
         reason=reason,
@@ -174,15 +173,6 @@ def _is_open(judged: Judged, results: Results) -> bool:
     if comparison is None or comparison.std_error == 0:
         return False
     return judged.latest == max(len(result.values) for result in results.values())
-
-
-def _corrected_mde(judged: Judged) -> float | None:
-    comparison = judged.comparison
-    if comparison is None or comparison.mde is None:
-        return None
-    assert comparison.std_error is not None
-    assert comparison.df is not None
-    return minimum_detectable(comparison.std_error, comparison.df, alpha=judged.level)
 
 
 def _delta(judged: Judged) -> Delta:

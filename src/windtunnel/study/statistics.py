@@ -132,6 +132,14 @@ class Comparison:
         reach = float(critical_t(self.df, level)) * self.std_error if self.std_error else 0.0
         return Interval(self.delta, self.delta - reach, self.delta + reach)
 
+    def detectable(self, alpha: float) -> float | None:
+        """The minimum detectable effect at a level; None where the difference cannot be tested."""
+        if self.mde is None:
+            return None
+        assert self.std_error is not None
+        assert self.df is not None
+        return minimum_detectable(self.std_error, self.df, alpha=self.nominal(alpha))
+
     def p_equivalence(self, margin: float) -> float | None:
         """The level at which the interval just lies within ±``margin``; None without an interval.
 

@@ -76,7 +76,7 @@ def seconds_left(
     Args:
         left: the work that is left, by the run's key.
         waiting: in the order in which they are to start.
-    """  # fmt: skip
+    """
     rates = {job.in_seconds: took.rate(job) for job in (*active, *waiting)}
     if None in rates.values():
         return None
