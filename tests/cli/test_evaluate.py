@@ -93,7 +93,8 @@ def test_the_figures_are_those_of_the_items(windtunnel: Command, tasks: Path) ->
     assert (first["difference"], first["of_items_only"]) == (None, True)
     wanted = crossed_mean((values[1] - values[0])[None])
     difference = second["difference"]
-    assert (difference["mean"], difference["low"]) == pytest.approx((wanted.mean, wanted.low))
+    assert difference["mean"] == pytest.approx(wanted.mean)
+    assert difference["low"] == pytest.approx(wanted.interval().low)
     assert difference["of_items_only"], "two runs of different seeds are paired by the items alone"
     assert [(run["seed"], run["step"]) for arm in tree["arms"] for run in arm["runs"]] == [
         (3, 6), (5, 6),
@@ -173,6 +174,9 @@ def test_the_table(windtunnel: Command, tasks: Path, monkeypatch: pytest.MonkeyP
         assert text in answer.out
     row = [line for line in answer.out.splitlines() if line.strip().startswith("b ")][-1]
     assert row.count("[") == 2, "its mean and its difference have an interval"
+    assert "verdict" not in answer.out, "single seeds have none"
+    alone = windtunnel("evaluate", "out/a", "--task", "choice.jsonl")
+    assert "diff." not in alone.out, "one arm has no differences"
 
 
 def test_what_has_no_interval_is_told_why(windtunnel: Command, tasks: Path) -> None:
@@ -242,7 +246,14 @@ def study_of(runs: dict[tuple[str, int], RunFolder], path: Path, **failures: str
         folder.write_results({VERDICT_ROUNDS: [1], "runs": where, "failures": failures})
 
 
-def test_a_study_has_arms_and_seeds(windtunnel: Command, tasks: Path) -> None:
+def values_of_both(runs: dict[tuple[str, int], RunFolder], arm: str, measure: str) -> Any:
+    return np.stack([values_of(runs[arm, seed], "choice.jsonl", measure) for seed in (0, 1)])
+
+
+def test_a_study_has_arms_and_seeds(
+    windtunnel: Command, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     runs = {
         (arm, seed): trained(
             windtunnel, f"{arm}{seed}", "--set", f"train.seed={seed}", "--set", f"train.steps={n}"
@@ -260,10 +271,35 @@ def test_a_study_has_arms_and_seeds(windtunnel: Command, tasks: Path) -> None:
     first, second = rows(tree, 0, "bits_per_byte")
     assert (first["seeds"], first["items"], first["of_items_only"]) == (2, 8, False)
     mean = crossed_mean(values["one"])
-    assert (first["mean"], first["high"]) == pytest.approx((mean.mean, mean.high))
+    assert (first["mean"], first["high"]) == pytest.approx((mean.mean, mean.interval().high))
     difference = crossed_mean(values["two"] - values["one"])
-    assert second["difference"]["low"] == pytest.approx(difference.low)
+    assert second["difference"]["low_95"] == pytest.approx(difference.interval().low)
     assert second["difference"]["seeds"] == 2
+    # one verdict, by the measure that was named; all else stays as it is
+    by_default = rows(tree, 0, "right_probability")[1]["difference"]
+    assert (second["difference"]["verdict"], by_default["verdict"]) == (None, "undecided")
+    assert by_default["p_holm"] == pytest.approx(
+        crossed_mean(
+            values_of_both(runs, "two", "right_probability")
+            - values_of_both(runs, "one", "right_probability")
+        ).p_value()
+    )
+    named = found(windtunnel, "study", "--task", "choice.jsonl", "--measure", "bits_per_byte")
+    chosen = rows(named, 0, "bits_per_byte")[1]["difference"]
+    assert chosen["p_holm"] == pytest.approx(difference.p_value())
+    assert (named["tasks"][0]["deciding"], chosen["low"]) == ("bits_per_byte", chosen["low_95"])
+    more = found(windtunnel, "study", "--task", "choice.jsonl", "--task", "cloze.jsonl")
+    first_p, second_p = (
+        rows(more, task, measure)[1]["difference"]
+        for task, measure in ((0, "right_probability"), (1, "bits_per_byte"))
+    )
+    assert max(first_p["p_holm"], second_p["p_holm"]) >= 2 * min(
+        first_p["p_value"], second_p["p_value"]
+    )
+    told = windtunnel("evaluate", "study", "--task", "choice.jsonl", "--task", "cloze.jsonl")
+    assert "corrected for 2 comparisons (Holm)" in " ".join(told.out.split())
+    assert all(len(line) <= 80 for line in told.out.splitlines())
+    assert "two against one is undecided" in " ".join(told.out.split())
     # a study and a run beside each other: the seeds that both have
     both = found(windtunnel, "study", "out/tuned1", "--task", "choice.jsonl")
     single = rows(both, 0, "bits_per_byte")[2]
@@ -364,6 +400,12 @@ def test_mistakes_are_told(windtunnel: Command, tasks: Path) -> None:
         (("out/a", "--task", "pair.jsonl", "--ema"), "keeps no average"),
         (("out/a", "--task", "pair.jsonl", "--device", "cuda:9"), "--device"),
         (("out/a", "--task", "pair.jsonl", "--limit", "0"), "--limit"),
+        (("out/a", "--task", "pair.jsonl", "--measure", "acuracy"), "did you mean 'accuracy'"),
+        (
+            ("out/a", "--task", "pair.jsonl", "--measure", "bits_per_byte"),
+            "--measure bits_per_byte: no task has it; there are accuracy",
+        ),
+        (("out/a", "--task", "pair.jsonl", "--keep"), "--keep is of one study"),
         (("out/a",), "--task"),
     ):
         answer = windtunnel("evaluate", *arguments)
@@ -379,6 +421,48 @@ def test_a_study_with_damaged_results_is_told(windtunnel: Command, tasks: Path) 
         answer = windtunnel("evaluate", "study", "--task", "pair.jsonl")
         assert answer.code == 1
         assert "study.json: is damaged" in answer.err
+
+
+def test_a_comparison_asks_its_runs(windtunnel: Command, tasks: Path) -> None:
+    text = (tasks / "run.yaml").read_text(encoding="utf-8").replace("steps: 6", "steps: 2")
+    (tasks / "short.yaml").write_text(text, encoding="utf-8")
+    compare = ("compare", "run.yaml", "short.yaml", "--match", "params", "--seeds", 2)
+    compare = (*compare, "--out", "study")
+    wrong = windtunnel(*compare, "--task", "pair.jsonl", "--task", "chioce.jsonl")
+    assert (wrong.code, "did you mean 'choice.jsonl'" in wrong.err) == (2, True)
+    wrong = windtunnel(*compare, "--measure", "accuracy")
+    assert (wrong.code, "it needs --task FILE" in wrong.err) == (2, True)
+    assert not Path("study").exists(), "a mistake is told before anything is trained"
+    plan = windtunnel(*compare, "--task", "choice.jsonl", "--dry-run")
+    assert "choice (8 items, by right_probability)" in plan.err
+    answer = windtunnel(*compare, "--task", "choice.jsonl", "--task", "pair.jsonl", "--json")
+    assert answer.code == 0, answer.err
+    tree = json.loads(answer.out)
+    asked = tree["tasks"]
+    assert [[run["seed"] for run in arm["runs"]] for arm in asked["arms"]] == [[0, 1], [0, 1]]
+    assert {run["key"] for arm in asked["arms"] for run in arm["runs"]} <= set(tree["runs"])
+    again = found(windtunnel, "study", "--task", "choice.jsonl", "--task", "pair.jsonl")
+    assert again == asked
+    page = Path("study/report.html").read_text(encoding="utf-8")
+    assert "Answers to choice, of 8 items" in page
+    assert "--task choice.jsonl --task pair.jsonl" in page
+    # other answers in their place, on request
+    kept = windtunnel("evaluate", "study", "--task", "cloze.jsonl", "--keep")
+    assert kept.code == 0, kept.err
+    page = Path("study/report.html").read_text(encoding="utf-8")
+    assert "Answers to cloze, of 4 items" in page
+    assert "Answers to choice" not in page
+    report = windtunnel("report", "study")
+    assert "Task cloze: 4 clozes" in report.out
+    # of other runs, or damaged
+    kept_tree = json.loads(Path("study/tasks.json").read_text(encoding="utf-8"))
+    kept_tree["arms"][0]["runs"][0]["key"] = "other"
+    Path("study/tasks.json").write_text(json.dumps(kept_tree), encoding="utf-8")
+    report = windtunnel("report", "study")
+    assert (report.code, "is of other runs, and is left out" in report.err) == (0, True)
+    Path("study/tasks.json").write_text('{"arms": [], "tasks": [{}]}', encoding="utf-8")
+    report = windtunnel("report", "study")
+    assert (report.code, "the answers to tasks are damaged" in report.err) == (1, True)
 
 
 @pytest.mark.slow

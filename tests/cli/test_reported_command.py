@@ -13,12 +13,12 @@ def test_a_comparison() -> None:
     request = comparing.Request(
         files=(Path("a b.yaml"), Path("c.yaml")), edits=EDITS, seeds=2, match="params",
         budget=1_234_567, out=PLACE, runs=Path("runs"), workers=None, dry_run=False,
-        tune=("train.lr=[1e-3, 2e-3]",),
+        tune=("train.lr=[1e-3, 2e-3]",), tasks=(Path("a b.jsonl"),), measure="accuracy",
     )  # fmt: skip
     assert shlex.split(comparing._command(request)) == [
         "windtunnel", "compare", "a b.yaml", "c.yaml", "--set", EDITS[0], "--set", EDITS[1],
         "--seeds", "2", "--match", "params", "--tune", "train.lr=[1e-3, 2e-3]",
-        "--budget", "1234567", "--out", str(PLACE),
+        "--task", "a b.jsonl", "--measure", "accuracy", "--budget", "1234567", "--out", str(PLACE),
     ]  # fmt: skip
 
 

@@ -259,6 +259,13 @@ def test_lines_of_a_csv_are_counted_with_those_that_are_blank(tmp_path: Path) ->
     ]  # fmt: skip
 
 
+def test_a_field_of_a_csv_may_be_as_long_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text(f"text,label\n{'a' * 200_000},1\n")
+    (sample,) = open_samples(config(type="labels", paths=str(file)).source).samples()
+    assert len(sample.prompt) == 200_000
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_line_ends_within_a_field_are_kept(tmp_path: Path, end: str) -> None:
     file = tmp_path / "x.csv"

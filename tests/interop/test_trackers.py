@@ -212,6 +212,12 @@ def test_a_misspelt_tracker_changes_nothing(windtunnel: Command, workplace: Path
     assert not (workplace / "out").exists()
 
 
+def test_a_folder_that_is_no_run_is_a_mistake(windtunnel: Command, workplace: Path) -> None:
+    (workplace / "plain").mkdir()
+    answer = windtunnel("runs", "track", "plain", "--to", "tensorboard")
+    assert (answer.code, "is a folder, but not a run's" in answer.err) == (2, True)
+
+
 def test_a_tracker_that_cannot_be_opened_afterwards_is_a_failure_in_one_line(
     windtunnel: Command, workplace: Path
 ) -> None:

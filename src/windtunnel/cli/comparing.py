@@ -21,6 +21,7 @@ from windtunnel.errors import ConfigError, Problem, UsageError
 from windtunnel.report.effects_table import effects_view
 from windtunnel.report.ladder import ladder_view
 from windtunnel.report.search_view import search_view
+from windtunnel.report.task_table import task_view
 from windtunnel.report.terminal import verdict_view
 from windtunnel.report.tuning import tuning_table
 from windtunnel.report.units import bytes_text, count_text, duration_text
@@ -65,6 +66,8 @@ class Request:
     first_seeds: int | None = None
     max_seeds: int | None = None
     track: tuple[str, ...] = ()
+    tasks: tuple[Path, ...] = ()
+    measure: str | None = None
 
 
 def compare_verb(request: Request) -> dict[str, Any]:
@@ -82,6 +85,7 @@ def compare_verb(request: Request) -> dict[str, Any]:
         loaded = preset_set(request.preset_set, request.size, request.edits)
     else:
         loaded = load_run_files(request.files, request.edits)
+    check_tasks(request.tasks, request.measure, [run.config for run in loaded])
     for data in {run.config.data for run in loaded}:
         prepare_with_progress(data)
     with open_engine(request.engine) as engine:
@@ -181,7 +185,34 @@ def _in_rounds(
     return _reported(request)
 
 
+def check_tasks(tasks: Sequence[Path], measure: str | None, configs: Sequence[RunConfig]) -> None:
+    """Says which tasks will be asked, or raises a UsageError, before anything is trained."""
+    if measure is not None and not tasks:
+        raise UsageError("--measure is of tasks: it needs --task FILE")
+    if tasks:
+        from windtunnel.cli.evaluating import planned_tasks  # torch, which `report` does not need
+
+        note(planned_tasks(tasks, measure, configs))
+
+
+def ask_tasks(out: Path, tasks: Sequence[Path], measure: str | None, store: Path) -> None:
+    """Asks the runs behind a study's verdicts, and keeps the answers in its folder. What cannot be
+    asked ends no study: it is told."""
+    if not tasks:
+        return
+    from windtunnel.cli.evaluating import Request as Asking
+    from windtunnel.cli.evaluating import evaluate_verb
+
+    try:
+        evaluate_verb(
+            Asking(runs=(str(out),), tasks=tuple(tasks), store=store, measure=measure, keep=True)
+        )
+    except UsageError as error:
+        note(f"warning: the tasks are not asked: {error}")
+
+
 def _reported(request: Request) -> dict[str, Any]:
+    ask_tasks(request.out, request.tasks, request.measure, request.runs)
     result, page = report_study(request.out, command=_command(request))
     note(f"report: {page}")
     return result
@@ -249,6 +280,8 @@ def _command(request: Request) -> str:
     parts += asked_often("--set", request.edits)
     parts += [*_seed_options(request), "--match", request.match]
     parts += asked_often("--tune", request.tune)
+    parts += asked_often("--task", list(map(str, request.tasks)))
+    parts += ["--measure", request.measure] if request.measure is not None else []
     parts += ["--pairing", request.pairing] if request.pairing != "design" else []
     if request.budget is not None:
         parts += ["--budget", f"{request.budget:.15g}"]
@@ -284,3 +317,5 @@ def print_verdicts(result: dict[str, Any]) -> None:
         console.print(verdict_view(result))
     if (table := tuning_table(result)) is not None:
         console.print(table)
+    if "tasks" in result:
+        console.print(task_view(result["tasks"]))

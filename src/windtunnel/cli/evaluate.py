@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from windtunnel.cli.models import Device, Ema
-from windtunnel.cli.options import AsJson, RunsFolder, print_json, runs_folder
+from windtunnel.cli.options import AsJson, RunsFolder, TaskMeasure, note, print_json, runs_folder
 
 
 def evaluate(
@@ -25,6 +25,7 @@ def evaluate(
             "--task", metavar="FILE", help="Items with known answers, .jsonl; may be repeated."
         ),
     ],
+    measure: TaskMeasure = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="The first items of each task only.")
     ] = None,
@@ -37,6 +38,10 @@ def evaluate(
             "--out", metavar="FILE", help="Write every answer, a line of JSON each, to a new file."
         ),
     ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Of one study: keep what is told in its folder and report."),
+    ] = False,
     ema: Ema = False,
     device: Device = "auto",
     store: RunsFolder = None,
@@ -44,13 +49,16 @@ def evaluate(
 ) -> None:
     """Ask trained runs tasks with known answers, and compare what they know, with intervals."""
     from windtunnel.cli.evaluating import Request, evaluate_verb, print_answers
+    from windtunnel.cli.reporting import report_study
 
-    found = evaluate_verb(
-        Request(
-            runs=tuple(runs), tasks=tuple(tasks), store=runs_folder(store), device=device, ema=ema,
-            limit=limit, batch_size=batch_size, out=out,
-        )
+    request = Request(
+        runs=tuple(runs), tasks=tuple(tasks), store=runs_folder(store), device=device, ema=ema,
+        limit=limit, batch_size=batch_size, out=out, measure=measure, keep=keep,
     )  # fmt: skip
+    found = evaluate_verb(request)
+    if keep:
+        _, page = report_study(Path(runs[0]))
+        note(f"report: {page}")
     if as_json:
         print_json(found)
     else:

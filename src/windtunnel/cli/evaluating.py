@@ -9,21 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from windtunnel.cli.options import note
-from windtunnel.cli.run_arms import RunArm, named_arms
+from windtunnel.cli.run_arms import RunArm, is_study, named_arms
+from windtunnel.cli.task_figures import AskedArm, AskedRun, deciding_measures, task_trees
+from windtunnel.config import suggestion
 from windtunnel.data.tasks import Task, read_task
 from windtunnel.errors import NotFiniteError, UsageError
 from windtunnel.report.progress import open_progress
 from windtunnel.report.task_table import task_view
+from windtunnel.report.units import amount
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.runs.durable import strict_json, write_atomic
-from windtunnel.study.crossed import crossed_mean
+from windtunnel.study.folder import StudyFolder
 from windtunnel.train.launch import open_trained
 from windtunnel.train.loop import resolve_device
-from windtunnel.train.run_config import load_run
+from windtunnel.train.run_config import RunConfig, load_run
 from windtunnel.train.task_scores import (
     BOUNDS,
     MEASURES,
@@ -35,10 +37,6 @@ from windtunnel.train.task_scores import (
 )
 
 NOT_FINITE = "not finite"
-_NO_FIGURES: Mapping[str, Any] = {
-    "mean": None, "low": None, "high": None, "seeds": 0, "items": 0, "of_items_only": False,
-    "reason": "no run has answers",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,31 +46,15 @@ class Request:
     runs: tuple[str, ...]
     tasks: tuple[Path, ...]
     store: Path
+    measure: str | None = None
+    """That verdicts are about; None: each task's own."""
     device: str = "auto"
     ema: bool = False
     limit: int | None = None
     batch_size: int = 16
     out: Path | None = None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A run with its answers."""
-
-    folder: RunFolder
-    step: int
-    answers: Sequence[Answers]
-    """By the number of the task."""
-    seq_len: int
-
-
-@dataclass(frozen=True)
-class AskedArm:
-    """An arm whose runs have answered."""
-
-    name: str
-    runs: Mapping[int, Asked]
-    troubles: Mapping[int, str]
+    keep: bool = False
+    """Whether the study that is asked keeps what is told in its folder."""
 
 
 def evaluate_verb(request: Request) -> dict[str, Any]:
@@ -83,22 +65,43 @@ def evaluate_verb(request: Request) -> dict[str, Any]:
     """
     if request.out is not None:
         _check_free(request.out)
+    if request.keep and (len(request.runs) != 1 or not is_study(Path(request.runs[0]))):
+        raise UsageError("--keep is of one study: name its folder, and nothing else")
+    measure = _measure(request.measure)
     place = str(resolve_device(request.device, "--device"))
-    tasks = [read_task(path, limit=request.limit) for path in request.tasks]
-    tasks = _with_distinct_names(tasks)
+    tasks = _tasks(request.tasks, measure, request.limit)
     named = named_arms(request.runs, RunStore(request.store))
     _check_trained_for(named, tasks)
     arms = _asked(named, tasks, request, place)
     if not any(arm.runs for arm in arms):
-        told = "; ".join(f"{arm.name}: {_troubles(arm)}" for arm in arms)
+        told = "; ".join(f"{arm.name}: {arm.trouble_words}" for arm in arms)
         raise UsageError(f"no run can answer: {told}")
     found = {
-        "tasks": [_task_tree(number, task, arms) for number, task in enumerate(tasks)],
+        "tasks": task_trees(tasks, arms, measure),
         "arms": [_arm_tree(arm) for arm in arms],
     }
     if request.out is not None:
         _write(request.out, tasks, arms)
+    if request.keep:
+        StudyFolder(Path(request.runs[0])).write_tasks(found)
     return found
+
+
+def planned_tasks(paths: Sequence[Path], measure: str | None, configs: Sequence[RunConfig]) -> str:
+    """What runs of these configs will be asked, in words.
+
+    Raises:
+        UsageError: a task that is not right, or a run that cannot be asked.
+    """
+    wanted = _measure(measure)
+    tasks = _tasks(paths, wanted)
+    for config in configs:
+        check_trained_for(config, *{task.kind for task in tasks})
+    told = ", ".join(
+        f"{task.name} ({amount(len(task.items), 'item')}, by {deciding})"
+        for task, deciding in zip(tasks, deciding_measures(tasks, wanted), strict=True)
+    )
+    return f"tasks, asked of every run behind the verdicts: {told}"
 
 
 def print_answers(found: Mapping[str, Any]) -> None:
@@ -111,6 +114,26 @@ def _check_free(out: Path) -> None:
         raise UsageError(f"--out {out}: already exists; choose another file (nothing was written)")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
+
+
+def _tasks(paths: Sequence[Path], measure: Measure | None, limit: int | None = None) -> list[Task]:
+    tasks = _with_distinct_names([read_task(path, limit=limit) for path in paths])
+    _check_measure(measure, tasks)
+    return tasks
+
+
+def _measure(name: str | None) -> Measure | None:
+    known = {str(measure): measure for measure in BOUNDS}
+    if name is not None and name not in known:
+        raise UsageError(f"--measure: {name!r}{suggestion(name, known)}")
+    return None if name is None else known[name]
+
+
+def _check_measure(measure: Measure | None, tasks: Sequence[Task]) -> None:
+    if measure is None or any(measure in MEASURES[task.kind] for task in tasks):
+        return
+    had = dict.fromkeys(name for task in tasks for name in MEASURES[task.kind])
+    raise UsageError(f"--measure {measure}: no task has it; there are {', '.join(had)}")
 
 
 def _with_distinct_names(tasks: Sequence[Task]) -> list[Task]:
@@ -138,7 +161,7 @@ def _asked(
     arms: Sequence[RunArm], tasks: Sequence[Task], request: Request, device: str
 ) -> list[AskedArm]:
     """All answers. A run that stands in two arms is asked once."""
-    known = dict[Path, Asked | str]()
+    known = dict[Path, AskedRun | str]()
     runs = {run.path.resolve(): run for arm in arms for run in arm.runs.values()}
     total = sum(len(task.items) for task in tasks)
     with open_progress() as display:
@@ -149,13 +172,13 @@ def _asked(
                 known[path] = _ask(run, tasks, request, device, partial(display.update, key))
             except NotFiniteError:
                 known[path] = NOT_FINITE
-            display.finish(key, "answered" if isinstance(known[path], Asked) else NOT_FINITE)
+            display.finish(key, "answered" if isinstance(known[path], AskedRun) else NOT_FINITE)
     found = []
     for arm in arms:
         mine = {seed: known[run.path.resolve()] for seed, run in arm.runs.items()}
-        good = {seed: one for seed, one in mine.items() if isinstance(one, Asked)}
+        good = {seed: one for seed, one in mine.items() if isinstance(one, AskedRun)}
         bad = {seed: one for seed, one in mine.items() if isinstance(one, str)}
-        found.append(AskedArm(arm.name, good, {**arm.troubles, **bad}))
+        found.append(AskedArm(arm.name, good, {**arm.troubles, **bad}, arm.looks))
     return found
 
 
@@ -165,7 +188,7 @@ def _ask(
     request: Request,
     device: str,
     on_done: Callable[[int], None],
-) -> Asked:
+) -> AskedRun:
     trained = open_trained(run, device=device, warn=note, ema=request.ema)
     if (status := run.status) not in ("finished", "imported"):
         note(f"{run.path}: is {status}; the checkpoint of step {trained.step} is asked")
@@ -183,96 +206,11 @@ def _ask(
             raise UsageError(f"{run.path}: {error}") from error
         answers.append(found)
         before += len(task.items)
-    return Asked(run, trained.step, answers, config.train.seq_len)
+    return AskedRun(run, trained.step, answers, config.train.seq_len)
 
 
 def _tell(on_done: Callable[[int], None], before: int, done: int) -> None:
     on_done(before + done)
-
-
-def _task_tree(number: int, task: Task, arms: Sequence[AskedArm]) -> dict[str, Any]:
-    every = [run.answers[number] for arm in arms for run in arm.runs.values()]
-    kept = [i for i in range(len(task.items)) if all(i not in one.left_out for one in every)]
-    if not kept:
-        raise UsageError(f"{task.path}: there is no item that every run can be asked")
-    chances = [1 / len(task.items[i].choices) for i in kept]
-    notes = list(task.notes)
-    if len(kept) < len(task.items):
-        notes.append(
-            f"{len(task.items) - len(kept)} of {len(task.items)} items are left out for all runs: "
-            "not every run can be asked them"
-        )
-    notes += _told(number, arms)
-    return {
-        "name": task.name,
-        "file": str(task.path),
-        "kind": task.kind,
-        "digest": task.digest,
-        "items": len(kept),
-        "left_out": len(task.items) - len(kept),
-        "chance": None if task.kind == "cloze" else sum(chances) / len(chances),
-        "measures": {
-            measure: [_figures(number, measure, arm, arms[0], kept) for arm in arms]
-            for measure in MEASURES[task.kind]
-        },
-        "notes": notes,
-    }
-
-
-def _told(number: int, arms: Sequence[AskedArm]) -> list[str]:
-    """What is to be known of the answers; what is so for several arms is told once."""
-    names = dict[str, list[str]]()
-    for arm in arms:
-        every = [
-            words for run in arm.runs.values() for words in run.answers[number].words(run.seq_len)
-        ]
-        for words, count in Counter(every).items():
-            some = "" if count == len(arm.runs) else f" ({count} of {len(arm.runs)} runs)"
-            names.setdefault(words, []).append(arm.name + some)
-    return [f"{', '.join(who)}: {words}" for words, who in names.items()]
-
-
-def _figures(
-    number: int, measure: Measure, arm: AskedArm, first: AskedArm, kept: Sequence[int]
-) -> dict[str, Any]:
-    """An arm's mean with its interval, and its difference to the first arm."""
-    values = {seed: _values(run, number, measure, kept) for seed, run in arm.runs.items()}
-    base = {seed: _values(run, number, measure, kept) for seed, run in first.runs.items()}
-    return {
-        "arm": arm.name,
-        **(_interval(list(values.values()), *BOUNDS[measure]) if values else _NO_FIGURES),
-        "by_seed": {str(seed): float(row.mean()) for seed, row in values.items()},
-        "difference": None if arm is first else _difference(measure, values, base),
-    }
-
-
-def _difference(
-    measure: Measure, values: Mapping[int, Any], base: Mapping[int, Any]
-) -> dict[str, Any] | None:
-    """Minus the first arm, item by item and seed by seed; None where no seeds go together. Of two
-    single runs only the items go together, so their seeds may be any."""
-    pairs = [(values[seed], base[seed]) for seed in values if seed in base]
-    if len(values) == len(base) == 1:
-        pairs = list(zip(values.values(), base.values(), strict=True))
-    if not pairs:
-        return None
-    lowest, highest = BOUNDS[measure]
-    found = _interval([mine - its for mine, its in pairs], lowest - highest, highest - lowest)
-    return {**found, "of_seeds": max(len(values), len(base))}
-
-
-def _interval(rows: Sequence[Any], lowest: float, highest: float) -> dict[str, Any]:
-    """The mean with its interval, as far as that lies within what is possible: few items reach
-    beyond, and what is cut off there cannot be the truth, so the confidence stays."""
-    found = crossed_mean(np.stack(rows))
-    if found.low is None or found.high is None:
-        return found.to_dict()
-    return replace(found, low=max(found.low, lowest), high=min(found.high, highest)).to_dict()
-
-
-def _values(run: Asked, number: int, measure: Measure, kept: Sequence[int]) -> Any:
-    found = run.answers[number].items
-    return np.array([one.measures[measure] for i in kept if (one := found[i]) is not None])
 
 
 def _arm_tree(arm: AskedArm) -> dict[str, Any]:
@@ -283,11 +221,8 @@ def _arm_tree(arm: AskedArm) -> dict[str, Any]:
             for seed, run in arm.runs.items()
         ],
         "troubles": {str(seed): what for seed, what in arm.troubles.items()},
+        "looks": None if arm.looks is None else [arm.looks.first, arm.looks.last],
     }
-
-
-def _troubles(arm: AskedArm) -> str:
-    return ", ".join(f"seed {seed} {what}" for seed, what in arm.troubles.items())
 
 
 def _write(out: Path, tasks: Sequence[Task], arms: Sequence[AskedArm]) -> None:
@@ -305,7 +240,7 @@ def _write(out: Path, tasks: Sequence[Task], arms: Sequence[AskedArm]) -> None:
         raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
 
 
-def _line(task: Task, number: int, item: int, arm: str, seed: int, run: Asked) -> dict[str, Any]:
+def _line(task: Task, number: int, item: int, arm: str, seed: int, run: AskedRun) -> dict[str, Any]:
     answers = run.answers[number]
     line: dict[str, Any] = {
         "task": task.name, "digest": task.digest, "item": item, "place": task.items[item].name,

@@ -79,6 +79,15 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away (`| head`): nothing more to say
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not _by_interrupt(end):
+            raise
         print("windtunnel: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _by_interrupt(end: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: typer makes a silent exit of it, whose context it stays."""
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    return end is not None

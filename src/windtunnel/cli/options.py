@@ -58,6 +58,16 @@ FirstSeeds: TypeAlias = Annotated[
 MaxSeeds: TypeAlias = Annotated[
     int | None, typer.Option("--max-seeds", help="Seeds at the last look [10].")
 ]
+TaskFiles: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option("--task", metavar="FILE", help="Then ask the runs items with known answers, "
+                 ".jsonl, as `evaluate` does; may be repeated."),
+]  # fmt: skip
+TaskMeasure: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--measure", metavar="NAME", help="What verdicts on tasks are about "
+                 "[right_probability of choices, accuracy of pairs, bits_per_byte of clozes]."),
+]  # fmt: skip
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from windtunnel.cli.options import note, runs_folder
 from windtunnel.config import annotated_yaml
-from windtunnel.errors import RunError, UsageError
+from windtunnel.errors import RunError, StudyError, UsageError
 from windtunnel.report.ladder_page import render_ladder
 from windtunnel.report.page import render_search, write_html, write_page
 from windtunnel.report.study_report import Curve, StudyReport, curve_from_events
 from windtunnel.runs import RunFolder
 from windtunnel.runs.folder import IDENTITY
-from windtunnel.study.folder import StudyFolder
+from windtunnel.study.folder import TASKS, StudyFolder
 from windtunnel.study.plan import Plan
 
 PAGE = "report.html"
@@ -56,10 +56,27 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
         environment=_environment(records),
         command=command or f"windtunnel report {path}",
         ablation=results.get("ablation"),
+        tasks=(answers := _answers(folder, results)),
     )
     page = path / PAGE
     write_html(page, report)
-    return results, page
+    return {**results, **({} if answers is None else {"tasks": answers})}, page
+
+
+def _answers(folder: StudyFolder, results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the runs behind the verdicts answered to tasks; None where none were asked, or others
+    than these."""
+    found = folder.read_tasks()
+    if found is None:
+        return None
+    try:
+        keys = {run["key"] for arm in found["arms"] for run in arm["runs"]}
+    except (KeyError, TypeError) as error:
+        raise StudyError(f"{folder.path / TASKS}: is damaged") from error
+    if not keys <= results["runs"].keys():
+        note(f"warning: {folder.path / TASKS}: is of other runs, and is left out; ask them again")
+        return None
+    return found
 
 
 def run_of_study(key: str, where: Path, study: StudyFolder) -> RunFolder:

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from windtunnel.cli.reporting import run_of_study
 from windtunnel.errors import StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.runs.folder import IDENTITY
 from windtunnel.study.folder import PLAN, QUESTION, RESULTS, StudyFolder
+from windtunnel.study.sequential import Looks
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class RunArm:
     """By seed: those whose training has not gone wrong."""
     troubles: Mapping[int, str] = field(default_factory=dict)
     """By seed, what became of the others: ``diverged`` or ``failed``."""
+    looks: Looks | None = None
+    """Of its study, where seeds were added until the loss was decided."""
 
 
 def named_arms(names: Sequence[str], store: RunStore) -> list[RunArm]:
@@ -38,7 +42,7 @@ def named_arms(names: Sequence[str], store: RunStore) -> list[RunArm]:
     """
     found, places = list[RunArm](), list[Path]()
     for name in names:
-        arms = _arms_of_study(Path(name)) if _is_study(Path(name)) else [_alone(store.select(name))]
+        arms = _arms_of_study(Path(name)) if is_study(Path(name)) else [_alone(store.select(name))]
         places.append(arms[0].place.resolve())
         if places[-1] in places[:-1]:
             raise UsageError(f"{name}: is named twice")
@@ -46,7 +50,8 @@ def named_arms(names: Sequence[str], store: RunStore) -> list[RunArm]:
     return _with_distinct_names(found)
 
 
-def _is_study(path: Path) -> bool:
+def is_study(path: Path) -> bool:
+    """Whether it is the folder of a study."""
     return not (path / IDENTITY).is_file() and any(
         (path / name).is_file() for name in (PLAN, QUESTION, RESULTS)
     )
@@ -86,8 +91,14 @@ def _arms_of_study(path: Path) -> list[RunArm]:
                 troubles[seed] = "diverged" if run.status == "diverged" else "failed"
             else:
                 runs[seed] = run
-        arms.append(RunArm(arm.name, path, runs, troubles))
+        arms.append(RunArm(arm.name, path, runs, troubles, _looks(results)))
     return arms
+
+
+def _looks(results: Mapping[str, Any]) -> Looks | None:
+    """Of a study's results, those that were planned."""
+    found = results.get("looks")
+    return None if found is None else Looks(int(found[0]), int(found[1]))
 
 
 def _with_distinct_names(arms: Sequence[RunArm]) -> list[RunArm]:

@@ -141,7 +141,7 @@ def track_verb(
         )  # fmt: skip
         told = f"{run}: {amount(count, 'run')} handed to {', '.join(names)}, group {members.group}"
     else:
-        folder = RunFolder.open(Path(run)) if Path(run).is_dir() else RunStore(runs).select(run)
+        folder = RunStore(runs).select(run)
         trackers = _opened(folder, names, out, failures.append, project=project)
         count = track_run(folder, trackers, warn=failures.append, follow=follow)
         told = f"{folder.path}: {amount(count, 'event')} handed to {', '.join(names)}"

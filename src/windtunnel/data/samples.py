@@ -23,6 +23,8 @@ from windtunnel.data.files import (
 from windtunnel.data.tokenizers.base import Tokenizer
 from windtunnel.errors import SourceError, UsageError
 
+_LONGEST_FIELD = 2**31 - 1
+"""Characters of a field of CSV: as many as there are; by itself Python stops at 131,072."""
 KINDS = (".jsonl", ".csv", ".gz")
 
 
@@ -191,6 +193,7 @@ def _csv_records(file: Path) -> Iterator[tuple[str, Any]]:
 def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not blank, with the number of the line it begins in."""
     # Line ends stand inside of quoted fields, so they are kept for the reader of CSV.
+    csv.field_size_limit(_LONGEST_FIELD)
     rows = csv.reader((text for _, text in numbered_lines(file)), strict=True)
     line = 1
     try:

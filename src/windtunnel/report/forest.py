@@ -15,6 +15,7 @@ from windtunnel.report.units import Estimate, decimals_for, fixed, is_number, le
 
 _WANTED_TICKS = 5
 _MARGIN = 0.06
+LOSS_ENDS = ("lower loss: better", "worse")
 
 
 class Judged(Protocol):
@@ -49,12 +50,14 @@ def forest(
     *,
     shade_mde: bool,
     margin: float | None = None,
+    ends: tuple[str, str] = LOSS_ENDS,
 ) -> str:
     """The plot of (architecture or effect, difference) pairs as HTML; `unit` labels the axis.
 
     With `shade_mde` each track shows where a true difference would be too small to be detected.
     Dashed lines stand at ±margin, between which arms are equivalent, where they are in reach.
-    A difference that is not finite has no mark and says so.
+    A difference that is not finite has no mark and says so. ``ends`` says what lies on the left and
+    on the right.
     """
     known = [value for _, d in rows for value in (d.mean, d.low, d.high) if is_number(value)]
     finite = [0.0, *(value for value in known if value is not None)]
@@ -62,17 +65,17 @@ def forest(
         widest = max(abs(value) for value in finite)
         reach = [arm.mde for arm, _ in rows if arm.mde is not None and arm.mde <= 2 * widest]
         finite += [sign * value for value in reach for sign in (-1.0, 1.0)]
-    ends = [] if margin is None else [-margin, margin]
+    bounds = [] if margin is None else [-margin, margin]
     if margin is not None and margin <= 2 * max(abs(value) for value in finite):
-        finite += ends
+        finite += bounds
     scale = _Scale.over(finite)
     lines = "".join(
         f'<i class="margin" style="left:{scale.place(end):.3f}%"></i>'
-        for end in ends
+        for end in bounds
         if scale.low < end < scale.high
     )
     body = "".join(_row(arm, difference, scale, shade_mde, lines) for arm, difference in rows)
-    return f'<div class="forest">{body}{_axis(scale, unit)}</div>'
+    return f'<div class="forest">{body}{_axis(scale, unit, ends)}</div>'
 
 
 class _Scale:
@@ -119,7 +122,7 @@ def _row(arm: Judged, difference: Estimate, scale: _Scale, shade_mde: bool, line
     )
 
 
-def _axis(scale: _Scale, unit: str) -> str:
+def _axis(scale: _Scale, unit: str, ends: tuple[str, str]) -> str:
     ticks = nice_ticks(scale.low, scale.high)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else scale.high - scale.low
     # Decimals that show one step exactly: ticks are round numbers.
@@ -133,6 +136,6 @@ def _axis(scale: _Scale, unit: str) -> str:
         '<div class="row axis" aria-hidden="true"><span class="name"></span>'
         f'<span class="track">{marks}</span><span class="number"></span></div>'
         '<div class="row axis-words"><span class="name"></span><span class="track">'
-        "<b>← lower loss: better</b><b>worse →</b></span>"
+        f"<b>← {escape(ends[0])}</b><b>{escape(ends[1])} →</b></span>"
         f'<span class="number">{escape(unit)}</span></div>'
     )

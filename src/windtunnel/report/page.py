@@ -25,6 +25,7 @@ from windtunnel.report.curves import drawable
 from windtunnel.report.effects_section import effects_section, interactions_section
 from windtunnel.report.search_page import search_data, search_section
 from windtunnel.report.study_report import StudyReport
+from windtunnel.report.task_section import tasks_section
 from windtunnel.report.tuning import tuning_section
 from windtunnel.report.units import count_text, flops_text
 from windtunnel.report.verdicts import Verdicts, read_verdicts
@@ -48,6 +49,7 @@ def render_html(report: StudyReport) -> str:
     parts = _ablation_parts(report) | {
         "verdict": sections.verdict_section(study) + sections.reading_box(),
         "differences": sections.forest_section(study),
+        "tasks": tasks_section(report.tasks),
         "tuning": tuning_section(report.verdicts),
         "search": search_section(report.verdicts),
         "curves": curves,

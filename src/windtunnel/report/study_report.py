@@ -47,6 +47,8 @@ class StudyReport:
     command: str = ""
     ablation: Mapping[str, Any] | None = None
     """The effects and interactions of an ablation."""
+    tasks: Mapping[str, Any] | None = None
+    """What the runs answered to tasks."""
 
 
 def curve_from_events(events: Iterable[Event]) -> Curve:

@@ -4,6 +4,7 @@ plan.json     written before the first run; what the folder is about
 question.json in place of it where a study has several rounds
 rounds/       the plan of each round
 study.json    the verdicts, once there are any
+tasks.json    what its runs answered to tasks, where they were asked
 log/          what workers printed, by run and attempt
 runs/         the runs, unless they lie in a store of the user's
 study.lock    held by the process that runs the study
@@ -25,6 +26,7 @@ PLAN = "plan.json"
 QUESTION = "question.json"
 ROUNDS = "rounds"
 RESULTS = "study.json"
+TASKS = "tasks.json"
 VERDICT_ROUNDS = "verdict_rounds"
 """In the results of several rounds: the numbers of those whose plans the verdicts are about."""
 LOCK = "study.lock"
@@ -178,6 +180,18 @@ class StudyFolder:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes the verdicts, in place of earlier ones."""
         self._write(RESULTS, results)
+
+    def write_tasks(self, answers: Mapping[str, Any]) -> None:
+        """Writes what the study's runs answered to tasks, in place of earlier answers."""
+        self._write(TASKS, answers)
+
+    def read_tasks(self) -> dict[str, Any] | None:
+        """The answers to tasks; None where none were asked.
+
+        Raises:
+            StudyError: they are damaged.
+        """
+        return self._read(TASKS)
 
     def _write(self, name: str, tree: Mapping[str, Any]) -> None:
         path = self.path / name

@@ -28,6 +28,13 @@ MEASURES: dict[TaskKind, tuple[Measure, ...]] = {
     "pair": ("accuracy",),
     "cloze": ("accuracy", "bits_per_byte"),
 }
+DECIDING: dict[TaskKind, Measure] = {
+    "choice": "right_probability", "pair": "accuracy", "cloze": "bits_per_byte",
+}  # fmt: skip
+"""The measure that verdicts are about, where none is named: the one that tells most apart."""
+HIGHER_IS_BETTER: frozenset[Measure] = frozenset(
+    {"accuracy", "accuracy_per_byte", "right_probability"}
+)
 BOUNDS: dict[Measure, tuple[float, float]] = {
     "accuracy": (0.0, 1.0),
     "accuracy_per_byte": (0.0, 1.0),
