@@ -203,3 +203,20 @@ def contents(run: Path) -> dict[str, bytes]:
         for path in sorted(run.rglob("*"))
         if path.is_file() and path.parent.name != "claims" and path.name[0] != "."
     }
+
+
+def test_a_study_whose_folder_is_taken_away_is_told(tmp_path: Path) -> None:
+    gone = replace(task(tmp_path / "gone"), log=tmp_path / "gone")
+    ended = LocalEngine().start(gone).poll()
+    assert ended is not None
+    assert "cannot be started" in (ended.lost or "")
+    assert f"{gone.out}: No such file or directory" in (ended.lost or "")
+    (tmp_path / "gone").mkdir()
+    handle = LocalEngine().start(gone)
+    gone.errors.unlink()
+    while (ended := handle.poll()) is None:
+        time.sleep(0.01)
+    assert (ended.code, ended.words) == (
+        0,
+        f"{gone.errors}: cannot be read: No such file or directory",
+    )

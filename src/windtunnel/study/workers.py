@@ -68,9 +68,13 @@ def how_it_ended(code: int) -> str:
 
 
 def last_words(path: Path) -> str:
-    """The last lines of what a worker wrote; torchrun's own report of its end is left out."""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()
+    """The last lines of what a worker wrote; torchrun's own report of its end is left out. Where
+    they cannot be read any more, that is what is said."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
     reports = (i for i, line in enumerate(lines) if _TORCHRUN in line)
     return "\n".join(lines[: next(reports, None)][-_TAIL_LINES:])

@@ -37,8 +37,8 @@ class LocalEngine:
         gpus = self._least_used(task.gpus) if task.gpus else ()
         if gpus:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        with task.out.open("wb") as out, task.errors.open("wb") as errors:
-            try:
+        try:
+            with task.out.open("wb") as out, task.errors.open("wb") as errors:
                 process = subprocess.Popen(
                     task.command,
                     stdin=subprocess.DEVNULL,
@@ -47,8 +47,9 @@ class LocalEngine:
                     env={**os.environ, **variables},
                     start_new_session=True,  # a terminal's Ctrl-C reaches this process alone
                 )
-            except OSError as error:
-                return NeverStarted(f"its worker cannot be started: {error.strerror}")
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            return NeverStarted(f"its worker cannot be started: {place}{error.strerror}")
         handle = _LocalHandle(process, task)
         if gpus:
             self._on_gpus.append((handle, gpus))
