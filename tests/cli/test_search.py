@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import Command, corpus_text
@@ -11,7 +12,7 @@ from windtunnel.cli import searching
 from windtunnel.study.ground import local_ground
 from windtunnel.study.search import gate
 from windtunnel.study.search.outlook import Outlook
-from windtunnel.study.search.result import UNTUNED
+from windtunnel.study.search.result import CONTEXT, UNTUNED
 from windtunnel.train.config import TrainConfig
 
 LIMIT = 450 * 2**20
@@ -64,6 +65,45 @@ def test_a_search_trains_prunes_confirms_and_reports(
     told = windtunnel("report", "s")
     assert told.code == 0, told.err
     assert "Searched against confirmed" in told.out
+
+
+@pytest.mark.slow
+def test_what_an_earlier_search_left_in_the_store_changes_no_bit(
+    windtunnel: Command, workplace: Path, space: Path
+) -> None:
+    """It judged at another rung: one run has finished, the other is half-way, and both have passed
+    this search's rung without an evaluation there."""
+    text = SEARCH.replace("{best: 1, seeds: 2}", "0")
+    earlier = workplace / "earlier.yaml"
+    earlier.write_text(text.replace("[2], factor", "[4], factor"), encoding="utf-8")
+    space.write_text(text, encoding="utf-8")
+
+    def search(file: Path, out: str, runs: str) -> tuple[dict[str, Any], str]:
+        answer = windtunnel(
+            "search", "run.yaml", "--space", file, "--out", out, "--runs", runs, "--workers", 2,
+            "--json", "--set", "train.eval_every=5",
+        )  # fmt: skip
+        assert answer.code == 0, answer.err
+        found: dict[str, Any] = json.loads(answer.out)["search"]
+        del found["memory"]  # what is free now
+        return found, answer.err
+
+    alone, _ = search(space, "alone", "empty")
+    assert alone["counts"] == {"complete": 1, "invalid": 2, "pruned": 1}
+    search(earlier, "earlier", "store")
+    found, said = search(space, "s", "store")
+    assert found == alone
+    assert said.count("the store's run is past step 2 and was not evaluated there") == 2
+    assert len([run for run in (workplace / "s" / "runs").iterdir() if run.is_dir()]) == 2
+
+
+def test_a_searched_context_is_told_before_anything_is_trained(
+    windtunnel: Command, space: Path
+) -> None:
+    command = ("search", "run.yaml", "--space", space, "--out", "s", "--dry-run")
+    assert CONTEXT not in windtunnel(*command).err
+    space.write_text(f"{SEARCH}  train.seq_len: {{choice: [8, 32]}}\n", encoding="utf-8")
+    assert f"  note: {CONTEXT}\n" in windtunnel(*command).err
 
 
 def test_memory_is_kept_to_and_a_smaller_micro_batch_is_found(

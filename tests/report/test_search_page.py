@@ -74,6 +74,14 @@ def test_the_terminal_shows_trials_counts_memory_and_importance() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_what_losses_do_not_say_stands_beside_them() -> None:
+    assert "longer <context>" not in search_section(results())  # of an earlier version: no notes
+    told = results()
+    told["search"]["notes"] = ["a longer <context> has a lower loss"]
+    assert "a longer <context> has a lower loss" in shown(search_view(told))
+    assert "a longer &lt;context&gt; has a lower loss" in search_section(told)
+
+
 def test_the_front_is_drawn_by_place() -> None:
     plot = front_plot(results()["search"])
     assert plot is not None

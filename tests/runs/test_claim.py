@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -39,6 +40,14 @@ def test_claims_are_numbered_and_the_earlier_owner_is_fenced(tmp_path: Path) -> 
     third.check()
     for claim in (first, second, third):
         claim.release()
+
+
+def test_a_folder_that_is_gone_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    claim = Claim.take(tmp_path / "run" / "claims")
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(RunError, match="run: the run's folder is not there any more"):
+        claim.check()
 
 
 def test_an_owner_that_was_fenced_stays_so_after_the_taker_has_let_go(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """A worker without a model: takes steps in a run's folder, saves, and misbehaves as it is told.
 
 Arguments: the run's folder, steps, and what goes wrong: ``never``, ``kill-once`` and ``kill``
-(SIGKILL in mid-run, after saving or without ever saving), ``fail``, ``usage``, ``silent`` (ends
-without a record), ``deaf`` (ignores SIGTERM), ``diverge``, ``slow``, ``memory`` and ``memory-once``
-(says that memory has run out, always or at the first attempt), ``keyed`` (nothing does; its loss
-and its pace follow from the run's key).
+(SIGKILL in mid-run, after saving or without ever saving), ``fail``, ``raise``, ``usage``,
+``silent`` (ends without a record), ``deaf`` (ignores SIGTERM), ``diverge``, ``slow``, ``memory``
+and ``memory-once`` (says that memory has run out, always or at the first attempt), ``keyed``
+(nothing does; its loss and its pace follow from the run's key).
 """
 
 import hashlib
@@ -29,6 +29,8 @@ def main(path: Path, steps: int, trouble: str) -> int:
     if trouble in ("fail", "usage"):
         print(f"cannot train {run.name}", file=sys.stderr)
         return 1 if trouble == "fail" else 2
+    if trouble == "raise":
+        raise RuntimeError("its own fault")
     if trouble.startswith("memory"):
         before = path / "attempted"
         if trouble == "memory" or not before.exists():

@@ -14,8 +14,9 @@ from windtunnel.errors import StudyError, UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study import starts
 from windtunnel.study.arms import Ground, read_tree
-from windtunnel.study.conduct import RunMaker, conduct, finished_keys
+from windtunnel.study.conduct import RunMaker, conduct
 from windtunnel.study.execute import Job, Progress, StudyInterrupted
+from windtunnel.study.finding import finished_keys
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.ground import (
     free_memory_bytes,

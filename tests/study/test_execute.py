@@ -4,6 +4,7 @@ On every engine: local workers, and (slow) tasks of a Ray cluster.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,46 @@ def test_a_run_that_cannot_be_trained_fails_and_the_others_go_on(
     outcomes = run_all(jobs, tmp_path, {"a": trouble})
     assert outcomes["key-a"] == Outcome("failed", reason, attempts)
     assert outcomes["key-b"].status == "finished"
+
+
+def test_the_first_line_of_a_reason_names_the_error(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
+    reason = run_all([make_job(store, "a")], tmp_path, {"a": "raise"})["key-a"].reason
+    first, *more = reason.splitlines()
+    assert first == "its worker gave up with exit code 1: RuntimeError: its own fault"
+    assert more[0].startswith("Traceback")
+    assert more[-1] == "RuntimeError: its own fault"
+
+
+def test_a_run_whose_folder_is_deleted_fails_at_once(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
+    jobs = [make_job(store, "a"), make_job(store, "b")]
+
+    def delete(progress: Progress) -> None:
+        if any(one.name == "a" and one.step > 2 for one in progress.running):
+            shutil.rmtree(jobs[0].run.path, ignore_errors=True)
+
+    outcomes = run_all(jobs, tmp_path, {"a": "slow"}, on_progress=delete)
+    assert outcomes["key-a"] == Outcome("failed", f"{jobs[0].run.path} is not there any more", 1)
+    assert outcomes["key-b"].status == "finished"
+
+
+def test_a_run_that_another_process_ends_after_our_worker_died(
+    run_all: Run, store: RunStore, tmp_path: Path
+) -> None:
+    job = make_job(store, "a")
+
+    def take(notice: str) -> None:
+        if "taken over" in notice:
+            other = subprocess.Popen(command({"a": "slow"})(job))
+            while job.run.status != "running":
+                time.sleep(0.01)
+            threading.Thread(target=other.wait).start()
+
+    outcomes = run_all([job], tmp_path, {"a": "kill-once"}, on_notice=take)
+    assert outcomes["key-a"] == Outcome("finished", "", 1)
 
 
 def test_a_command_that_does_not_exist_fails_every_run(

@@ -12,9 +12,10 @@ from windtunnel.report.progress import ProgressDisplay, open_progress
 from windtunnel.report.units import count_text, duration_text
 from windtunnel.runs import RunStore
 from windtunnel.study.compare import Verdicts
-from windtunnel.study.conduct import Conducted, conduct, finished_keys
+from windtunnel.study.conduct import Conducted, conduct
 from windtunnel.study.engines import Engine
 from windtunnel.study.execute import Progress
+from windtunnel.study.finding import finished_keys
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import estimate
@@ -179,6 +180,7 @@ def follower(display: ProgressDisplay, name: str = "study") -> Callable[[Progres
         text = ", ".join(running.name for running in progress.running)
         if progress.runs_done == progress.runs:
             display.finish(name, f"{progress.runs} runs have ended")
+            started = False  # what another study trained too far is trained again: a bar of its own
         else:
             display.update(name, done, note=text, left=progress.seconds_left)
 

@@ -29,6 +29,7 @@ from windtunnel.study.machine import shares_gpus
 from windtunnel.study.search.inquiry import Searching
 from windtunnel.study.search.outlook import Outlook, look_ahead
 from windtunnel.study.search.prior import Prior, architecture_knobs
+from windtunnel.study.search.result import notes_of
 from windtunnel.study.search.space import Search, load_search
 from windtunnel.study.search.trial import BOOK, Book
 from windtunnel.study.starts import START_SECONDS, recall_start, start_seconds
@@ -205,6 +206,7 @@ def outlook_lines(
     if room is not None:
         how = "kept to it" if inquiry.is_enforced else "free now, by prediction alone"
         lines.append(f"  memory of a run: at most {bytes_text(room)} ({how})")
+    lines += [f"  note: {text}" for text in notes_of(config)]
     return [*lines, _time_line(inquiry, outlook, workers, there)]
 
 

@@ -12,6 +12,7 @@ from windtunnel.report.search_view import (
     front_points,
     importance_title,
     memory_lines,
+    notes,
     settings_text,
     short_path,
     value_text,
@@ -32,8 +33,8 @@ def search_section(results: Mapping[str, Any]) -> str:
         return ""
     found = results["search"]
     parts = [_front_figure(found), _trials(found), _importance(found), _confirmed(found)]
-    notes = [counts_text(found), *memory_lines(found)]
-    lines = "".join(f'<p class="note">{escape(text)}</p>' for text in notes)
+    told = [counts_text(found), *memory_lines(found), *notes(found)]
+    lines = "".join(f'<p class="note">{escape(text)}</p>' for text in told)
     return section("search", "Search", lines, *parts)
 
 

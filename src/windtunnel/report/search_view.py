@@ -20,7 +20,7 @@ def search_view(results: Mapping[str, Any]) -> Group:
     """What ``search`` prints at its end: readable at 80 columns and without colour."""
     found = results["search"]
     parts: list[RenderableType] = [_trials_table(found), Text(counts_text(found), style="dim")]
-    parts += [Text(text, style="dim") for text in memory_lines(found)]
+    parts += [Text(text, style="dim") for text in (*memory_lines(found), *notes(found))]
     if found["importance"]:
         parts.append(_importance_table(found["importance"]))
     if (plot := front_plot(found)) is not None:
@@ -84,6 +84,12 @@ def counts_text(found: Mapping[str, Any]) -> str:
     copies = found["copies"]
     more = f"; {copies} of them equal to an earlier one, not trained again" if copies else ""
     return f"{len(found['trials'])} trials: {words}{more}"
+
+
+def notes(found: Mapping[str, Any]) -> Sequence[str]:
+    """What the losses of the trials do not say; nothing in results of earlier versions."""
+    told: Sequence[str] = found.get("notes", ())
+    return told
 
 
 def memory_lines(found: Mapping[str, Any]) -> list[str]:

@@ -72,6 +72,11 @@ class Claim:
             RunError: another process has taken the run over; nothing more may be written.
         """
         following = _path(self.path.parent, int(self.path.name) + 1)
+        if not self.path.parent.parent.is_dir():
+            raise RunError(
+                f"{self.path.parent.parent}: the run's folder is not there any more; nothing more "
+                "is written"
+            )
         if following.exists() or not self.path.exists():
             raise RunError(
                 f"{self.path.parent.parent}: another process has taken this run over, since this "

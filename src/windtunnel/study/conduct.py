@@ -8,16 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from windtunnel.errors import RunError, StudyError, UsageError
+from windtunnel.errors import UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.arms import read_tree
 from windtunnel.study.compare import Verdicts, judge
 from windtunnel.study.engines import Engine
-from windtunnel.study.execute import Job, Outcome, Progress, evaluated_at, execute
+from windtunnel.study.execute import Job, Outcome, Progress, execute
+from windtunnel.study.finding import CreateRun, finished_keys, found_or_made
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.machine import shares_gpus
 from windtunnel.study.plan import Arm, Plan, PlannedRun
 from windtunnel.study.sources import Sources
+from windtunnel.study.standing import standing_of
 from windtunnel.study.starts import recall_start
 from windtunnel.study.time_left import Took
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from windtunnel.data.config import DataConfig
     from windtunnel.data.dataset import Dataset
 
-CreateRun = Callable[[PlannedRun, RunStore], RunFolder]
 Command = Callable[[Job], Sequence[str]]
 
 
@@ -64,12 +65,6 @@ def worker_command(job: Job) -> list[str]:
     if job.limit_bytes is not None:
         command += ["--memory", str(job.limit_bytes)]
     return command
-
-
-def finished_keys(plan: Plan, store: RunStore) -> frozenset[str]:
-    """The plan's runs that have their record already: they are not trained again."""
-    ended = {run.key for run in store.list() if run.status in ("finished", "diverged")}
-    return frozenset(ended.intersection(plan.keys))
 
 
 class RunMaker:
@@ -184,7 +179,8 @@ def run_plan(
     """Finds or makes the plan's runs in the store, and brings all of them to their end.
 
     Args:
-        folder: of the study, for what workers print. The others as for ``conduct``.
+        folder: of the study, for what workers print and for runs that the store has trained too far
+            (see ``found_or_made``). The others as for ``conduct``.
         sources: as they were when the study began: now, when left out.
         took: see ``execute``.
 
@@ -196,42 +192,28 @@ def run_plan(
     sources.watch(plan)
     recall_start(arm.start_seconds for arm in plan.arms)
     store.refer(folder.path, plan.keys)
-    runs = {key: _found_or_made(plan.run(key), store, create) for key in plan.keys}
-    outcomes = execute(
-        [_job(plan, key, run) for key, run in runs.items()],
-        command=command,
-        workers=workers,
-        log=folder.log,
-        engine=engine,
-        memory_bytes=memory_bytes,
-        on_progress=on_progress,
-        on_notice=on_notice,
-        before_start=sources.check,
-        took=took,
-    )
+    apart = RunStore(folder.runs)
+    runs: dict[str, RunFolder] = {}
+    outcomes: dict[str, Outcome] = {}
+    left = plan.keys
+    while left:  # again for those that another study has meanwhile trained too far
+        found = {key: found_or_made(plan.run(key), store, apart, create, on_notice) for key in left}
+        outcomes |= execute(
+            [_job(plan, key, run) for key, run in found.items()],
+            command=command,
+            workers=workers,
+            log=folder.log,
+            engine=engine,
+            memory_bytes=memory_bytes,
+            on_progress=on_progress,
+            on_notice=on_notice,
+            before_start=sources.check,
+            took=took,
+        )
+        runs |= found
+        left = tuple(key for key in left if outcomes[key].status == "passed")
     records = {key: _record(runs[key], outcomes[key], plan.run(key).until) for key in plan.keys}
     return Trained(runs, outcomes, records)
-
-
-def _found_or_made(run: PlannedRun, store: RunStore, create: CreateRun) -> RunFolder:
-    found = store.find(run.key)
-    if found is None:
-        _refuse_damaged(run, store)
-    return found or create(run, store)
-
-
-def _refuse_damaged(run: PlannedRun, store: RunStore) -> None:
-    """Raises StudyError where the store holds the run in a folder that cannot be read."""
-    for path in sorted(store.root.glob(f"*{run.key[:10]}")):
-        try:
-            folder = RunFolder.open(path)
-            if folder.key != run.key:
-                continue
-            folder.summary()
-        except RunError as error:
-            raise StudyError(
-                f"{run.arm}, seed {run.seed}: {error}; delete or move {path} to train it again"
-            ) from error
 
 
 def _job(plan: Plan, key: str, run: RunFolder) -> Job:
@@ -270,9 +252,6 @@ def _record(run: RunFolder, outcome: Outcome, until: int | None = None) -> Mappi
     """What a run's part of a study came to; of one that has paused, its evaluation there."""
     if outcome.status == "failed":
         return {"status": "failed", "reason": outcome.reason}
-    if outcome.status == "paused":
-        assert until is not None
-        return {"status": "paused", "final": evaluated_at(run, until), "steps": until}
-    record = run.read_record()
-    assert record is not None, "a run that has ended has its record"
-    return record
+    found = standing_of(run, until)
+    assert found is not None, "a run that has ended stands where it was to come to"
+    return found.values

@@ -1,23 +1,23 @@
 """Runs on worker processes: started, watched, taken over when they die, stopped gently.
 
 The executor knows run folders only. What a worker does is the caller's command, where it runs the
-engine's; that it has ended well is a record in its run's folder; how far it is, its events.
+engine's; that it has ended well, and how far it is, is read from its run's folder.
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from windtunnel.errors import RunError, StudyError
-from windtunnel.runs import RunFolder, RunSummary
+from windtunnel.runs import RunSummary
 from windtunnel.study.engines import Ended, Engine, Handle, LocalEngine, Task
 from windtunnel.study.jobs import Job, Outcome, Progress, Running, Status
+from windtunnel.study.standing import standing_of
 from windtunnel.study.time_left import Took, seconds_left
 from windtunnel.study.workers import Clock
 from windtunnel.train.interrupts import StopRequest, exit_code_of
@@ -31,6 +31,8 @@ POLL_SECONDS = 0.2
 USAGE_EXIT = 2
 OUT_OF_MEMORY = "out of memory"
 """What a worker says on standard error when memory has run out."""
+SIGNS_OF_ANOTHER = ("is writing here", "writes this run (", "has just claimed this run")
+"""What it says where another process took the run a moment earlier: ``RunLock`` and ``Claim``."""
 _SIGNS_OF_MEMORY = ("bad_alloc", "cannot allocate memory", "memoryerror")
 _MEMORY_GROWTH = 1.5
 """A run that did not fit is expected to take so many times what was predicted."""
@@ -134,9 +136,11 @@ class _Executor:
         self._began: dict[str, tuple[float, int]] = {}
         """When the last worker of a run was started, and at which step it went on."""
         for job in jobs:  # what other processes train is known before a place is given away
+            if self._has_ended(job):  # so that the time left counts no run that is over
+                continue
             if self._is_elsewhere(job):
                 self._leave_elsewhere(job)
-            elif not self._has_ended(job):  # so that the time left counts no run that is over
+            else:
                 self._waiting.append(job)
 
     def advance(self) -> bool:
@@ -266,22 +270,27 @@ class _Executor:
         return seen is not None and seen.status == "running"
 
     def _has_ended(self, job: Job) -> bool:
-        """Whether the run has its record; notes the outcome."""
+        """Whether nothing of it is left to be trained here; notes the outcome."""
         try:
-            if job.until is not None and evaluated_at(job.run, job.until) is not None:
-                self._ended(job, "paused", "")
-                return True
-            record = job.run.read_record()
+            found = standing_of(job.run, job.until)
         except RunError as error:
             self._ended(job, "failed", f"{error}; {_way_out(job)}")
             return True
-        if record is None:
+        if found is None:
             return False
-        self._ended(job, record["status"], str(record.get("reason") or ""))
+        self._ended(job, found.status, str(found.values.get("reason") or ""))
         return True
 
     def _settle(self, job: Job, ended: Ended) -> None:
         if self._has_ended(job):
+            return
+        if any(sign in ended.words for sign in SIGNS_OF_ANOTHER):  # this was no attempt
+            self._tries[job.run.key] -= 1
+            del self._began[job.run.key]
+            self._waiting.insert(0, job)
+            return
+        if not job.run.path.is_dir():
+            self._died(job, f"{job.run.path} is not there any more", again=False)
             return
         self._before_start()  # it may have died of that, and would again
         how = "it ended without a record" if ended.code == 0 else ended.how
@@ -292,7 +301,7 @@ class _Executor:
             job = self._expecting_more(job)
         # A usage error is there again at every attempt, and so is too tight a limit.
         again = ended.code != USAGE_EXIT and not (full and job.limit_bytes is not None)
-        self._died(job, f"{how}: {ended.words}" if ended.words else how, again=again)
+        self._died(job, told_of_end(how, ended.words), again=again)
 
     def _expecting_more(self, job: Job) -> Job:
         """The job with a larger prediction of its memory, so that it waits for more room."""
@@ -332,7 +341,7 @@ class _Executor:
         worker is no part: there only whole runs tell how long the others take."""
         if tries == 0:
             self._took.recall(job)
-        elif tries == 1:
+        elif tries == 1 and job.run.key in self._began:  # else its end came from elsewhere
             began, begun_at = self._began[job.run.key]
             if job.in_seconds or begun_at <= job.first_step:
                 work = job.work - job.work_done(begun_at, 0.0, begun_at)
@@ -353,21 +362,23 @@ class _Executor:
         return seen.loss if seen is not None else None
 
 
+def told_of_end(how: str, words: str) -> str:
+    """How a worker ended, with its very last line, which names the error; below it what it said.
+
+    >>> told_of_end("exit code 1", "File x, line 3\\nRuntimeError: no")
+    'exit code 1: RuntimeError: no\\nFile x, line 3\\nRuntimeError: no'
+    """
+    lines = words.strip().splitlines()
+    if not lines:
+        return how
+    return "\n".join([f"{how}: {lines[-1].strip()}", *(lines if len(lines) > 1 else [])])
+
+
 def says_out_of_memory(words: str) -> bool:
     """Whether a worker's last words are about memory: its own, or those of the libraries below it,
     which may end the process before Python hears of it."""
     text = words.lower()
     return any(sign in text for sign in (OUT_OF_MEMORY, *_SIGNS_OF_MEMORY))
-
-
-def evaluated_at(run: RunFolder, step: int) -> Mapping[str, Any] | None:
-    """The values of a run's evaluation after a step; None where it has not come so far.
-
-    Raises:
-        RunError: its events are damaged.
-    """
-    found = [e.values for e in run.read_events() if e.kind == "eval" and e.step == step]
-    return found[-1] if found else None
 
 
 def _way_out(job: Job) -> str:

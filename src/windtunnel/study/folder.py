@@ -6,7 +6,7 @@ rounds/       the plan of each round
 study.json    the verdicts, once there are any
 tasks.json    what its runs answered to tasks, where they were asked
 log/          what workers printed, by run and attempt
-runs/         the runs, unless they lie in a store of the user's
+runs/         the runs, unless they lie in a store of the user's; those trained to a rung again
 study.lock    held by the process that runs the study
 """
 

@@ -73,7 +73,11 @@ def measure_speeds(configs: Sequence[RunConfig]) -> list[float]:
     """
     texts = [_without_seed(config) for config in configs]
     distinct = list(dict.fromkeys(texts))
-    asked = json.dumps({"began": time.time(), "runs": [json.loads(text) for text in distinct]})
+    names = {text: config.arch.name for config, text in zip(configs, texts, strict=True)}
+    asked = json.dumps({
+        "began": time.time(), "runs": [json.loads(text) for text in distinct],
+        "names": [names[text] for text in distinct],
+    })  # fmt: skip
     try:
         done = subprocess.run(
             [sys.executable, "-m", "windtunnel.study.speed_probe"],

@@ -55,13 +55,14 @@ class Job:
         return started + self.work_per_step * max(0, step - self.first_step)
 
 
-Status = Literal["finished", "diverged", "failed", "paused"]
+Status = Literal["finished", "diverged", "failed", "paused", "passed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended. Failed: its worker died or gave up as often as was allowed. Paused: it was
-    to be trained to a step and has reached it."""
+    to be trained to a step and has reached it. Passed: it was to, and another study trained it
+    past that step, without an evaluation there."""
 
     status: Status
     reason: str = ""

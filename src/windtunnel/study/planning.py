@@ -122,7 +122,7 @@ class Question:
             for base, arm in zip(named, matched, strict=True)
             for run in make_runs(base, arm, self.seeds, ground)
         )
-        told = (*_recipe_notes(matched), *shared_notes(runs), *_change_notes(arms, match))
+        told = (*recipe_notes(matched), *shared_notes(runs), *_change_notes(arms, match))
         return Plan(
             kind="compare",
             question=self.words,
@@ -292,7 +292,7 @@ def _match(
     return amount, matched, measured(matched) if match == "params" else known
 
 
-def _recipe_notes(arms: Sequence[Candidate]) -> list[str]:
+def recipe_notes(arms: Sequence[Candidate | LoadedRun]) -> list[str]:
     """Settings that change what a loss means, where they differ between arms."""
     notes = []
     for field in _DECIDES_LOSS:

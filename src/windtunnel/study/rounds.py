@@ -13,16 +13,10 @@ from typing import Any, Protocol
 from windtunnel.errors import UsageError
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.compare import final_value
-from windtunnel.study.conduct import (
-    Command,
-    CreateRun,
-    RunMaker,
-    finished_keys,
-    run_plan,
-    worker_command,
-)
+from windtunnel.study.conduct import Command, RunMaker, run_plan, worker_command
 from windtunnel.study.engines import Engine
 from windtunnel.study.execute import Outcome, Progress
+from windtunnel.study.finding import CreateRun, finished_keys
 from windtunnel.study.folder import StudyFolder
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import estimate
@@ -137,7 +131,7 @@ def conduct_inquiry(
         outcomes: dict[str, Outcome] = {}
         sources, took = Sources(), Took()
         while (plan := _next(inquiry, past, folder, sources)) is not None:
-            done = finished_keys(plan, store)
+            done = finished_keys(plan, store, RunStore(folder.runs))
             if not done.issuperset(plan.keys):
                 sources.watch(plan)
                 sources.check()  # before the round is written: it may rest on what has changed

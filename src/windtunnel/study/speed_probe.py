@@ -1,5 +1,6 @@
-"""A child process that measures speeds. On stdin, as JSON: when it was started and run configs; on
-stdout: their steps a second, and how long it took to the end of its first step, as a worker does.
+"""A child process that measures speeds. On stdin, as JSON: when it was started, run configs and
+their names; on stdout: their steps a second, and how long it took to the end of its first step, as
+a worker does.
 """
 
 from __future__ import annotations
@@ -56,16 +57,16 @@ def steps_per_second(ready: ReadyRun, on_first: Callable[[], None] = lambda: Non
 def main() -> None:
     from windtunnel.train.launch import ready_run
 
-    try:
-        asked = json.load(sys.stdin)
-        firsts: list[float] = []
-        speeds = [
-            steps_per_second(ready_run(read_tree(tree)), lambda: firsts.append(time.time()))
-            for tree in asked["runs"]
-        ]
-    except WindtunnelError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+    asked = json.load(sys.stdin)
+    firsts, speeds = list[float](), list[float]()
+    for name, tree in zip(asked["names"], asked["runs"], strict=True):
+        try:
+            ready = ready_run(read_tree(tree))
+            speeds.append(steps_per_second(ready, lambda: firsts.append(time.time())))
+        except Exception as error:  # a component of the user's may raise anything
+            what = str(error) if isinstance(error, WindtunnelError) else repr(error)
+            print(f"{name}: {what}", file=sys.stderr)
+            sys.exit(1)
     print(json.dumps({"speeds": speeds, "start": max(0.0, firsts[0] - asked["began"])}))
 
 

@@ -24,8 +24,10 @@ from windtunnel.study.plan import PlannedRun
 from windtunnel.study.rounds import Answer, conduct_inquiry
 from windtunnel.study.search.inquiry import Searching
 from windtunnel.study.search.outlook import look_ahead, steps_share
+from windtunnel.study.search.result import CONTEXT, UNTUNED
 from windtunnel.study.search.space import read_search
 from windtunnel.study.search.trial import BOOK, Book
+from windtunnel.train.identity import WITHOUT_EFFECT
 from windtunnel.train.run_config import LoadedRun, load_run_document
 
 WORKER = Path(__file__).with_name("trial_worker.py")
@@ -52,8 +54,9 @@ def base(batch_size: int = 4) -> LoadedRun:
 
 def settle(loaded: LoadedRun) -> Settled:
     tree = loaded.config.model_dump(mode="json")
-    nameless = {**tree, "arch": {k: v for k, v in tree["arch"].items() if k != "name"}}
-    return Settled(digest(nameless), tree, "text", 300)
+    arch = {k: v for k, v in tree["arch"].items() if k != "name"}
+    train = {k: v for k, v in tree["train"].items() if k not in WITHOUT_EFFECT}
+    return Settled(digest({**tree, "arch": arch, "train": train}), tree, "text", 300)
 
 
 def create(run: PlannedRun, store: RunStore) -> RunFolder:
@@ -203,6 +206,27 @@ def test_an_equal_configuration_is_not_trained_again(tmp_path: Path) -> None:
     assert started(tmp_path / "s") == 2
     assert len(found["search"]["best"]) == 2
     assert "arms" not in found
+
+
+def test_a_searched_context_has_a_note(tmp_path: Path) -> None:
+    """The losses of trials are not measured alike, nor are those of the confirmation."""
+    space = {"train.seq_len": {"choice": [8, 32]}, "arch.max_seq_len": {"choice": [64]}}
+    found = searched(question(space=space, sampler="grid", trials=2), tmp_path / "s").to_dict()
+    assert found["search"]["notes"] == [CONTEXT]
+    best = found["search"]["trials"][found["search"]["best"][0]]
+    own = f"trial-{best['number']:03d} {best['params']['train.seq_len']}"
+    assert (
+        f"train.seq_len differs (file 16, {own}): the losses are not measured alike."
+        in found["note"]
+    )
+    assert UNTUNED in found["note"]
+
+
+def test_without_one_it_has_none(tmp_path: Path) -> None:
+    space = {"train.lr": {"choice": [1e-3]}}
+    found = searched(question(space=space, sampler="grid", trials=1), tmp_path / "s").to_dict()
+    assert found["search"]["notes"] == []
+    assert "seq_len" not in found["note"]
 
 
 def test_what_does_not_fit_is_skipped_with_the_number(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from windtunnel.errors import StudyError
 from windtunnel.study.arms import Ground, as_arm, plain_plan
 from windtunnel.study.execute import says_out_of_memory
 from windtunnel.study.plan import Arm, Plan
+from windtunnel.study.planning import recipe_notes
 from windtunnel.study.rounds import Recall, Round
 from windtunnel.study.search.gate import (
     Room,
@@ -280,6 +281,7 @@ class Searching:
             steps = [r.get("steps") for r in records if r["status"] == "diverged"]
             trial.end("diverged", f"after step {steps[0]}" if steps else "its loss is not finite")
         elif rung is None or all(r["status"] == "finished" for r in records):
+            # Stages in epochs may end before the rung, where a knob makes batches larger.
             trial.losses = losses
             trial.end("complete")
         else:
@@ -341,6 +343,7 @@ class Searching:
                 CONFIRM, f"{many} against the file as it stands", named, seeds=seeds,
                 ground=self._quiet_ground,
                 speeds=[self.speed, *(self._speed_of(trial) for trial in self.confirmed)],
+                notes=recipe_notes([as_arm(run, name) for name, run in named]),
             )
         )  # fmt: skip
 

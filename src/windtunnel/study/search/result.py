@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from windtunnel.config import parse_path
 from windtunnel.study.compare import judge
 from windtunnel.study.folder import VERDICT_ROUNDS
 from windtunnel.study.rounds import Round
+from windtunnel.study.search.config import SearchConfig
 from windtunnel.study.search.importance import importance
 from windtunnel.study.search.pareto import pareto_front
 from windtunnel.study.search.trial import Trial
@@ -24,6 +26,17 @@ UNTUNED = (
     "The file was not tuned as the trials were: a verdict says what the search was worth, not that "
     "one architecture is better than another; for that, `compare --tune` tunes each alike."
 )
+
+CONTEXT = (
+    "train.seq_len is searched: a longer context has a lower loss for reasons beside the "
+    "architecture, and the losses of trials with different ones are not measured alike."
+)
+
+
+def notes_of(config: SearchConfig) -> list[str]:
+    """What the reader of the trials' losses must know."""
+    paths = map(parse_path, config.space)
+    return [CONTEXT] if parse_path("train.seq_len") in paths else []
 
 
 def search_result(inquiry: Searching, confirmation: Round | None, number: int) -> dict[str, Any]:
@@ -60,6 +73,7 @@ def _tree(inquiry: Searching, verdicts: Mapping[str, Any]) -> dict[str, Any]:
         },
         "confirmed": [_confirmed(trial, verdicts) for trial in inquiry.confirmed if verdicts],
         "note": OPTIMISM,
+        "notes": notes_of(config),
         **_prior(inquiry),
     }
 
