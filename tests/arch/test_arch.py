@@ -87,6 +87,14 @@ def test_a_preset_begins_at_the_loss_of_knowing_nothing(name: str) -> None:
     assert loss == pytest.approx(math.log(VOCABULARY), rel=0.02)
 
 
+@pytest.mark.parametrize("name", [n for n in SMALL if n not in DECODERS])
+def test_cross_attention_has_biases_where_self_attention_has(name: str) -> None:
+    architecture = resolve(decode(preset_document(name), ArchSpec), VOCABULARY)
+    for layer in architecture.layers:
+        if layer.cross is not None:
+            assert (layer.cross.bias, layer.cross.out_bias) == (layer.mixer.bias,) * 2  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_the_cost_counts_the_parameters_that_are_built(name: str) -> None:
     architecture = resolve(decode(preset_document(name), ArchSpec), VOCABULARY)

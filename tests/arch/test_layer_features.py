@@ -19,15 +19,18 @@ from windtunnel.arch import (
     cost,
     fold,
     layer_cost,
+    preset_document,
     resolve,
     scope_of,
     without_effect,
 )
 from windtunnel.arch.spec import LayerSpec
+from windtunnel.config import decode
 from windtunnel.errors import ConfigError
 from windtunnel.nn.auxiliary import collect_auxiliary
 from windtunnel.nn.component import Span, after_update, has_updates
 from windtunnel.nn.contracts.case import tensors
+from windtunnel.nn.unit_weights import unit_dimensions
 
 
 def architecture(*layers: dict[str, Any], **values: Any) -> Architecture:
@@ -158,6 +161,17 @@ def test_the_layer_whose_values_go_into_others_shares_with_none() -> None:
     other = {**mixer, "num_kv_heads": 1}
     with pytest.raises(ConfigError, match="layer 1 is the first"):
         architecture({"mixer": mixer}, {"mixer": other}, {"mixer": other, "share_with": 1})
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_layers_that_mix_in_first_values_read_all_tokens(index: int) -> None:
+    """What a layer with depth reads are other tokens than those of the first layer."""
+    mixer = {"type": "attention", "num_heads": 2, "value_residual": "fixed"}
+    layers: list[dict[str, Any]] = [{"mixer": mixer} for _ in range(2)]
+    layers[index]["depth"] = {"capacity": 0.5}
+    with pytest.raises(ConfigError, match="a layer with depth reads some tokens alone") as caught:
+        architecture(*layers)
+    assert f"arch.layers[{index}].mixer.value_residual" in str(caught.value)
 
 
 def test_layers_that_share_read_the_values_of_one_before_them() -> None:
@@ -390,6 +404,28 @@ def test_an_ngpt_stays_on_the_sphere() -> None:
     assert losses[-1] < losses[0] - 0.3
 
 
+@pytest.mark.parametrize("width", [64, 256])
+def test_the_preset_of_ngpt_scales_with_its_width(width: int) -> None:
+    """Attention logits and what gates are made of have variance 1, as without the sphere; the
+    former lie within ±√head_dim (section 2.3.2)."""
+    document = preset_document("ngpt").edit(f"d_model={width}")
+    model: Any = build(resolve(decode(document, ArchSpec), 64), seed=0).eval()
+    layer, ids = model.layers[0], torch.arange(64)[None]
+    head_dim = width // 4
+    with torch.no_grad():
+        x = model.embedding(ids, Span.of(64))
+        read = layer.mixer_join.enter(x)[0]
+        q, k, _ = layer.mixer._project(read, Span.of(64))
+        logits = q @ k.mT * layer.mixer.config.scale
+        gates = layer.mlp.gate(layer.mlp_join.enter(x)[0])
+    assert logits.abs().max() <= head_dim**0.5 + 1e-4
+    off = ~torch.eye(64, dtype=torch.bool)
+    assert float(logits[..., off].std()) == pytest.approx(1.0, rel=0.15)
+    assert float(gates.std()) == pytest.approx(1.0, rel=0.1)
+    head = model.architecture.head.norm
+    assert (head.length, head.scale) == pytest.approx((width**0.5, width**-0.5))
+
+
 def test_what_no_linear_map_holds_is_left_alone() -> None:
     model = built(NGPT, {"mixer": "lstm"}, unit_weights=True)
     with torch.no_grad():
@@ -399,6 +435,33 @@ def test_what_no_linear_map_holds_is_left_alone() -> None:
     for name, value in model.named_parameters():
         untouched = bool((value == 3.0).all())
         assert untouched == (value.ndim < 2 or "mixer.weight_" in name), name
+
+
+@pytest.mark.parametrize(
+    ("mixer", "as_wide", "otherwise"),
+    [
+        ("long_conv", {"filter_width": 16}, {"filter_width": 12}),
+        ("latent_attention", {"rope_dim": 4, "kv_rank": 12}, {"rope_dim": 4, "kv_rank": 10}),
+        ("latent_attention", {"q_rank": 16, "kv_rank": 16}, {"q_rank": 9, "kv_rank": 10}),
+        ("mamba", {"expand": 1.0}, {"expand": 2.0}),
+        ("gla", {"gate_rank": 16}, {"gate_rank": 3}),
+    ],
+)
+def test_a_map_within_a_mixer_is_left_alone_though_as_wide_as_the_stream(
+    mixer: str, as_wide: dict[str, Any], otherwise: dict[str, Any]
+) -> None:
+    heads = {"num_heads": 2} if mixer in ("gla", "latent_attention") else {}
+    found = [
+        unit_dimensions(
+            built({**NGPT, "mixer": {"type": mixer, **heads, **values}}, unit_weights=True), 16
+        )
+        for values in (as_wide, otherwise)
+    ]
+    assert found[0] == found[1]
+    inner = ("filter", "mixer.k.", "mixer.v.", "x_proj", "dt_proj", "forget_up")
+    if mixer != "gla":
+        assert not [name for name in found[0] if any(part in name for part in inner)]
+    assert found[0].get("layers.0.mixer.down.weight", 1) == 1, "it reads the stream"
 
 
 def test_weights_are_left_alone_unless_asked() -> None:

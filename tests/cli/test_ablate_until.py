@@ -57,6 +57,42 @@ def test_seeds_are_added_and_reported(windtunnel: Command, workplace: Path) -> N
     assert "holds another study" in fixed.err
 
 
+def test_a_margin_ends_it_and_tasks_are_asked(windtunnel: Command, workplace: Path) -> None:
+    item = {"good": "the cat sleeps.", "bad": "the cat sleep."}
+    lines = [json.dumps({**item, "good": f"the {n} sleeps."}) for n in ("cat", "dog", "king")]
+    Path("pair.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    ask = (*VARIED, "--margin", 50, "--until-decided", "--first-seeds", 3, "--max-seeds", 4)
+    planned = windtunnel(*ask, "--out", "one", "--dry-run")
+    assert planned.code == 0, planned.err
+    said = " ".join(planned.err.split())
+    assert "margin: an effect whose interval lies within ±50 nats/token is equivalent" in said
+    answer = windtunnel(*ask, "--task", "pair.jsonl", "--out", "one")
+    assert answer.code == 0, answer.err
+    assert "asked of every run behind the verdicts: pair (3 items, by accuracy)" in answer.err
+    tree = json.loads((workplace / "one" / "study.json").read_text(encoding="utf-8"))
+    found = tree["ablation"]
+    assert found["margin"] == 50
+    assert {effect["verdict"] for effect in found["effects"]} == {"equivalent"}
+    assert {effect["seeds"] for effect in found["effects"]} == {3}
+    assert all(effect["p_equivalence"] < 0.05 for effect in found["effects"])
+    assert found["conclusion"].count("makes no difference that matters") == 2
+    told = " ".join(answer.out.split())
+    assert "equivalent, additive: the interval lies within a margin of 50 nats/token" in told
+    assert "Task pair: 3 pairs" in answer.out
+    page = (workplace / "one" / "report.html").read_text(encoding="utf-8")
+    assert "differences that do not matter, by the margin" in page
+    assert "--max-seeds 4 --margin 50" in page
+    assert "Answers to pair, of 3 items" in page
+    fixed = windtunnel(*VARIED, "--seeds", 3, "--margin", 50, "--out", "fixed", "--json")
+    assert fixed.code == 0, fixed.err
+    assert "is equivalent, an interaction additive" in " ".join(fixed.err.split())
+    told_so = json.loads(fixed.out)["ablation"]
+    assert (told_so["margin"], told_so["looks"]) == (50, None)
+    assert {effect["verdict"] for effect in told_so["effects"]} == {"equivalent"}
+    other = windtunnel(*VARIED, "--margin", 40, "--out", "one")
+    assert (other.code, "holds another study" in other.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -67,6 +103,11 @@ def test_seeds_are_added_and_reported(windtunnel: Command, workplace: Path) -> N
         (("--until-decided", "--first-seeds", 0, "--max-seeds", 0), "at least 2 seeds, not 0"),
         (("--until-decided", "--first-seeds", 9, "--max-seeds", 4), "is before the first (9)"),
         (("--until-decided", "--max-seeds", 1000), "at most 100 seeds can be looked at"),
+        (("--margin", 0), "--margin must be above 0, not 0"),
+        (("--margin", "-0.1"), "--margin must be above 0, not -0.1"),
+        (("--margin", "inf"), "--margin must be above 0, not inf"),
+        (("--margin", "nan"), "--margin must be above 0, not nan"),
+        (("--measure", "accuracy"), "--measure is of tasks: it needs --task FILE"),
     ],
 )
 def test_unfit_options_are_told(

@@ -1,6 +1,7 @@
 """A user's own mixer: written, checked, trained, resumed, generated from."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,19 @@ from windtunnel.nn.positions.alibi import alibi_slopes
 from windtunnel.train.run_config import load_run
 
 OWN = "mixer: {type: attention, num_heads: 2}", "mixer: my_mixer"
+READ = "        values = self.value(x).to(state.average.dtype)\n"
+MADE = "        self.value = Linear(d, n, bias=False)\n"
+SCALED = "self.value.register_forward_hook(lambda module, args, y: y * s)"
+
+
+def reading(*lines: str) -> tuple[str, str]:
+    """An edit of the new mixer: lines before its extend reads x, t tokens long."""
+    return READ, "".join(f"        {line}\n" for line in ("t = x.shape[1]", *lines)) + READ
+
+
+def making(*lines: str) -> tuple[str, str]:
+    """An edit of the new mixer: lines in its __init__."""
+    return MADE, MADE + "".join(f"        {line}\n" for line in lines)
 
 
 @pytest.fixture(autouse=True)
@@ -62,12 +76,12 @@ def test_a_new_mixer_keeps_every_contract(windtunnel: Command, own: Path) -> Non
     answer = windtunnel("check", "--contracts", own.name)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [
-        f"mixer my_mixer({knob}): 12 contracts hold" for knob in ("", "d_hidden=24", "d_hidden=1")
+        f"mixer my_mixer({knob}): 16 contracts hold" for knob in ("", "d_hidden=24", "d_hidden=1")
     ]
     tree = json.loads(windtunnel("check", "--contracts", own.name, "--json").out)["contracts"]
     assert tree["hold"] is True
     assert [(row["contracts"], row["passed"], row["failures"]) for row in tree["examples"]] == [
-        (12, 12, [])
+        (16, 16, [])
     ] * 3
 
 
@@ -81,6 +95,34 @@ def test_a_new_mixer_keeps_every_contract(windtunnel: Command, own: Path) -> Non
         ("self.out(average.to(x.dtype))", "self.no(x)", "shape", "AttributeError: 'MyMixer'"),
         ("(cls.Config(), cls.Config(d_hidden=24), cls.Config(d_hidden=1))", "()", "examples",
          "there is none"),
+        (*reading("if t > 32: x = x + torch.roll(x, -1, 1)"), "long",
+         "editing token 1 of 199 on: off by"),
+        (*reading("if t > 64: x = torch.cat([x[:, :64], 2 * x[:, 64:]], 1)"), "long",
+         "extend of 199 tokens cut at (1, 2, 66): off by"),
+        ("span.real if span.padded else None",
+         "span.real if span.padded and x.shape[1] < 64 else None", "long",
+         "pads get a gradient of"),
+        (*reading("if self.training: x = x - x.mean(1, keepdim=True)"), "training",
+         "in training, editing token 1 on: off by"),
+        (*reading("if self.training and t > 8: x = 2 * x"), "training",
+         "in training, extend of 11 tokens cut at (1, 2, 7, 8): off by"),
+        (*reading("if self.training: x = x + torch.randn_like(x)"), "training",
+         "in training, the output is random, without a knob named dropout or noise"),
+        (*reading("if self.training: x.mul_(0.5)"), "training",
+         "in training, the input was changed"),
+        (*reading("if self.training: self.n = getattr(self, 'n', 0) + 1",
+                  "x = x + getattr(self, 'n', 0)"), "saved",
+         "training changed something that is not in the state_dict"),
+        (*making("s = float(torch.randn(()))", SCALED), "meta",
+         "__init__ cannot run on torch's meta device"),
+        (*making("s = torch.initial_seed() + 1.0", SCALED), "seed",
+         "the output depends on torch's random state while it is built"),
+        (*making("self.table = torch.ones(n)"), "meta", "table is a plain tensor"),
+        (*making("self.register_buffer('seen', torch.ones(n), persistent=False)"), "meta",
+         "seen has no values: give them in `buffer_values`"),
+        (*reading("x.mul_(0.5)"), "shape", "the input was changed"),
+        (*reading("x.mul_(0.5)"), "padding", "the input was changed"),
+        (*reading("raise SystemExit(3)"), "shape", "SystemExit: 3"),
     ],
 )  # fmt: skip
 def test_a_fault_is_told_with_its_component_and_contract(
@@ -89,7 +131,8 @@ def test_a_fault_is_told_with_its_component_and_contract(
     edit(own, old, new)
     answer = windtunnel("check", "--contracts", own.name)
     assert (answer.code, answer.err) == (1, "")
-    assert f"  mixer my_mixer(): {contract}: {message}" in answer.out
+    line = rf"^  mixer my_mixer\(\): (\w+, )*{contract}(, \w+)*: {re.escape(message)}"
+    assert re.search(line, answer.out, re.MULTILINE), answer.out
     forget_plugins()
     tree = json.loads(windtunnel("check", "--contracts", own.name, "--json").out)["contracts"]
     assert tree["hold"] is False
@@ -97,12 +140,56 @@ def test_a_fault_is_told_with_its_component_and_contract(
     assert any(f["contract"] == contract and message in f["message"] for f in failures)
 
 
+def test_a_buffer_without_values_is_told_once_with_the_lines_that_give_them(
+    windtunnel: Command, own: Path
+) -> None:
+    edit(own, *making("self.register_buffer('seen', torch.ones(3))"))
+    answer = windtunnel("check", "--contracts", own.name)
+    assert (answer.code, answer.out.count("['seen']")) == (1, 1)
+    assert "(and in 2 more examples)" in answer.out
+    told = answer.out.partition("as in `")[2].partition("`")[0]
+    edit(own, "    def initial_state", f"    {told}\n\n    def initial_state")
+    answer = windtunnel("check", "--contracts", own.name)
+    assert (answer.code, answer.out.count(": 16 contracts hold")) == (0, 3)
+
+
+def test_what_a_plugin_prints_is_no_part_of_the_answer(windtunnel: Command, own: Path) -> None:
+    edit(own, READ, "        print('reading')\n" + READ)
+    own.write_text(own.read_text(encoding="utf-8") + "\nprint('loading')\n", encoding="utf-8")
+    for arguments in (("--contracts", own.name), ("own.yaml",)):
+        forget_plugins()
+        answer = windtunnel("check", *arguments, "--json")
+        assert (answer.code, "loading" in answer.err) == (0, True)
+        json.loads(answer.out)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (*making("self.s = float(torch.rand(()))"),
+         "layers[0]: mixer my_mixer cannot be built: RuntimeError: Tensor.item() cannot be called"),
+        ('return {"decay": uniform(4.0)}', "return {}",
+         "layers.0.mixer cannot be initialized: AssertionError: layers.0.mixer: no init for"),
+        (*making("self.register_buffer('seen', torch.ones(n))"),
+         "layers.0.mixer cannot be initialized: AssertionError: layers.0.mixer: no values for"),
+    ],
+)  # fmt: skip
+def test_a_mixer_that_cannot_be_built_is_a_mistake(
+    windtunnel: Command, own: Path, old: str, new: str, message: str
+) -> None:
+    edit(own, old, new)
+    answer = windtunnel("train", "own.yaml", "--out", "run")
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
 def test_contracts_and_costs_in_one_call(windtunnel: Command, own: Path) -> None:
     answer = windtunnel("check", "own.yaml", "--contracts", own.name, "--json")
     tree = json.loads(answer.out)
     assert (answer.code, tree["contracts"]["hold"]) == (0, True)
     assert tree["parts"][1]["kind"] == "my_mixer + glu"
-    assert "12 contracts hold" in windtunnel("check", "own.yaml", "--contracts", own.name).out
+    assert "16 contracts hold" in windtunnel("check", "own.yaml", "--contracts", own.name).out
 
 
 @pytest.mark.parametrize(
@@ -112,6 +199,7 @@ def test_contracts_and_costs_in_one_call(windtunnel: Command, own: Path) -> None
         ("x = 1\n", "empty.py: registers no component"),
         ("1 / 0\n", "ZeroDivisionError: division by zero"),
         ("def\n", "SyntaxError: invalid syntax"),
+        ("raise SystemExit(3)\n", "empty.py: SystemExit: 3"),
     ],
 )
 def test_a_file_without_components_is_a_mistake(
@@ -217,8 +305,8 @@ def test_an_attention_of_ones_own_keeps_every_contract(windtunnel: Command, gate
     assert (answer.code, answer.err) == (0, "")
     lines = answer.out.splitlines()
     assert len(lines) == 4
-    assert all(line.endswith(": 12 contracts hold") for line in lines)
-    assert lines[0] == "mixer gated(num_heads=2): 12 contracts hold"
+    assert all(line.endswith(": 16 contracts hold") for line in lines)
+    assert lines[0] == "mixer gated(num_heads=2): 16 contracts hold"
     assert "gate=head" in lines[1]
 
 

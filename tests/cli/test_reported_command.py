@@ -26,12 +26,13 @@ def test_an_ablation() -> None:
     request = ablating.Request(
         file=Path("a.yaml"), family=None, size="", vary=("gated: {'arch.layers[*].mlp': glu}",),
         design="one", skip_invalid=True, edits=EDITS[1:], seeds=3, match="tokens", budget=None,
-        out=PLACE, runs=Path("runs"), workers=None, dry_run=False, flat_json=None,
+        out=PLACE, runs=Path("runs"), workers=None, dry_run=False, flat_json=None, margin=0.02,
+        tasks=(Path("t.jsonl"),),
     )  # fmt: skip
     assert shlex.split(ablating._command(request)) == [
         "windtunnel", "ablate", "a.yaml", "--vary", "gated: {'arch.layers[*].mlp': glu}",
         "--design", "one", "--set", EDITS[1], "--skip-invalid", "--seeds", "3",
-        "--match", "tokens", "--out", str(PLACE),
+        "--margin", "0.02", "--match", "tokens", "--task", "t.jsonl", "--out", str(PLACE),
     ]  # fmt: skip
 
 

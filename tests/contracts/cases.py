@@ -43,7 +43,12 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"unit_offset": True},
     ],
     ("norm", "scalenorm"): [{}, {"affine": False}, {"bias": True, "eps": 4.0}],
-    ("norm", "cosine"): [{}, {"affine": False, "length": 4.0}, {"bias": True, "eps": 4.0}],
+    ("norm", "cosine"): [
+        {},
+        {"affine": False, "length": 4.0},
+        {"bias": True, "eps": 4.0},
+        {"length": "sqrt", "scale": "rsqrt"},
+    ],
     ("norm", "none"): [{}],
     ("position", "none"): [{}],
     ("position", "rope"): [

@@ -54,7 +54,7 @@ def norm(config: Any, w: Weights, x: Tensor) -> Tensor:
         length = (x**2).sum().sqrt()
         y = x / length if float(length.detach()) > config.eps else x / config.eps
         if config.type == "cosine":
-            y = y * config.length
+            y = y * config.length / config.scale
         elif not config.affine:
             y = y * math.sqrt(d)
     if config.affine:

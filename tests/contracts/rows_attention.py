@@ -38,6 +38,7 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"num_heads": 2, "qk_norm": {"type": "layernorm"}, "scale": 0.9},
         {"num_heads": 4, "num_kv_heads": 2, "qk_norm": "rmsnorm", "qk_norm_over": "all_heads"},
         {"num_heads": 2, "k_norm": {"type": "scalenorm"}, "qk_norm_over": "all_heads"},
+        {"num_heads": 4, "num_kv_heads": 2, "qk_norm": {"type": "cosine", "scale": "rsqrt"}},
         {"num_heads": 2, "position": {"type": "rope", "fraction": 0.5, "style": "interleaved"}},
         {"num_heads": 2, "window": 3, "dilation": 2},
         {"num_heads": 2, "window": 2, "stride": 3, "position": "alibi"},
@@ -86,6 +87,7 @@ VARIANTS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"num_heads": 3, "head_dim": 4, "position": "alibi", "q_rank": 7, "norm": "layernorm"},
         {"num_heads": 2, "dropout": 0.2, "value_dim": 5},
         {"num_heads": 2, "position": _RELATIVE},
+        {"num_heads": 2, "position": _MULTIPLIED, "value_dim": 14},
         {"num_heads": 1, "position": "none"},
     ],
     ("mixer", "short_conv"): [

@@ -43,7 +43,7 @@ KNOBS: dict[tuple[str, str], dict[str, Knob]] = {
     ("norm", "layernorm"): {**_AFFINE, "bias": ({}, False)},
     ("norm", "rmsnorm"): {**_AFFINE, "bias": ({}, True), "unit_offset": ({}, True)},
     ("norm", "scalenorm"): {**_AFFINE, "bias": ({}, True)},
-    ("norm", "cosine"): {**_AFFINE, "bias": ({}, True), "length": ({}, 4.0)},
+    ("norm", "cosine"): {**_AFFINE, "bias": ({}, True), "length": ({}, 4.0), "scale": ({}, 0.5)},
     ("norm", "none"): {},
     ("position", "none"): {},
     ("position", "rope"): {

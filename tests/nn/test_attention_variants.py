@@ -218,6 +218,56 @@ def test_layers_do_not_share_what_their_positions_learn(mode: str, window: int |
     assert float(other.position.weight.grad.abs().sum()) > 0
 
 
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ({"qk_norm": "cosine"}, 8**0.5),
+        ({"qk_norm": {"type": "cosine", "length": 2.0}}, 8**0.5 / 4),
+        ({"qk_norm": {"type": "cosine", "length": "sqrt"}}, 8**-0.5),
+        ({"qk_norm": "rmsnorm"}, 8**-0.5),
+        ({"k_norm": "cosine"}, 1.0),
+        ({"qk_norm": "cosine", "qk_norm_over": "all_heads"}, 16 / 8**0.5),
+        ({"qk_norm": "cosine", "num_kv_heads": 1, "qk_norm_over": "all_heads"}, 2**0.5 * 8**0.5),
+        ({"qk_norm": "cosine", "scale": 0.5}, 0.5),
+    ],
+)
+def test_the_usual_scale_makes_up_for_the_length_of_queries_and_keys(
+    values: dict[str, Any], scale: float
+) -> None:
+    resolved = Attention.Config.model_validate({"num_heads": 2, **values}).resolve(SCOPE)
+    assert resolved.scale == pytest.approx(scale)
+    assert resolved.resolve(SCOPE) == resolved
+
+
+@pytest.mark.parametrize("over", ["head", "all_heads"])
+def test_attention_of_cosines_is_as_sharp_as_that_of_rms_norms(over: str) -> None:
+    """And its logits lie within ±√head_dim, head by head."""
+    cosines, plain = (
+        _build("attention", num_heads=2, qk_norm=norm, qk_norm_over=over)
+        for norm in ("cosine", "rmsnorm")
+    )
+    x, span = _random(2, 40, 16), Span.of(40)
+    torch.testing.assert_close(cosines(x, span), plain(x, span))
+    q, k, _ = cosines._project(x, span)
+    logits = q @ k.mT * cosines.config.scale
+    assert logits.std() > 0.8
+    if over == "head":
+        assert logits.abs().max() <= 8**0.5 + 1e-5
+
+
+def test_norms_of_all_heads_derive_their_length_from_their_own_widths() -> None:
+    norm = {"type": "cosine", "length": "sqrt"}
+    module = _build("attention", num_heads=4, num_kv_heads=1, qk_norm=norm,
+                    qk_norm_over="all_heads")  # fmt: skip
+    q, k, _ = module._project(_random(1, 3, 16), Span.of(3))
+    torch.testing.assert_close(q.square().sum((1, 3)), torch.full((1, 3), 16.0))
+    torch.testing.assert_close(k.square().sum((1, 3)), torch.full((1, 3), 4.0))
+    latent = _build("latent_attention", num_heads=2, q_rank=6, kv_rank=4, norm=norm)
+    low = latent.q_norm(_random(1, 3, 6)), latent.norm(_random(1, 3, 4))
+    torch.testing.assert_close(low[0].square().sum(2), torch.full((1, 3), 6.0))
+    torch.testing.assert_close(low[1].square().sum(2), torch.full((1, 3), 4.0))
+
+
 def test_a_temperature_is_a_factor_of_the_scale() -> None:
     scaled = _build("attention", num_heads=2, learned_scale="head")
     with torch.no_grad():

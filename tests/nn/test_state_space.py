@@ -251,6 +251,19 @@ def test_mamba_starts_as_published() -> None:
     assert (weights["skip"] == 1).all()
 
 
+def test_mambas_step_in_bfloat16_has_its_bias_added_in_float32() -> None:
+    mixer: Any = _build("mamba", dt_rank=2).bfloat16()
+    x = _random(1, 50, 2).bfloat16()
+    weight, bias = mixer.dt_proj.weight, mixer.dt_proj.bias
+    product = F.linear(x, weight)
+    assert torch.equal(mixer.dt_proj(x), product.float() + bias.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixer = mixer.float()
+        narrow = mixer.dt_proj(x.float())
+    assert narrow.dtype == torch.float32
+    assert torch.equal(narrow, product.float() + bias.float())
+
+
 def test_mamba2_starts_with_rates_in_their_range() -> None:
     mixer = _build("mamba2", d_inner=2000, head_dim=2, a_min=2.0, a_max=5.0)
     rates = dict(mixer.named_parameters())["a_log"].exp()

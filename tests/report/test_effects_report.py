@@ -111,6 +111,44 @@ def test_looks_and_the_seeds_behind_each_row_are_told() -> None:
     assert "Seeds</th>" not in fixed
 
 
+def test_a_margin_is_told_and_drawn_and_what_is_within_it_has_a_verdict() -> None:
+    beside = {"role": "interaction", "params": None, "flops_per_token": None}
+    pairs = [effect(f"pair {i}", "additive", 0.001, reason="within", **beside) for i in range(20)]
+    with_it = tree(
+        margin=0.04,
+        effects=[effect("a: x against y", "equivalent", 0.01, reason="the interval lies within",
+                        p_equivalence=0.01)],
+        interactions=[*pairs, effect("a × b", "undecided", 0.05, **beside),
+                      effect("c × d", "better together", -0.09, **beside)],
+    )  # fmt: skip
+    text = printed(with_it)
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert "equivalent, additive: the interval lies within a margin of 0.04 nats/token" in words
+    assert "a: x against y: the interval lies within" in words
+    assert "10 more are additive or undecided (see the report)" in words
+    assert text.index("c x d") < text.index("pair 0")
+    assert text.count("additive") == 11 + 2  # rows, the title and what a margin means
+    page, beside_it = effects_section(with_it), interactions_section(with_it)
+    assert "lies within a margin of 0.04 nats/token" in page
+    assert "crosses the zero line and reaches a dashed one leaves the question open" in page
+    for part in (page, beside_it):
+        assert 'class="margin"' in part
+        assert "Between the dashed lines: differences that do not matter, by the margin." in part
+    assert '<div class="row equivalent"' in page
+    assert "= equivalent" in page
+    assert beside_it.count("= additive") == 20
+
+
+def test_studies_from_before_there_were_margins_are_read() -> None:
+    old = tree()
+    assert "margin" not in old
+    assert read_ablation(old).margin is None
+    said = printed(old) + effects_section(old) + interactions_section(old)
+    assert "margin" not in said
+    assert "An interval that crosses the zero line leaves the question open" in said
+
+
 def test_a_damaged_tree_is_told() -> None:
     with pytest.raises(StudyError, match="has no points"):
         read_ablation(tree(points=[]))

@@ -145,3 +145,27 @@ def test_a_store_knows_what_studies_need(store: RunStore, tmp_path: Path) -> Non
     notes["study"].path.write_text("{")
     with pytest.raises(RunError, match="is damaged"):
         references(store.root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("loss<3 and step>1", r"'3 and step>1' is not a number; .*give --where twice"),
+        ("loss<3,2", "'3,2' is not a number; .*give --where twice"),
+        ("loss>=nan", "'nan' is not a number"),
+        ("loss<null", "'null' is not a number"),
+        ("step!=soon", "'soon' is not a number$"),
+        ("train.lr<", "'' is not a number$"),
+        ("loss==3", "there is no comparison =="),
+        ("name<b", "name is a text, so < means nothing; write =, != or ~"),
+    ],
+)
+def test_what_nothing_could_meet_is_a_mistake(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        condition(text)
+
+
+def test_not_known_is_written_null(store: RunStore) -> None:
+    assert names(store, where=["loss=null"]) == ["new"]
+    assert names(store, where=["loss!=null", "loss!=2.5"]) == ["gpt", "lstm"]
+    assert names(store, where=["loss<inf"]) == ["gpt", "gru", "lstm"]

@@ -94,6 +94,39 @@ def test_one_at_a_time_says_what_compare_says(ground: Ground) -> None:
         assert (effect["mde"], effect["mde_corrected"]) == (arm.mde, arm.mde_corrected)
 
 
+def test_one_at_a_time_with_a_margin_says_what_compare_says(ground: Ground) -> None:
+    of = design("one", f"{ACTIVATION}=[relu, silu]", "train.lr=3e-3")
+    plan = plan_ablation(of, seeds=4, ground=ground)
+    noise = np.random.default_rng(1)
+    size = {"relu": 0.01, "silu": -0.1}
+    by_arm = dict(zip([arm.name for arm in plan.arms], of.points, strict=True))
+    records = {}
+    for run in plan.runs:
+        shift = size.get(of.params(by_arm[run.arm])["activation"], 0.0)
+        records[run.key] = record(3 + shift + float(noise.normal(0, 1e-3)))
+    verdicts = judge(plan, records, margin=0.02)
+    tree = ablation(of, verdicts)
+    assert tree["margin"] == 0.02
+    for effect, arm in zip(tree["effects"], verdicts.arms[1:], strict=True):
+        assert arm.delta is not None
+        assert effect["delta"] == pytest.approx(vars(arm.delta))
+        assert (effect["p_holm"], effect["verdict"]) == (arm.p_holm, arm.verdict)
+        assert effect["p_equivalence"] == arm.p_equivalence
+        assert effect["mde_corrected"] == arm.mde_corrected
+    relu, silu, rate = tree["effects"]
+    assert [e["verdict"] for e in (relu, silu, rate)] == ["equivalent", "better", "equivalent"]
+    assert relu["reason"].startswith("worse, but by less than the margin")
+    said = tree["conclusion"]
+    assert "activation: relu against gelu_tanh makes no difference that matters: +0.0" in said
+    assert "lr: 0.003 against 0.001 makes no difference that matters: " in said
+    assert "(the interval lies within ±0.02)" in said
+    assert "Undecided" not in said
+    plain = ablation(of, judge(plan, records))
+    assert plain["margin"] is None
+    assert [e["p_holm"] for e in plain["effects"]] == [e["p_holm"] for e in tree["effects"]]
+    assert [e["verdict"] for e in plain["effects"]] == ["worse", "better", "undecided"]
+
+
 def test_a_grid_finds_its_interaction_and_says_so(ground: Ground) -> None:
     of = design("grid", f"{ACTIVATION}=[relu, gelu_tanh]", "arch.d_model=[32, 64]", "train.lr=1e-2")
     plan = plan_ablation(of, seeds=4, ground=ground)

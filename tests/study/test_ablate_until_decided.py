@@ -32,9 +32,15 @@ FAR = 0.5  # in nats; the noise of a run is 0.01
 ONE = {"gpt2": 0.0, "activation=relu": FAR, "lr=0.003": 0.0}
 
 
-def asked(kind: Any, ground: Ground, looks: Looks = Looks(3, 6), tuning: Tuning | None = None):  # type: ignore[no-untyped-def]  # noqa: B008
+def asked(  # type: ignore[no-untyped-def]
+    kind: Any,
+    ground: Ground,
+    looks: Looks = Looks(3, 6),  # noqa: B008
+    tuning: Tuning | None = None,
+    margin: float | None = None,
+):
     of = design(kind, f"{ACTIVATION}=[relu]", RATE)
-    confirmation = UntilEffectsDecided(of, looks)
+    confirmation = UntilEffectsDecided(of, looks, margin)
     return Ablating(of, match="tokens", budget=2000, ground=ground, confirmation=confirmation,
                     tuning=tuning)  # fmt: skip
 
@@ -90,6 +96,29 @@ def test_every_design_adds_seeds_where_something_is_open(
     assert f"up to 6: {3 * len(names)} to {6 * len(names)} runs" in line
 
 
+def test_a_grid_ends_early_where_all_else_is_less_than_a_margin(
+    ground: Ground, tmp_path: Path
+) -> None:
+    inquiry = asked("grid", ground, margin=0.2)
+    matched = inquiry.next([], lambda digest: None)
+    assert matched is not None
+    shifts = {arm.name: FAR * ("relu" in arm.name) for arm in matched.arms}
+    answer = conducted(inquiry, tmp_path / "study", shifts)
+    assert [verdict for verdict, _ in effects(answer).values()] == [
+        "worse", "equivalent", "additive"
+    ]  # fmt: skip
+    assert max(arm["seeds"] for arm in answer.result["arms"]) < 6
+    told = answer.result["ablation"]
+    assert told["margin"] == answer.result["margin"] == 0.2
+    said = told["conclusion"]
+    assert "lr: 0.003 against 0.001 makes no difference that matters: " in said
+    assert "1 of 1 interactions are decided. Additive (within ±0.2 nats/token): 1 of 1" in said
+    assert "Undecided" not in said
+    assert "probably have been missed" not in said
+    without = conducted(asked("grid", ground), tmp_path / "without", shifts)
+    assert {arm["seeds"] for arm in without.result["arms"]} == {6}
+
+
 def test_answers_depend_neither_on_workers_nor_on_an_end_before_the_end(
     ground: Ground, tmp_path: Path
 ) -> None:
@@ -143,13 +172,25 @@ def test_points_are_tuned_before_seeds_are_counted(ground: Ground, tmp_path: Pat
 
 def test_a_folder_keeps_its_looks_and_its_design(ground: Ground, tmp_path: Path) -> None:
     conducted(asked("one", ground, Looks(2, 3)), tmp_path / "study", ONE)
-    for other in (asked("one", ground, Looks(2, 4)), asked("both", ground, Looks(2, 3))):
+    for other in (
+        asked("one", ground, Looks(2, 4)), asked("both", ground, Looks(2, 3)),
+        asked("one", ground, Looks(2, 3), margin=0.1),
+    ):  # fmt: skip
         with pytest.raises(UsageError, match="holds another study"):
             conducted(other, tmp_path / "study", ONE)
     of = design("one", f"{ACTIVATION}=[relu]", RATE)
     fixed = Ablating(of, match="tokens", budget=2000, ground=ground,
                      confirmation=FixedSeeds((0, 1, 2)))  # fmt: skip
     assert fixed.digest != asked("one", ground, Looks(3, 3)).digest
+
+
+def test_a_margin_is_part_of_the_question_only_where_there_is_one(ground: Ground) -> None:
+    """So that folders from before there were margins are found again."""
+    of = design("one", f"{ACTIVATION}=[relu]", RATE)
+    assert UntilEffectsDecided(of, Looks(3, 6)).asked() == {"until_effects_decided": [3, 6, 2.0]}
+    assert FixedSeeds((0, 1)).asked() == {"seeds": [0, 1]}
+    digests = {asked("one", ground, margin=m).digest for m in (None, 0.1, 0.2)}
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize(
@@ -179,7 +220,9 @@ def test_unfit_looks_are_told(options, message: str) -> None:
         planned_looks(**options)
 
 
-def told_of(losses: dict[str, list[float | None]], kind: Any = "one") -> dict[str, Any]:
+def told_of(
+    losses: dict[str, list[float | None]], kind: Any = "one", margin: float | None = None
+) -> dict[str, Any]:
     """What an ablation says of losses by arm; None is a run that diverged."""
     of = design(kind, f"{ACTIVATION}=[relu]", RATE)
     plan = plan_ablation(of, seeds=3, ground=Ground(settle_config, None))
@@ -188,7 +231,7 @@ def told_of(losses: dict[str, list[float | None]], kind: Any = "one") -> dict[st
         for run in plan.runs
         for loss in [losses[run.arm][run.seed]]
     }
-    return ablation(of, judge(plan, records))
+    return ablation(of, judge(plan, records, margin=margin))
 
 
 SMALL = {"gpt2": [3.0, 3.01, 2.99], "activation=relu": [3.0327, 3.06, 3.0573],
@@ -208,6 +251,15 @@ def test_a_difference_that_was_seen_with_luck_is_said_to_be_over_estimated() -> 
     compared = judged(dict(SMALL))  # type: ignore[arg-type]
     (said,) = verdicts.overestimated(["activation=relu"])
     assert said in compared.conclusion
+
+
+def test_what_is_less_than_a_margin_is_not_said_to_be_over_estimated() -> None:
+    told = told_of(SMALL, margin=2.0)
+    activation, rate = told["effects"]
+    assert [e["verdict"] for e in told["effects"]] == ["equivalent", "equivalent"]
+    assert 0 < activation["delta"]["mean"] < activation["mde_corrected"]
+    assert rate["reason"].startswith("worse, but by less than the margin")
+    assert "over-estimated" not in told["conclusion"]
 
 
 def test_a_verdict_of_divergence_is_no_estimate_and_does_not_contradict_itself() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windtunnel.errors import UsageError
-from windtunnel.trace.naming import distinct_sizes, fixed_name, followed_name
+from windtunnel.trace.naming import distinct_sizes, fixed_name, followed_name, guessed_axes
 
 DIMS = {"d": 64, "h": 4, "g": 2, "k": 16, "f": 176, "V": 500}
 
@@ -82,3 +82,16 @@ def test_distinct_sizes_collide_with_nothing(dims: dict[str, int]) -> None:
 def test_distinct_sizes_that_do_not_exist() -> None:
     with pytest.raises(UsageError, match="no two sizes up to 5"):
         distinct_sizes({"d": 30}, at_most=5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((3, 9, 2, 16), ("3", "9", "g", "k")),
+        ((3, 64, 2), ("3", "d", "2")),  # a convolution's state, with 2 heads of keys elsewhere
+        ((3, 9, 8), ("3", "9", "8")),  # neither 4·g nor 2·h
+        ((3, 4, 9, 9), ("3", "h", "9", "9")),
+    ],
+)
+def test_numbers_of_heads_name_heads_alone(shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
+    assert guessed_axes(shape, DIMS) == axes

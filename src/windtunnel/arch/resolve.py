@@ -174,11 +174,15 @@ class _Attempts:
         self, path: Path, added: Sequence[LayerConfig], start: int, firsts: dict[Any, int]
     ) -> None:
         """The first layer of those whose values are mixed with its own stands alone: a module that
-        serves several layers cannot tell which of them it is."""
+        serves several layers cannot tell which of them it is. All of them read all tokens."""
         for index, layer in enumerate(added, start):
             mixer: Any = layer.mixer
             if getattr(mixer, "value_residual", "none") == "none":
                 continue
+            if layer.depth is not None:
+                text = "a layer with depth reads some tokens alone, not those of the first values"
+                self.problems.append(((*path, "value_residual"), text))
+                return
             first = firsts.setdefault((mixer.num_kv_heads, mixer.head_dim), index)
             if layer.share_with == first:
                 text = (

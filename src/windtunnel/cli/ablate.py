@@ -13,12 +13,16 @@ from windtunnel.cli.options import (
     DryRun,
     Edits,
     FirstSeeds,
+    Margin,
     MatchOption,
     MaxSeeds,
     RunsFolder,
     StudyDir,
+    TaskFiles,
+    TaskMeasure,
     Track,
     Workers,
+    amount,
     print_json,
     runs_folder,
 )
@@ -65,13 +69,18 @@ def ablate(
     match: MatchOption = "tokens",
     budget: Annotated[
         float | None,
-        typer.Option("--budget", min=0, help="How much of it, for one run [the reference's own]."),
+        typer.Option(
+            "--budget", parser=amount, help="How much of it, for one run [the reference's own]."
+        ),
     ] = None,
     tune: Annotated[
         list[str] | None,
         typer.Option("--tune", metavar="PATH[=LIST]",
                      help="Tune this for every point first, such as train.lr; may be repeated."),
     ] = None,
+    margin: Margin = None,
+    tasks: TaskFiles = None,
+    measure: TaskMeasure = None,
     until_decided: Annotated[
         bool,
         typer.Option("--until-decided", help="Add seeds to the arms of each effect and interaction "
@@ -106,7 +115,7 @@ def ablate(
         budget=budget, out=out, runs=runs_folder(runs), workers=workers, dry_run=dry_run,
         flat_json=flat_json, engine=engine, tune=tuple(tune or ()),
         until_decided=until_decided, first_seeds=first_seeds, max_seeds=max_seeds,
-        track=tuple(track or ()),
+        track=tuple(track or ()), margin=margin, tasks=tuple(tasks or ()), measure=measure,
     )  # fmt: skip
     result = ablate_verb(request)
     if as_json:

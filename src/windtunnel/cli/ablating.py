@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from windtunnel.cli.comparing import SEEDS, asked_often, plan_lines, told
+from windtunnel.cli.comparing import (
+    SEEDS,
+    ask_tasks,
+    asked_often,
+    check_margin,
+    check_tasks,
+    plan_lines,
+    task_options,
+    told,
+)
 from windtunnel.cli.conducting import conduct_once, conduct_verb, matching_only
 from windtunnel.cli.corpora import prepare_with_progress
 from windtunnel.cli.options import note
@@ -35,6 +44,7 @@ from windtunnel.study.speeds import sparing
 from windtunnel.study.tune import Tuning, parse_knob
 from windtunnel.study.until import UntilEffectsDecided, planned_looks
 from windtunnel.study.vary import Factor, parse_factors
+from windtunnel.study.verdicts import UNITS
 
 MOST_ARMS_TOLD = 12
 """Arms whose size is told one by one before a study starts."""
@@ -65,6 +75,9 @@ class Request:
     first_seeds: int | None = None
     max_seeds: int | None = None
     track: tuple[str, ...] = ()
+    margin: float | None = None
+    tasks: tuple[Path, ...] = ()
+    measure: str | None = None
 
 
 def ablate_verb(request: Request) -> dict[str, Any]:
@@ -72,6 +85,7 @@ def ablate_verb(request: Request) -> dict[str, Any]:
     if request.match not in get_args(Match):
         raise UsageError(f"--match: {request.match!r}{suggestion(request.match, get_args(Match))}")
     check_trackers(request.track)
+    check_margin(request.margin)
     looks = _looks(request)
     check_question(2, seeds=request.seeds or SEEDS, budget=request.budget)
     check_writable(request.flat_json)
@@ -80,10 +94,11 @@ def ablate_verb(request: Request) -> dict[str, Any]:
     design = make_design(
         source, factors, kind_of(request.design), skip_invalid=request.skip_invalid
     )
+    check_tasks(request.tasks, request.measure, [run.config for run in design.runs])
     for data in {run.config.data for run in design.runs}:
         prepare_with_progress(data)
     with open_engine(request.engine) as engine:
-        if tuning is not None or looks is not None:
+        if tuning is not None or looks is not None or request.margin is not None:
             return _in_rounds(request, design, looks, tuning, engine)
         return _at_once(request, design, engine)
 
@@ -132,21 +147,23 @@ def _at_once(request: Request, design: Design, engine: Engine) -> dict[str, Any]
 def _in_rounds(
     request: Request, design: Design, looks: Looks | None, tuning: Tuning | None, engine: Engine
 ) -> dict[str, Any]:
-    """An ablation whose every point is tuned first, or whose seeds are added until decided."""
+    """An ablation whose every point is tuned first, whose seeds are added until decided, or that
+    has a margin."""
     match: Any = request.match
-    fixed = FixedSeeds(tuple(range(request.seeds or SEEDS)))
+    fixed = FixedSeeds(tuple(range(request.seeds or SEEDS)), request.margin)
     inquiry = Ablating(
         design,
         match=match,
         budget=request.budget,
         ground=_ground(request.match),
-        confirmation=fixed if looks is None else UntilEffectsDecided(design, looks),
+        confirmation=fixed if looks is None else UntilEffectsDecided(design, looks, request.margin),
         tuning=tuning,
     )
 
     def outlook(matched: Plan) -> list[str]:
         points = design_lines(design, matched.arms[0].name)
-        return [*points, *(f"  {line}" for line in inquiry.outlook(matched))]
+        lines = [*inquiry.outlook(matched), *_margin_lines(request.margin, matched.metric)]
+        return [*points, *(f"  {line}" for line in lines)]
 
     if request.dry_run:
         return matching_only(inquiry, request.out, outlook=outlook)
@@ -162,11 +179,20 @@ def _in_rounds(
     return _reported(request, flat_results(design, inquiry.verdicts(answer.rounds)))
 
 
+def _margin_lines(margin: float | None, metric: str) -> list[str]:
+    if margin is None:
+        return []
+    within = f"±{margin:g} {UNITS[metric]}"
+    return [f"margin: an effect whose interval lies within {within} is equivalent, an interaction "
+            "additive"]  # fmt: skip
+
+
 def _reported(request: Request, rows: list[dict[str, Any]]) -> dict[str, Any]:
     if request.flat_json is not None:
         text = json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomic(request.flat_json, text + "\n")
         note(f"results: {request.flat_json}")
+    ask_tasks(request.out, request.tasks, request.measure, request.runs)
     result, page = report_study(request.out, command=_command(request))
     note(f"report: {page}")
     return result
@@ -251,14 +277,16 @@ def _command(request: Request) -> str:
     parts += ["--skip-invalid"] if request.skip_invalid else []
     parts += [*_seed_options(request), "--match", request.match]
     parts += asked_often("--tune", request.tune)
+    parts += task_options(request.tasks, request.measure)
     if request.budget is not None:
         parts += ["--budget", f"{request.budget:.15g}"]
     return shlex.join([*parts, "--out", str(request.out)])
 
 
 def _seed_options(request: Request) -> list[str]:
+    margin = [] if request.margin is None else ["--margin", f"{request.margin:.15g}"]
     if not request.until_decided:
-        return ["--seeds", str(request.seeds or SEEDS)]
+        return ["--seeds", str(request.seeds or SEEDS), *margin]
     given = {"--first-seeds": request.first_seeds, "--max-seeds": request.max_seeds}
     told = [word for name, n in given.items() if n is not None for word in (name, str(n))]
-    return ["--until-decided", *told]
+    return ["--until-decided", *told, *margin]

@@ -13,6 +13,7 @@ from windtunnel.cli.options import (
     DryRun,
     Edits,
     FirstSeeds,
+    Margin,
     MatchOption,
     MaxSeeds,
     RunsFolder,
@@ -21,6 +22,7 @@ from windtunnel.cli.options import (
     TaskMeasure,
     Track,
     Workers,
+    amount,
     note,
     print_json,
     runs_folder,
@@ -51,7 +53,9 @@ def compare(
     match: MatchOption = "tokens",
     budget: Annotated[
         float | None,
-        typer.Option("--budget", min=0, help="How much of it, for one run [the first file's own]."),
+        typer.Option(
+            "--budget", parser=amount, help="How much of it, for one run [the first file's own]."
+        ),
     ] = None,
     tune: Annotated[
         list[str] | None,
@@ -62,12 +66,7 @@ def compare(
             "may be repeated.",
         ),
     ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(
-            "--margin", help="A smaller difference does not matter: makes equivalent a verdict."
-        ),
-    ] = None,
+    margin: Margin = None,
     pairing: Annotated[
         str,
         typer.Option(
@@ -122,8 +121,9 @@ def report(
     """Write a finished study's report anew, and print its verdicts."""
     from windtunnel.cli.comparing import print_verdicts
     from windtunnel.cli.probing import print_probe, report_probe
-    from windtunnel.cli.reporting import report_study
+    from windtunnel.cli.reporting import check_study, report_study
 
+    check_study(study)
     if (probed := report_probe(study)) is not None:
         print_json(probed) if as_json else print_probe(probed)
         return

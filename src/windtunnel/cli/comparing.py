@@ -128,8 +128,7 @@ def _confirmation(request: Request) -> Confirmation:
         UsageError: options that do not go together, or unfit values.
     """
     margin = request.margin
-    if margin is not None and not 0 < margin < float("inf"):
-        raise UsageError(f"--margin must be above 0, not {margin:g}")
+    check_margin(margin)
     pairings = get_args(Pairing)
     if request.pairing not in pairings:
         raise UsageError(f"--pairing: {request.pairing!r}{suggestion(request.pairing, pairings)}")
@@ -152,6 +151,12 @@ def _confirmation(request: Request) -> Confirmation:
     if request.first_seeds is None:
         first = max(2, min(first, last))
     return UntilDecided(Looks(first, last), margin)
+
+
+def check_margin(margin: float | None) -> None:
+    """Raises UsageError for a margin that is none."""
+    if margin is not None and not 0 < margin < float("inf"):
+        raise UsageError(f"--margin must be above 0, not {margin:g}")
 
 
 def _in_rounds(
@@ -280,12 +285,17 @@ def _command(request: Request) -> str:
     parts += asked_often("--set", request.edits)
     parts += [*_seed_options(request), "--match", request.match]
     parts += asked_often("--tune", request.tune)
-    parts += asked_often("--task", list(map(str, request.tasks)))
-    parts += ["--measure", request.measure] if request.measure is not None else []
+    parts += task_options(request.tasks, request.measure)
     parts += ["--pairing", request.pairing] if request.pairing != "design" else []
     if request.budget is not None:
         parts += ["--budget", f"{request.budget:.15g}"]
     return shlex.join([*parts, "--out", str(request.out)])
+
+
+def task_options(tasks: Sequence[Path], measure: str | None) -> list[str]:
+    """As they were given."""
+    parts = asked_often("--task", list(map(str, tasks)))
+    return parts if measure is None else [*parts, "--measure", measure]
 
 
 def asked_often(option: str, values: Sequence[str]) -> list[str]:

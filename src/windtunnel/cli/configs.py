@@ -117,7 +117,13 @@ def check(
 def _contracts(file: Path, as_json: bool) -> tuple[dict[str, Any], bool]:
     """What the contracts found, printed unless ``as_json``, and whether all of them hold."""
     from windtunnel.cli.contracts import all_hold, check_contracts, contracts_json, print_contracts
+    from windtunnel.config.nearest import hint_beside
+    from windtunnel.errors import UsageError
 
+    if file.is_dir():
+        raise UsageError(f"--contracts {file}: is a folder; a Python file of components is needed")
+    if not file.exists():
+        raise UsageError(f"--contracts {file}: no such file{hint_beside(file, suffixes=('.py',))}")
     reports = check_contracts(file)
     if not as_json:
         print_contracts(reports)

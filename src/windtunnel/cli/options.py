@@ -58,6 +58,11 @@ FirstSeeds: TypeAlias = Annotated[
 MaxSeeds: TypeAlias = Annotated[
     int | None, typer.Option("--max-seeds", help="Seeds at the last look [10].")
 ]
+Margin: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--margin", help="A smaller difference does not matter: makes equivalent a "
+                 "verdict."),
+]  # fmt: skip
 TaskFiles: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option("--task", metavar="FILE", help="Then ask the runs items with known answers, "
@@ -69,6 +74,17 @@ TaskMeasure: TypeAlias = Annotated[
                  "[right_probability of choices, accuracy of pairs, bits_per_byte of clozes]."),
 ]  # fmt: skip
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+
+
+def amount(text: str) -> float:
+    """How much is asked for, with a unit or without one: 10k, 1.5M, 2e6.
+
+    Raises:
+        UsageError: it is no number, or not above zero.
+    """
+    from windtunnel.study.ladder.amounts import parse_number
+
+    return parse_number(text.replace("_", ""), "--budget")
 
 
 def runs_folder(given: Path | None) -> Path:

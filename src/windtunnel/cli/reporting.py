@@ -8,6 +8,7 @@ from typing import Any
 
 from windtunnel.cli.options import note, runs_folder
 from windtunnel.config import annotated_yaml
+from windtunnel.config.nearest import hint_beside
 from windtunnel.errors import RunError, StudyError, UsageError
 from windtunnel.report.ladder_page import render_ladder
 from windtunnel.report.page import render_search, write_html, write_page
@@ -24,8 +25,9 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
     """Writes ``report.html`` into a study's folder; its verdicts and the page's path.
 
     Raises:
-        UsageError: the folder holds no study that has ended.
+        UsageError: there is no such folder, or it holds no study that has ended.
     """
+    check_study(path)
     folder = StudyFolder(path)
     plan = folder.read_plan()
     results = folder.read_results()
@@ -61,6 +63,15 @@ def report_study(path: Path, *, command: str = "") -> tuple[dict[str, Any], Path
     page = path / PAGE
     write_html(page, report)
     return {**results, **({} if answers is None else {"tasks": answers})}, page
+
+
+def check_study(path: Path) -> None:
+    """Raises UsageError where the path of a study is no folder at all."""
+    if path.is_dir():
+        return
+    if path.exists():
+        raise UsageError(f"{path}: is a file; a study's folder is expected, what --out named")
+    raise UsageError(f"{path}: no such folder{hint_beside(path, folders=True)}")
 
 
 def _answers(folder: StudyFolder, results: Mapping[str, Any]) -> Mapping[str, Any] | None:

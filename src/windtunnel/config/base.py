@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
 )
 
@@ -39,6 +41,16 @@ class Config(BaseModel):
     unwritten_defaults: ClassVar[frozenset[str]] = frozenset()
     """Fields that are not written out where they hold their default: what came later than the
     first digests. So a config that does not use such a field keeps its digest."""
+
+    @field_validator("name", check_fields=False)
+    @classmethod
+    def _printable(cls, name: Any) -> Any:
+        """Names are printed, also to terminals, which act on control characters."""
+        if isinstance(name, str):
+            bad = [c for c in name if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+            if bad:
+                raise ValueError(f"a name takes no control characters such as {bad[0]!a}")
+        return name
 
     @model_serializer(mode="wrap")
     def _without_unwritten(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

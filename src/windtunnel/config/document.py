@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from windtunnel.config.nearest import hint_beside
 from windtunnel.config.path import ALL, Path, Step, format_path, parse_path
 from windtunnel.errors import ConfigError, Problem, UsageError
 
@@ -79,7 +80,8 @@ class Document:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError([Problem(text, "is not an edit such as train.lr=3e-4", origin)])
-        return self.with_value(parse_path(name.strip()), parse_value(value, origin), origin)
+        path = parse_path(name.strip(), origin)
+        return self.with_value(path, parse_value(value, origin), origin)
 
     def with_value(self, path: Path, value: Any, origin: str) -> Document:
         """The document with ``value`` at every place that ``path`` matches."""
@@ -306,7 +308,9 @@ def parse_document(text: str, source: str = "config") -> Document:
     except RecursionError:
         raise ConfigError([Problem("", "nested too deeply", source)]) from None
     if not isinstance(tree, dict):
-        raise ConfigError([Problem("", "expected a mapping such as `arch: …`", source)])
+        what = "a list" if isinstance(tree, tuple) else repr(tree)
+        wanted = "expected a mapping (a run file has `arch: …`, a search `space: …`), not"
+        raise ConfigError([Problem("", f"{wanted} {what[:40]}", source)])
     if builder.problems:
         raise ConfigError(builder.problems)
     quoted = frozenset(builder.quoted)
@@ -327,5 +331,7 @@ def load_document(path: FilePath | str) -> Document:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
+        is_missing = isinstance(error, FileNotFoundError)
+        hint = hint_beside(file, suffixes=(".yaml", ".yml")) if is_missing else ""
+        raise UsageError(f"{path}: {error.strerror or error}{hint}") from None
     return parse_document(text, str(path))

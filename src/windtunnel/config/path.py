@@ -14,8 +14,11 @@ ALL = "*"
 _TOKEN = re.compile(r"(?P<name>[A-Za-z_][\w-]*)|\[(?P<index>-?\d+|\*)\]")
 
 
-def parse_path(text: str) -> Path:
-    """``a.b[0][*]`` as steps: names, indices and ``'*'``.
+def parse_path(text: str, place: str = "") -> Path:
+    """``a.b[0][*]`` as steps: names, indices and ``'*'``. ``place``: where it was written.
+
+    Raises:
+        ConfigError: it is no path.
 
     >>> parse_path("arch.layers[*].mixer")
     ('arch', 'layers', '*', 'mixer')
@@ -28,12 +31,13 @@ def parse_path(text: str) -> Path:
         match = _TOKEN.match(text, position)
         joined = bool(steps) and text[position - 1] != "."
         if match is None or (match["name"] and joined) or (match["index"] and not steps):
-            raise ConfigError([Problem(text, "is not a path such as arch.layers[0].mixer.type")])
+            message = "is not a path such as arch.layers[0].mixer.type"
+            raise ConfigError([Problem(text, message, place)])
         index = match["index"]
         steps.append(match["name"] or (ALL if index == ALL else int(index)))
         position = match.end()
     if not steps:
-        raise ConfigError([Problem(text, "the path is empty")])
+        raise ConfigError([Problem(text, "the path is empty", place)])
     return tuple(steps)
 
 

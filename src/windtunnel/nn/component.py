@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -284,7 +285,10 @@ class Registry:
             cls.__qualname__,
         )
         if known is not None and not same:
-            raise ValueError(f"{self.kind} {name!r} is registered twice: {known}, {cls}")
+            raise ValueError(
+                f"{self.kind} {name!r} is registered twice, by {_made_in(known)} and by "
+                f"{_made_in(cls)}; give one another name: the default of `type` in its Config"
+            )
         self._classes[name] = cls
         return cls
 
@@ -303,6 +307,12 @@ class Registry:
     def build(self, config: ComponentConfig, scope: Scope) -> Any:
         """The module for a resolved config."""
         return self._classes[config.type](config, scope)
+
+
+def _made_in(cls: type[Any]) -> str:
+    """A class and the file that it was written in, for people."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return f"{cls.__qualname__} of {file or cls.__module__}"
 
 
 REGISTRIES: dict[str, Registry] = {

@@ -16,7 +16,10 @@ class Cost:
     """The cost of a part at a stated sequence length.
 
     FLOPs are those of matrix products, 2·m·n·k each, as ``torch.utils.flop_counter`` counts them.
-    A backward costs twice the forward, so training costs three times ``forward_flops``.
+    A backward costs twice the forward, so training costs three times ``forward_flops``. Counted is
+    the forward of an evaluation, without dropout and gradients. In training a softmax of which the
+    values are needed (dropout on them, the gradient of a learned bias) is made explicitly: it does
+    not widen heads whose keys and values differ in width, and executes fewer.
 
     >>> Cost(params=3) + Cost(params=4, forward_flops=2)
     Cost(params=7, forward_flops=2, decode_flops=0, state_values=0, state_values_per_token=0, \

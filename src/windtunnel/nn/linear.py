@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,11 +25,20 @@ class Linear(nn.Linear):
     """
 
     def __init__(
-        self, d_in: int, d_out: int, *, bias: bool, gain: float = 1.0, product_only: bool = False
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        bias: bool,
+        gain: float = 1.0,
+        product_only: bool = False,
+        stream: Literal["in", "out", "none"] | None = None,
     ) -> None:
-        """``product_only``: whoever uses the map needs it without a bias, always."""
+        """``product_only``: whoever uses the map needs it without a bias, always. ``stream``: which
+        of its sides is the residual stream's; left out, the map's name and sizes tell
+        (:mod:`windtunnel.nn.unit_weights`), so maps within a part say ``none``."""
         super().__init__(d_in, d_out, bias=bias)
-        self.gain, self.product_only = gain, product_only
+        self.gain, self.product_only, self.stream = gain, product_only, stream
         self.unified: nn.Module | None = None
 
     def effective(self) -> tuple[Tensor, Tensor | None]:

@@ -64,8 +64,9 @@ class UnifiedMap(nn.Module):
         super().__init__()
         w, f, d = int(config.width(scope)), filled(config.d_hidden), scope.d_model
         into = mean_square(config.activation) ** -0.5
-        self.inner = Linear(w, f, bias=True, gain=into)
-        self.outer = Linear(f, d, bias=True, gain=std * mean_square("gelu") ** -0.5)
+        self.inner = Linear(w, f, bias=True, gain=into, stream="none")
+        out = std * mean_square("gelu") ** -0.5
+        self.outer = Linear(f, d, bias=True, gain=out, stream="none")
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, rows: Tensor) -> Tensor:

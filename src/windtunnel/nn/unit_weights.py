@@ -9,15 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from windtunnel.nn.linear import Linear
+
 _WRITERS = ("out", "down")
-"""What a component calls the map that writes to the stream; needed where it is square."""
+"""What a component calls the map that writes to the stream, unless it says so."""
 
 
 def unit_dimensions(model: nn.Module, d_model: int) -> dict[str, int]:
     """The parameters to normalise, by name, and the dimension along which: of every linear map the
     side of the stream, of tables (embedding and head) their rows.
 
-    Recurrent and other parameters that are no linear map are left alone.
+    Recurrent and other parameters that are no linear map are left alone, and maps within a part,
+    of which no side is the stream's, though it be as wide.
     """
     found: dict[str, int] = {}
     for name, _ in model.named_parameters():
@@ -26,13 +29,21 @@ def unit_dimensions(model: nn.Module, d_model: int) -> dict[str, int]:
         if kind != "weight":
             continue
         if isinstance(module, nn.Linear):
-            if path.rpartition(".")[2] in _WRITERS and module.out_features == d_model:
-                found[name] = 0
-            elif module.in_features == d_model:
-                found[name] = 1
+            side = _side(module, path.rpartition(".")[2], d_model)
+            if side != "none":
+                found[name] = 1 if side == "in" else 0
         elif path in ("embedding", "head", "encoder.embedding"):
             found[name] = 1
     return found
+
+
+def _side(linear: nn.Linear, name: str, d_model: int) -> str:
+    """Which side of a map is the stream's: what it says, or else what its name and sizes tell."""
+    if isinstance(linear, Linear) and linear.stream is not None:
+        return linear.stream
+    if name in _WRITERS and linear.out_features == d_model:
+        return "out"
+    return "in" if linear.in_features == d_model else "none"
 
 
 class UnitSphere(nn.Module):

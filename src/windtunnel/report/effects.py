@@ -10,8 +10,8 @@ from windtunnel.errors import StudyError
 from windtunnel.report.units import Estimate
 
 UNITS = {"loss": "nats/token", "bits_per_byte": "bits/byte"}
-_STYLES = {"better together": "better", "worse together": "worse"}
-_VERDICTS = ("better", "worse", "undecided", *_STYLES)
+_STYLES = {"better together": "better", "worse together": "worse", "additive": "equivalent"}
+_VERDICTS = ("better", "worse", "equivalent", "undecided", *_STYLES)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """better, worse or undecided: what colours the row."""
+        """better, worse, equivalent or undecided: what colours the row."""
         return _STYLES.get(self.words, self.words)
 
 
@@ -70,6 +70,18 @@ class Ablation:
     conclusion: str
     looks: tuple[int, int] | None = None
     """Seeds at the first and at the last planned look; None where seeds were fixed."""
+    margin: float | None = None
+    """A difference of less does not matter."""
+
+    @property
+    def margin_words(self) -> str:
+        """What a margin means; empty without one."""
+        if self.margin is None:
+            return ""
+        return (
+            f"equivalent, additive: the interval lies within a margin of {self.margin:g} "
+            f"{self.unit}"
+        )
 
     @property
     def points(self) -> int:
@@ -130,6 +142,7 @@ def read_ablation(tree: Mapping[str, Any]) -> Ablation:
             means=tuple(_mean(mean, baselines) for mean in tree["means"]),
             conclusion=tree["conclusion"],
             looks=(int(looks[0]), int(looks[1])) if looks else None,
+            margin=None if tree.get("margin") is None else float(tree["margin"]),
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(f"the ablation is damaged: {error}") from error

@@ -21,7 +21,7 @@ def effects_section(tree: Mapping[str, Any]) -> str:
     """
     study = read_ablation(tree)
     parts = [f'<p class="conclusion">{escape(study.conclusion)}</p>', _design(study)]
-    parts.append(_figure(study.effects, study.unit, _caption(study, "effects")))
+    parts.append(_figure(study.effects, study, _caption(study, "effects")))
     parts.append(_effects_table(study))
     if study.means:
         parts.append(_means_table(study))
@@ -42,7 +42,7 @@ def interactions_section(tree: Mapping[str, Any]) -> str:
     return section(
         "interactions",
         "Interactions",
-        _figure(drawn, study.unit, caption),
+        _figure(drawn, study, caption),
         _interactions_table(study, ordered),
         _reasons(study.interactions),
     )
@@ -51,6 +51,7 @@ def interactions_section(tree: Mapping[str, Any]) -> str:
 def _caption(study: Ablation, what: str) -> str:
     """Of a figure: what a line is, and what its interval is corrected for."""
     corrected = f"95% after {study.correction_words.replace(chr(39), '’')} over all {what}"
+    beyond = "" if study.margin is None else " and reaches a dashed one"
     if what == "interactions":
         return (
             "Each line is what two changes do together beyond the sum of what each does (the "
@@ -60,8 +61,8 @@ def _caption(study: Ablation, what: str) -> str:
     return (
         f"Each line is the difference that a change makes, with its interval: {corrected} of this "
         "study. In a grid it is averaged over all settings of the other factors. An interval that "
-        "crosses the zero line leaves the question open. Shaded: effects too small to be detected "
-        "with these seeds."
+        f"crosses the zero line{beyond} leaves the question open. Shaded: effects too small to be "
+        "detected with these seeds."
     )
 
 
@@ -85,17 +86,20 @@ def _design(study: Ablation) -> str:
         f"<li>left out: {count} point{'s' if count > 1 else ''}, {escape(reason)}</li>"
         for reason, count in study.skipped.items()
     )
-    looks = f"<li>{escape(study.looks_words)}</li>" if study.looks_words else ""
-    return f'<ul class="reasons">{items}{left_out}{looks}</ul>'
+    words = "".join(
+        f"<li>{escape(text)}</li>" for text in (study.looks_words, study.margin_words) if text
+    )
+    return f'<ul class="reasons">{items}{left_out}{words}</ul>'
 
 
-def _figure(rows: Sequence[Row], unit: str, caption: str) -> str:
+def _figure(rows: Sequence[Row], study: Ablation, caption: str) -> str:
     drawn = [(row, row.delta) for row in rows if row.delta is not None]
     if not drawn:
         return ""
-    return (
-        f"<figure>{forest(drawn, unit, shade_mde=True)}<figcaption>{caption}</figcaption></figure>"
-    )
+    plot = forest(drawn, study.unit, shade_mde=True, margin=study.margin)
+    if study.margin is not None:
+        caption += " Between the dashed lines: differences that do not matter, by the margin."
+    return f"<figure>{plot}<figcaption>{caption}</figcaption></figure>"
 
 
 def _chip(row: Row) -> str:

@@ -14,7 +14,10 @@ from windtunnel.report.terminal import STYLES, open_table
 from windtunnel.report.units import fixed, p_text, percent_text
 
 MOST_INTERACTIONS = 12
-"""Undecided interactions that are listed; the report has all."""
+"""Interactions that are listed besides those that are better or worse together; the report has
+all."""
+_ORDER = {"equivalent": 1, "undecided": 2}
+"""What comes after the others."""
 _NONE = "-"
 
 
@@ -33,7 +36,7 @@ def effects_view(tree: Mapping[str, Any]) -> Group:
         Text.assemble((row.name, "bold"), f": {row.reason}")
         for row in (*study.effects, *study.interactions)
         if row.reason
-        and (row.delta is None or row.verdict != "undecided" or row.role != "interaction")
+        and (row.delta is None or row.verdict not in _ORDER or row.role != "interaction")
     ]
     parts += [
         Text(f"left out: {count} point{'s' if count > 1 else ''}: {reason}")
@@ -43,7 +46,9 @@ def effects_view(tree: Mapping[str, Any]) -> Group:
         "interval: of the difference, and MDE: the minimum detectable effect, both after "
         f"{study.correction_words} (95% over all rows of a table) and in {study.unit}"
     )
-    parts += [Text(text, style="dim") for text in (study.looks_words, words) if text]
+    parts += [
+        Text(text, style="dim") for text in (study.looks_words, study.margin_words, words) if text
+    ]
     parts.extend((Text(""), Text(study.conclusion, style="bold")))
     return Group(*parts)
 
@@ -103,15 +108,17 @@ def _means(means: Sequence[Mean], unit: str) -> Table:
 
 
 def _interactions(study: Ablation) -> Table:
-    ordered = sorted(study.interactions, key=lambda row: row.verdict == "undecided")
-    decided = sum(row.verdict != "undecided" for row in ordered)
-    shown = ordered[: max(decided, MOST_INTERACTIONS)]
+    ordered = sorted(study.interactions, key=lambda row: _ORDER.get(row.verdict, 0))
+    found = sum(row.verdict not in _ORDER for row in ordered)
+    shown = ordered[: max(found, MOST_INTERACTIONS)]
     title = (
         f"Interactions, {study.unit}: what both changes do beyond the sum of each\n"
         "below zero: better together"
     )
     if len(shown) < len(ordered):
-        title += f"; {len(ordered) - len(shown)} more are undecided (see the report)"
+        hidden = ordered[len(shown) :]
+        words = " or ".join(sorted({row.words for row in hidden}))
+        title += f"; {len(hidden)} more are {words} (see the report)"
     table = open_table(title, {"changes": False, **_columns(study), "verdict": False})
     for row in shown:
         words = row.words.replace(" together", "\ntogether")

@@ -3,12 +3,14 @@
     loss<3.2   status!=finished   name~gpt   train.lr=3e-4   arch.layers[0].mixer.type=attention
 
 A plain name is a column of the listing, a dotted one a place in the run's config. ``~`` asks
-whether the text contains another.
+whether the text contains another. What is below or above is a number, and so is what a column of
+numbers equals; or it is ``null``: not known.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from windtunnel.runs.folder import RunFolder, RunSummary, Status
 log = logging.getLogger(__name__)
 
 COLUMNS = tuple(field.name for field in fields(RunSummary))
+_FIGURES = {f.name for f in fields(RunSummary) if str(f.type).split(" ")[0] in ("int", "float")}
 _CONDITION = re.compile(r"\s*([^=!<>~\s]+)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*")
 _ORDERED: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -62,7 +65,8 @@ def condition(text: str) -> Condition:
     """The condition that a text says.
 
     Raises:
-        UsageError: it says none, or names a column that there is not.
+        UsageError: it says none, names a column that there is not, or compares a figure with what
+            is no number.
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
@@ -70,7 +74,28 @@ def condition(text: str) -> Condition:
     found = Condition(*match.groups())
     if not found.of_config:
         _check_column(found.name, "--where")
+    _check_value(found, text)
     return found
+
+
+def _check_value(asked: Condition, text: str) -> None:
+    """Raises UsageError for a condition that nothing could meet, whatever the runs are."""
+    ordered = asked.comparison in _ORDERED
+    if ordered and not asked.of_config and asked.name not in _FIGURES:
+        raise UsageError(
+            f"--where: {text!r}: {asked.name} is a text, so {asked.comparison} means nothing; "
+            "write =, != or ~"
+        )
+    if asked.value.startswith("="):
+        raise UsageError(f"--where: {text!r}: there is no comparison {asked.comparison}=")
+    figure = ordered or (asked.name in _FIGURES and asked.comparison != "~")
+    number = _number(asked.value)
+    known = number is not None and not math.isnan(number)
+    if not figure or known or (asked.value == "null" and not ordered):
+        return
+    joined = re.search(r"[=!<>~]|\band\b|&|,", asked.value) is not None
+    hint = "; one condition at a time: give --where twice" if joined else ""
+    raise UsageError(f"--where: {text!r}: {asked.value!r} is not a number{hint}")
 
 
 def selected(

@@ -107,7 +107,7 @@ class RunStore:
         Raises:
             UsageError: none or several runs match; the message names them.
         """
-        if (Path(reference) / IDENTITY).is_file():
+        if _is_run(Path(reference)):
             folder = RunFolder.open(Path(reference))
             if "/" not in reference:
                 self._tell_of_namesakes(folder, reference)
@@ -125,8 +125,7 @@ class RunStore:
             if matches:
                 names = ", ".join(run.path.name for run in matches)
                 raise UsageError(f"{reference!r} is the {what} of several runs: {names}")
-        if Path(reference).is_dir():
-            raise UsageError(f"{reference}: is a folder, but not a run's: it has no {IDENTITY}")
+        _refuse_other_places(reference)
         raise UsageError(f"no run {reference!r} in {self.root}{_counted(reference, runs)}")
 
     def _tell_of_namesakes(self, taken: RunFolder, reference: str) -> None:
@@ -218,9 +217,42 @@ def _folder_name(name: str) -> str:
 
 
 def _counted(reference: str, runs: Collection[RunSummary]) -> str:
-    """The nearest name of a run, and how many there are, for the end of a message."""
+    """The nearest name of a run, or of a run's folder that lies beside what was named, and how many
+    runs there are, for the end of a message."""
     from windtunnel.config.nearest import nearest  # brings pydantic: listings do without
 
-    near = nearest(reference, sorted({name for run in runs for name in (run.path.name, run.name)}))
+    known = {name for run in runs for name in (run.path.name, run.name)}
+    near = nearest(reference, sorted({*known, *_run_folders_beside(Path(reference))}))
     hint = f"; did you mean {near!r}?" if near else ";"
     return f"{hint} there {'is 1 run' if len(runs) == 1 else f'are {len(runs)} runs'}"
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return (path / IDENTITY).is_file()
+    except OSError:  # too long for a path
+        return False
+
+
+def _refuse_other_places(reference: str) -> None:
+    """Raises UsageError where a reference is the path of something that is no run."""
+    try:
+        is_folder, is_file = Path(reference).is_dir(), Path(reference).is_file()
+    except OSError:  # too long for a path
+        return
+    if is_folder:
+        raise UsageError(f"{reference}: is a folder, but not a run's: it has no {IDENTITY}")
+    if is_file and Path(reference).suffix in (".yaml", ".yml"):
+        raise UsageError(
+            f"{reference}: is a run file, not a run: windtunnel train {reference} makes a run of it"
+        )
+    if is_file:
+        raise UsageError(f"{reference}: is a file, not a run; a run is a folder")
+
+
+def _run_folders_beside(path: Path) -> list[str]:
+    """The runs' folders in the folder where ``path`` would lie, written as it is."""
+    try:
+        return [str(path.parent / found.name) for found in _run_folders(path.parent)]
+    except (OSError, UsageError):
+        return []

@@ -85,8 +85,8 @@ def _asked(design: Design, of_arms: str) -> str:
 
 class Ablating:
     """The inquiry of ``ablate`` where it takes more than one round, since every point is tuned
-    first or seeds are added until decided: that of ``compare`` over the points of a design, with
-    their effects in its result.
+    first, seeds are added until decided or there is a margin: that of ``compare`` over the points
+    of a design, with their effects in its result.
 
     Raises:
         UsageError: what is tuned is varied too.
@@ -155,8 +155,8 @@ def ablation(design: Design, verdicts: Verdicts) -> dict[str, Any]:
     """Everything that an ablation says, as plain JSON: the entry ``ablation`` of ``study.json``."""
     results = point_results(design, verdicts)
     looks = None if verdicts.looks is None else Looks(*verdicts.looks)
-    effects = effects_of(design, results, looks)
-    interactions = interactions_of(design, results, looks)
+    effects = effects_of(design, results, looks, verdicts.margin)
+    interactions = interactions_of(design, results, looks, verdicts.margin)
     names = dict(zip(design.points, (arm.name for arm in verdicts.arms), strict=True))
     lowest = _lowest(design, results)
     return {
@@ -164,6 +164,7 @@ def ablation(design: Design, verdicts: Verdicts) -> dict[str, Any]:
         "metric": verdicts.metric,
         "seeds": list(verdicts.seeds),
         "looks": None if verdicts.looks is None else list(verdicts.looks),
+        "margin": verdicts.margin,
         "factors": [
             {
                 "name": factor.name,
@@ -239,19 +240,15 @@ def conclusion(
     lowest: str | None = None,
     untold: Sequence[str] = (),
 ) -> str:
-    """The ablation in a paragraph: what is decided, how much is not, what could not be seen, what
-    looks larger than it is."""
+    """The ablation in a paragraph: what is decided, what makes no difference that matters, how much
+    is undecided, what could not be seen, what looks larger than it is."""
     unit = UNITS[verdicts.metric]
     sentences = [_sentence(effect, unit) for effect in effects if effect.verdict != "undecided"]
     undecided = [effect for effect in effects if effect.verdict == "undecided"]
     if undecided:
-        names = [effect.name for effect in undecided]
-        shown = "; ".join(names[:6]) + ("; …" if len(names) > 6 else "")
-        sentences.append(f"Undecided: {len(names)} of {len(effects)} effects ({shown}).")
-    if interactions:
-        found = [i for i in interactions if i.verdict != "undecided"]
-        sentences += [_sentence(interaction, unit) for interaction in found]
-        sentences.append(f"{len(found)} of {len(interactions)} interactions are decided.")
+        shown = _some_names(undecided)
+        sentences.append(f"Undecided: {len(undecided)} of {len(effects)} effects ({shown}).")
+    sentences += _of_interactions(interactions, verdicts.margin, unit)
     seen = [effect for effect in undecided if effect.mde_corrected is not None]
     if seen:
         span = effects_span([effect.mde_corrected or 0.0 for effect in seen])
@@ -273,6 +270,26 @@ def conclusion(
     return " ".join(sentences)
 
 
+def _of_interactions(interactions: Sequence[Effect], margin: float | None, unit: str) -> list[str]:
+    if not interactions:
+        return []
+    found = [i for i in interactions if i.verdict != "undecided"]
+    additive = [i for i in found if i.verdict == "additive"]
+    sentences = [_sentence(i, unit) for i in found if i.verdict != "additive"]
+    sentences.append(f"{len(found)} of {len(interactions)} interactions are decided.")
+    if additive:
+        sentences.append(
+            f"Additive (within ±{margin:g} {unit}): {len(additive)} of {len(interactions)} "
+            f"interactions ({_some_names(additive)})."
+        )
+    return sentences
+
+
+def _some_names(effects: Sequence[Effect]) -> str:
+    names = [effect.name for effect in effects]
+    return "; ".join(names[:6]) + ("; …" if len(names) > 6 else "")
+
+
 def _is_lucky(effect: Effect) -> bool:
     tested = not effect.by_divergence
     return tested and is_small(effect.verdict, effect.delta, effect.mde_corrected)
@@ -284,6 +301,8 @@ def _sentence(effect: Effect, unit: str) -> str:
         shown = f"{delta.mean:+.4f} [{delta.low:+.4f}, {delta.high:+.4f}] {unit}"
     if effect.by_divergence and shown:  # which may point the other way
         why, shown = f"{why}; at the others {shown}", ""
+    if effect.verdict == "equivalent":
+        return f"{effect.name} makes no difference that matters: {shown} ({why})."
     by = f", by {shown}" if shown else ""
     return f"{effect.name}: {effect.verdict}{by}{f' ({why})' if why else ''}."
 

@@ -26,7 +26,7 @@ from windtunnel.study.statistics import (
 
 __all__ = ["Effect", "PointResult", "effect_tree", "effects_of", "interactions_of", "level_means"]
 
-InteractionVerdict = Literal["better together", "worse together", "undecided"]
+InteractionVerdict = Literal["better together", "worse together", "additive", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,9 @@ class Effect:
     p_holm: float | None
     """After that, corrected within its family: all effects of the study, or all its
     interactions."""
+    p_equivalence: float | None = None
+    """That the effect reaches the margin: after looks and Holm's correction over the family's
+    equivalences; None without a margin."""
     mde: float | None
     """Minimum detectable effect; before any correction."""
     mde_corrected: float | None
@@ -77,24 +80,29 @@ class LevelMean:
     settings: int
 
 
-def effects_of(design: Design, results: Results, looks: Looks | None = None) -> tuple[Effect, ...]:
+def effects_of(
+    design: Design, results: Results, looks: Looks | None = None, margin: float | None = None
+) -> tuple[Effect, ...]:
     """The effects of a design, as one family for Holm's correction; with the planned looks, where
-    seeds were added until decided."""
-    return _judged(effect_contrasts(design), results, looks)
+    seeds were added until decided, and with the margin below which a difference does not matter."""
+    return _judged(effect_contrasts(design), results, looks, margin)
 
 
 def interactions_of(
-    design: Design, results: Results, looks: Looks | None = None
+    design: Design, results: Results, looks: Looks | None = None, margin: float | None = None
 ) -> tuple[Effect, ...]:
     """The interactions of each two factors of a grid (of a change with all others, where both
     directions were asked for), as a family of their own."""
-    return _judged(interaction_contrasts(design), results, looks)
+    return _judged(interaction_contrasts(design), results, looks, margin)
 
 
-def open_points(design: Design, results: Results, looks: Looks) -> frozenset[Point]:
+def open_points(
+    design: Design, results: Results, looks: Looks, margin: float | None = None
+) -> frozenset[Point]:
     """The points of which a further seed could still decide an effect or an interaction."""
     contrasts = [*effect_contrasts(design), *interaction_contrasts(design)]
-    found = [*effects_of(design, results, looks), *interactions_of(design, results, looks)]
+    asked = (design, results, looks, margin)
+    found = [*effects_of(*asked), *interactions_of(*asked)]
     return frozenset(
         point
         for contrast, effect in zip(contrasts, found, strict=True)
@@ -122,11 +130,11 @@ def level_means(design: Design, results: Results) -> tuple[LevelMean, ...]:
 
 
 def _judged(
-    contrasts: Sequence[Contrast], results: Results, looks: Looks | None
+    contrasts: Sequence[Contrast], results: Results, looks: Looks | None, margin: float | None
 ) -> tuple[Effect, ...]:
     """Every contrast of a family, with what its tests and its diverged runs say."""
-    judged = judge_family(contrasts, results, looks)
-    return tuple(_effect(*pair, results) for pair in zip(contrasts, judged, strict=True))
+    judged = judge_family(contrasts, results, looks, margin)
+    return tuple(_effect(*pair, results, margin) for pair in zip(contrasts, judged, strict=True))
 
 
 def _whole(result: PointResult) -> bool:
@@ -137,10 +145,10 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _effect(contrast: Contrast, judged: Judged, results: Results) -> Effect:
+def _effect(contrast: Contrast, judged: Judged, results: Results, margin: float | None) -> Effect:
     comparison = judged.comparison
     lost = _by_divergence(contrast, results)
-    verdict, reason = lost or _decide(contrast, judged, results)
+    verdict, reason = lost or _decide(contrast, judged, results, margin)
     interaction = contrast.role == "interaction"
     return Effect(
         role=contrast.role,
@@ -153,6 +161,7 @@ def _effect(contrast: Contrast, judged: Judged, results: Results) -> Effect:
         p_value=None if comparison is None else comparison.p_value,
         p_looks=judged.p_looks,
         p_holm=judged.p_holm,
+        p_equivalence=judged.p_equivalence,
         mde=None if comparison is None else comparison.mde,
         mde_corrected=None if comparison is None else comparison.detectable(judged.level),
         verdict=_together(verdict) if interaction else verdict,
@@ -190,9 +199,10 @@ def _delta(judged: Judged) -> Delta:
 
 
 def _together(verdict: Verdict) -> InteractionVerdict:
-    if verdict == "better":
-        return "better together"
-    return "worse together" if verdict == "worse" else "undecided"
+    words: dict[Verdict, InteractionVerdict] = {
+        "better": "better together", "worse": "worse together", "equivalent": "additive",
+    }  # fmt: skip
+    return words.get(verdict, "undecided")
 
 
 def _change(
@@ -215,19 +225,32 @@ def _by_divergence(contrast: Contrast, results: Results) -> tuple[Verdict, str] 
     return ("worse" if plus else "better"), reason
 
 
-def _decide(contrast: Contrast, judged: Judged, results: Results) -> tuple[Verdict, str]:
+def _decide(
+    contrast: Contrast, judged: Judged, results: Results, margin: float | None
+) -> tuple[Verdict, str]:
     """What the test says, and what the reader must know of it."""
     comparison, p_holm = judged.comparison, judged.p_holm
     left_out = _left_out(contrast, judged, results)
     reasons = ["" if comparison is None else comparison.reason, left_out]
     verdict: Verdict = "undecided"
-    if comparison is not None and p_holm is not None:
+    if comparison is not None and judged.equivalent:
+        verdict, within = "equivalent", f"the interval lies within ±{margin:g}"
+        if judged.differs:
+            how = _sign(comparison.delta, contrast)
+            within = f"{how}, but by less than the margin: {within}"
+        reasons[0] = reasons[0] or within
+    elif comparison is not None and p_holm is not None:
         alone = comparison.p_value if judged.p_looks is None else judged.p_looks
-        if p_holm < ALPHA:
+        if judged.differs:
             verdict = "better" if comparison.delta < 0 else "worse"
         elif alone is not None and alone < ALPHA:
             reasons.insert(0, "visible by itself, not after the correction")
     return verdict, "; ".join(text for text in reasons if text)
+
+
+def _sign(delta: float, contrast: Contrast) -> str:
+    together = " together" if contrast.role == "interaction" else ""
+    return f"{'better' if delta < 0 else 'worse'}{together}"
 
 
 def _diverged(contrast: Contrast, results: Results) -> tuple[int, int]:

@@ -71,17 +71,22 @@ class UntilEffectsDecided:
 
     design: Design
     looks: Looks = field(default_factory=lambda: Looks(FIRST_LOOK, MAX_SEEDS))
+    margin: float | None = None
 
     def asked(self) -> Any:
         """All that decides it, as plain JSON; the design stands in the ablation's own question."""
-        return {"until_effects_decided": [self.looks.first, self.looks.last, self.looks.shape]}
+        asked: dict[str, Any] = {
+            "until_effects_decided": [self.looks.first, self.looks.last, self.looks.shape]
+        }
+        return asked if self.margin is None else {**asked, "margin": self.margin}
 
     def wanted(self, past: Sequence[Round]) -> Wanted | None:
         """The seeds of the next round and its arms; None when there is enough."""
         if not past:
             return tuple(range(self.looks.first)), None
         verdicts = self.judge(past)
-        going = open_points(self.design, point_results(self.design, verdicts), self.looks)
+        results = point_results(self.design, verdicts)
+        going = open_points(self.design, results, self.looks, self.margin)
         seeds = verdicts.arms[0].seeds
         if not going or seeds >= self.looks.last:
             return None
@@ -91,7 +96,7 @@ class UntilEffectsDecided:
 
     def judge(self, past: Sequence[Round]) -> Verdicts:
         """The verdicts of the arms over all rounds of confirmation."""
-        return _judged(past, self.looks)
+        return _judged(past, self.looks, self.margin)
 
     def outlook(self, arms: int) -> str:
         """What it will take, in words."""

@@ -148,7 +148,8 @@ def overestimated(names: Sequence[str]) -> list[str]:
 
 def is_small(verdict: str, delta: Delta | None, mde: float | None) -> bool:
     """Whether a test has told a difference that is less than its minimum detectable effect."""
-    if verdict in ("reference", "equivalent", "undecided") or delta is None or mde is None:
+    told = verdict not in ("reference", "equivalent", "additive", "undecided")
+    if not told or delta is None or mde is None:
         return False
     return abs(delta.mean) < mde
 

@@ -18,13 +18,16 @@ LARGEST_MULTIPLE = 8
 # dimensions, batch folded into another axis, experts by their hidden width.
 _USUAL_PRODUCTS = ("hk", "hv", "gk", "gv", "hn", "ef", "dn", "bt", "bh", "bg", "be")
 
+_NUMBERS_OF = "hge"
+"""Heads, heads of keys and values, experts: nothing is a multiple of how many there are."""
+
 
 def fixed_name(size: int, dims: Mapping[str, int]) -> str:
     """The name of a size by the letters' sizes; the number itself where nothing fits.
 
     In this order: a letter of that size (the first of them); a usual product of two letters; a
-    small multiple of one letter, the smallest multiple first; any product of two letters when
-    only one fits. 0 and 1 stay numbers.
+    small multiple of one letter that is a width, the smallest multiple first; any product of two
+    letters when only one fits. 0 and 1 stay numbers.
 
     >>> dims = {"d": 64, "h": 4, "k": 24, "V": 300}
     >>> [fixed_name(size, dims) for size in (64, 96, 192, 77, 1)]
@@ -33,16 +36,21 @@ def fixed_name(size: int, dims: Mapping[str, int]) -> str:
     if size <= 1:
         return str(size)
     letters = {letter: value for letter, value in dims.items() if value > 1}
+    widths = {letter: value for letter, value in letters.items() if letter not in _NUMBERS_OF}
     for letter, value in letters.items():
         if value == size:
             return letter
-    products = [f"{a}·{b}" for a, b in combinations(letters, 2) if letters[a] * letters[b] == size]
+    products = [
+        f"{a}·{b}"
+        for a, b in combinations(letters, 2)
+        if letters[a] * letters[b] == size and not (a in _NUMBERS_OF and b in _NUMBERS_OF)
+    ]
     usual = [name for name in products if _is_usual(name)]
     if len(usual) == 1:
         return usual[0]
     multiples = [
         (size // value, letter)
-        for letter, value in letters.items()
+        for letter, value in widths.items()
         if size % value == 0 and 2 <= size // value <= LARGEST_MULTIPLE
     ]
     if multiples:
@@ -117,7 +125,21 @@ def _times(name: str, factor: int, rest: Mapping[str, int]) -> str:
 
 def guessed_axes(shape: tuple[int, ...], dims: Mapping[str, int]) -> tuple[str, ...]:
     """The names of all dimensions of one shape by their sizes alone."""
-    return tuple(fixed_name(size, dims) for size in shape)
+    return within_shape(shape, tuple(fixed_name(size, dims) for size in shape))
+
+
+def within_shape(shape: tuple[int, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a shape, but a lone ``g`` only beside a key's or value's width: how many heads
+    of keys there are is a small number, which much else has for its size too.
+
+    >>> within_shape((2, 64, 2), ("b", "d", "g")), within_shape((2, 9, 2, 16), ("b", "t", "g", "k"))
+    (('b', 'd', '2'), ('b', 't', 'g', 'k'))
+    """
+    if "k" in names or "v" in names:
+        return names
+    return tuple(
+        str(size) if name == "g" else name for size, name in zip(shape, names, strict=True)
+    )
 
 
 def distinct_sizes(dims: Mapping[str, int], *, at_most: int = 64) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from windtunnel.errors import UsageError, WindtunnelError
 from windtunnel.trace.alignment import renamed
 from windtunnel.trace.describe import tensors_in
-from windtunnel.trace.naming import followed_name, guessed_axes
+from windtunnel.trace.naming import followed_name, guessed_axes, within_shape
 from windtunnel.trace.preserve import preserved
 from windtunnel.trace.record import TensorInfo, Trace
 from windtunnel.trace.recorder import OpsLevel, Recorder
@@ -107,7 +107,8 @@ def trace_named(
         if not twins:
             return guessed_axes(info.shape, letters)
         triples = zip(info.shape, twins[0].shape, twins[1].shape, strict=True)
-        return tuple(followed_name(*triple, sizes, others, letters) for triple in triples)
+        names = tuple(followed_name(*triple, sizes, others, letters) for triple in triples)
+        return within_shape(info.shape, names)
 
     return replace(main, root=renamed(main.root, [other_batch.root, other_time.root], by_following))
 

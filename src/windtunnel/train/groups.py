@@ -30,10 +30,8 @@ class Treatment:
 class WidthScale:
     """How the rates of a model's parameters depend on its width (muP)."""
 
-    ratio: float
-    """The width over the base width."""
-    growing: frozenset[str]
-    """Matrices whose input grows with the width."""
+    growing: Mapping[str, float]
+    """How many times as many numbers a map reads as at the base width, by name."""
     factors: Mapping[str, float]
     """Other factors of the rate, by name."""
 
@@ -180,7 +178,7 @@ def _scaled(treatment: Treatment, name: str, scale: WidthScale) -> Treatment:
     factor = scale.factors.get(name, 1.0)
     optimizer, decay = treatment.optimizer, treatment.weight_decay
     if name in scale.growing:
-        growing = optimizer.width_factor(scale.ratio)
+        growing = optimizer.width_factor(scale.growing[name])
         assert growing is not None, "an optimizer that muP has no rule for"
         factor *= growing
     decay = decay if optimizer.type == "adam" else decay / factor  # its l2 is in the gradient

@@ -6,7 +6,7 @@ import pytest
 
 from windtunnel.arch import build, resolve
 from windtunnel.config import Document
-from windtunnel.errors import StudyError, UsageError
+from windtunnel.errors import UsageError
 from windtunnel.study.ladder.rules import TOLERANCE, Scaler, counted, parse_count, parse_rule
 from windtunnel.train.run_config import load_run_document
 
@@ -99,7 +99,7 @@ def test_parameters_without_embeddings_are_those_of_the_stack() -> None:
 
 
 def test_a_size_out_of_reach_names_the_nearest() -> None:
-    with pytest.raises(StudyError, match=r"no size within 2% of 20,000 .*the nearest has 278,912"):
+    with pytest.raises(UsageError, match=r"no size within 2% of 20,000 .*the nearest has 278,912"):
         scaler("llama", "depth").sized(20_000)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from windtunnel.errors import StudyError, UsageError
+from windtunnel.errors import UsageError
 from windtunnel.report.ladder import plan_lines
 from windtunnel.runs import RunFolder, RunStore
 from windtunnel.study.arms import Ground, read_tree
@@ -157,7 +157,7 @@ def test_arms_must_learn_the_same(load: Load, ground: Ground) -> None:
         ladder(load("llama"), load("gru", "data.tokenizer.vocab_size=300"))
     with pytest.raises(UsageError, match=r"train.seq_len is 16, but 32 for llama"):
         ladder(load("llama"), load("gru", "train.seq_len=16"))
-    with pytest.raises(StudyError, match="no size within 2% of 1,000 parameters"):
+    with pytest.raises(UsageError, match="no size within 2% of 1,000 parameters"):
         ladder(load("llama"), sizes=(1000.0,))
     with pytest.raises(UsageError, match="two budgets come to"):
         ladder(load("llama"), budgets=parse_budgets("1000,1001"))

@@ -11,13 +11,22 @@ from optimizer_references import REFERENCES, ROWS, ident
 from standins import ListBatches, TinyModel, learnable_batches, recipe
 from torch import nn
 
+from windtunnel.config import parse_document
+from windtunnel.errors import ConfigError
 from windtunnel.train.average import result_weights
 from windtunnel.train.checkpoint import load_newest, load_weights, save_checkpoint
 from windtunnel.train.groups import optimizer_values, parameter_groups
 from windtunnel.train.loop import TrainState, create_train_state, train_steps
-from windtunnel.train.optimizers.config import OPTIMIZERS, MuonConfig, OptimizerConfig
+from windtunnel.train.optimizers.config import (
+    OPTIMIZERS,
+    AdafactorConfig,
+    MuonConfig,
+    OptimizerConfig,
+    RMSpropConfig,
+)
 from windtunnel.train.optimizers.muon import Muon
 from windtunnel.train.optimizers.together import parts_of, state_sizes
+from windtunnel.train.run_config import load_run_document
 
 every = pytest.mark.parametrize("config", ROWS, ids=ident)
 
@@ -163,6 +172,68 @@ def test_the_average_of_schedule_free_is_that_of_its_equations() -> None:
     np.testing.assert_allclose(w.detach().numpy(), step.kept["x"], rtol=1e-12)
     optimizer.train()
     np.testing.assert_allclose(w.detach().numpy(), y, rtol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_centered_rmsprop_bears_a_constant_gradient(momentum: float) -> None:
+    """E[g²] − E[g]² is 0 but for rounding, and below it for some."""
+    generator = torch.Generator().manual_seed(2)
+    g, start = (torch.randn(1000, generator=generator) for _ in range(2))
+    w = nn.Parameter(start.clone())
+    config = RMSpropConfig(centered=True, alpha=0.9, eps=0.5, momentum=momentum)
+    optimizer = config.make([{"params": [w], "lr": 1e-3, "weight_decay": 0.0}], (0.9, 0.95), 1e-8)
+    for _ in range(400):
+        w.grad = g.clone()
+        optimizer.step()
+    before = w.detach().clone()
+    w.grad = g.clone()
+    optimizer.step()
+    step = 1e-3 * g / 0.5 / (1 - momentum)
+    torch.testing.assert_close(before - w.detach(), step, rtol=2e-2, atol=2e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_centered_rmsprop_is_torchs_where_no_variance_is_negative(momentum: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    ours, theirs = (nn.Parameter(torch.ones(6, 4)) for _ in range(2))
+    config = RMSpropConfig(centered=True, eps=1e-3, momentum=momentum)
+    mine = config.make([{"params": [ours], "lr": 0.01, "weight_decay": 0.0}], (0.9, 0.95), 1e-8)
+    torchs = torch.optim.RMSprop(
+        [theirs], lr=0.01, alpha=0.99, eps=1e-3, momentum=momentum, centered=True
+    )
+    for _ in range(20):
+        ours.grad = torch.randn(6, 4, generator=generator)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        torchs.step()
+    assert torch.equal(ours, theirs)
+    kept, expected = mine.state[ours], torchs.state[theirs]
+    assert list(kept) == list(expected)
+    assert all(torch.equal(kept[key], expected[key]) for key in expected)
+
+
+def test_adafactor_bears_rows_without_a_gradient_with_the_smallest_eps() -> None:
+    """The embedding of a token that no text has; and a bias."""
+    w, bias = nn.Parameter(torch.ones(6, 4)), nn.Parameter(torch.ones(6))
+    config = AdafactorConfig(eps=(1.1e-19, 1e-3))
+    groups = [{"params": [w, bias], "lr": 0.1, "weight_decay": 0.0}]
+    optimizer = config.make(groups, (0.9, 0.95), 1e-8)
+    for _ in range(3):
+        w.grad, bias.grad = torch.ones(6, 4), torch.ones(6)
+        w.grad[2], bias.grad[1] = 0.0, 0.0
+        optimizer.step()
+    assert w.isfinite().all()
+    assert bias.isfinite().all()
+    assert (w[2] == 1).all()
+    assert bias[1] == 1
+    assert (w[0] < 1).all()
+
+
+@pytest.mark.parametrize("eps", [1e-30, 1e-20, 1.08e-19])
+def test_an_eps_of_adafactor_without_a_square_in_float32_is_refused(eps: float) -> None:
+    text = f"train: {{optimizer: {{type: adafactor, eps: [{eps}, 0.001]}}}}"
+    with pytest.raises(ConfigError, match=r"train\.optimizer\.eps: .* is below 1.1e-19: torch"):
+        load_run_document(parse_document(text, "run.yaml"))
 
 
 def test_muon_is_torchs_up_to_its_rounding() -> None:

@@ -21,6 +21,7 @@ from windtunnel.nn.component import (
 from windtunnel.nn.cost import Cost, Num
 from windtunnel.nn.initialize import Init, constant
 from windtunnel.nn.mixers.softmax_attention import SoftmaxAttention, SoftmaxConfig
+from windtunnel.nn.norms.cosine import stretch
 from windtunnel.nn.norms.none import NoNormConfig
 
 
@@ -56,9 +57,15 @@ class AttentionConfig(SoftmaxConfig):
     def resolve(self, scope: Scope) -> Self:
         resolved = super().resolve(scope)
         inside = scope.inside(filled(resolved.num_heads), filled(resolved.head_dim))
-        return resolved.replace(
-            k_norm=self.k_norm.resolve(inside), v_norm=self.v_norm.resolve(inside)
-        )
+        resolved = resolved.replace(v_norm=self.v_norm.resolve(inside))
+        if self.qk_norm_over == "all_heads":  # of two widths: what each would derive stays open
+            return resolved.replace(qk_norm=self.qk_norm)
+        return resolved.replace(k_norm=self.k_norm.resolve(inside))
+
+    def _usual_scale(self, h: int, g: int, k: int) -> float:
+        wide, narrow = (h * k, g * k) if self.qk_norm_over == "all_heads" else (k, k)
+        of_keys = self.qk_norm if self.k_norm.type == "none" else self.k_norm
+        return float(k**-0.5 * stretch(self.qk_norm, wide) * stretch(of_keys, narrow))
 
     def cost(self, scope: Scope, t: Num) -> Cost:
         h, g, k = filled(self.num_heads), filled(self.num_kv_heads), filled(self.head_dim)
@@ -115,8 +122,9 @@ class Attention(SoftmaxAttention[AttentionConfig]):
         of_keys = config.qk_norm if config.k_norm.type == "none" else config.k_norm
         h, g, k = filled(config.num_heads), filled(config.num_kv_heads), inside.d_model
         if config.qk_norm_over == "all_heads":
-            self.q_norm = build_component("norm", config.qk_norm, scope.inside(1, h * k))
-            self.k_norm = build_component("norm", of_keys, scope.inside(1, g * k))
+            wide, narrow = scope.inside(1, h * k), scope.inside(1, g * k)
+            self.q_norm = build_component("norm", config.qk_norm.resolve(wide), wide)
+            self.k_norm = build_component("norm", of_keys.resolve(narrow), narrow)
         elif config.k_norm.type != "none":
             self.k_norm = build_component("norm", of_keys, inside)
         self.v_norm: Norm[Any] = build_component("norm", config.v_norm, inside)

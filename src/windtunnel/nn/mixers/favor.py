@@ -32,7 +32,10 @@ _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
 class FavorConfig(PositiveConfig):
     """Attention with the kernel exp(q·k/√k), estimated by m random features, or a generalized one.
 
-    In time and memory linear in the length.
+    In time and memory linear in the length. Under `position: rope` x is turned before φ: what the
+    softmax kernel estimates depends on the distance alone, but generalized features are no linear
+    maps, and their weights depend on the positions themselves (RoFormer, arXiv 2104.09864, eq. 19,
+    turns the features instead, in the numerator alone).
     """
 
     type: Literal["favor"] = "favor"

@@ -120,7 +120,7 @@ class GLA(Mixer[GLAConfig]):
         self.v = Linear(d, h * v, bias=config.bias)
         self.gate = Linear(d, h * v, bias=config.bias)
         self.forget_down = Linear(d, config.gate_rank, bias=False)
-        self.forget_up = Linear(config.gate_rank, h * k, bias=True)
+        self.forget_up = Linear(config.gate_rank, h * k, bias=True, stream="none")
         self.norm: Norm[Any] = build_component("norm", config.norm, scope.inside(h, v))
         self.out = Linear(h * v, d, bias=config.bias, gain=residual_gain(scope))
         self.activation = ACTIVATIONS[config.activation]

@@ -77,10 +77,15 @@ class LatentAttentionConfig(ComponentConfig):
             value_dim=self.value_dim or k,
             rope_dim=r,
             kv_rank=c,
-            norm=self.norm.resolve(scope.inside(1, c)),
+            norm=self._norm(scope, c),
             position=self.position.resolve(scope.inside(h, r)),
             scale=self.scale or (k + r) ** -0.5,
         )
+
+    def _norm(self, scope: Scope, c: int) -> ComponentConfig:
+        """Filled in; of two latents, what each would derive from its width stays open."""
+        resolved = self.norm.resolve(scope.inside(1, c))
+        return resolved if self.q_rank is None else self.norm
 
     def cost(self, scope: Scope, t: Num) -> Cost:
         """A forward makes each head's keys and values; a step of decoding never does: it reads the
@@ -90,7 +95,8 @@ class LatentAttentionConfig(ComponentConfig):
         norm = self.norm.cost(scope.inside(1, c), t)
         up = linear_cost(c, h * k, bias=False) + linear_cost(c, h * v, bias=False)
         wide = larger(k + r, v)
-        widened = (t > 1) * (2 * wide - (k + r + v))
+        explicit = self.position.kept_squares() > 0  # without gradients a learned bias is fused
+        widened = (1 - explicit) * (t > 1) * (2 * wide - (k + r + v))
         return (
             self._query_cost(scope, t)
             + linear_cost(d, c + r, bias=False)
@@ -174,11 +180,13 @@ class LatentAttention(Mixer[LatentAttentionConfig]):
             at = scope.inside(1, config.q_rank)
             self.q_down = Linear(d, config.q_rank, bias=False)
             self.q_norm: Norm[Any] = build_component("norm", config.norm.resolve(at), at)
-        self.q = Linear(config.q_rank or d, h * (k + r), bias=False)
-        self.down = Linear(d, c + r, bias=False)
-        self.norm: Norm[Any] = build_component("norm", config.norm, scope.inside(1, c))
-        self.k = Linear(c, h * k, bias=False, product_only=True)
-        self.v = Linear(c, h * v, bias=False, product_only=True)
+        read_by_q: Literal["in", "none"] = "none" if config.q_rank else "in"
+        self.q = Linear(config.q_rank or d, h * (k + r), bias=False, stream=read_by_q)
+        self.down = Linear(d, c + r, bias=False, stream="in")
+        at = scope.inside(1, c)
+        self.norm: Norm[Any] = build_component("norm", config.norm.resolve(at), at)
+        self.k = Linear(c, h * k, bias=False, product_only=True, stream="none")
+        self.v = Linear(c, h * v, bias=False, product_only=True, stream="none")
         self.out = Linear(h * v, d, bias=False, gain=residual_gain(scope))
         self.position: Position[Any] = build_component(
             "position", config.position, scope.inside(h, r)

@@ -14,7 +14,12 @@ from windtunnel.nn.mixers.positive_attention import PositiveAttention, PositiveC
 
 
 class LinearAttentionConfig(PositiveConfig):
-    """``y_i = Σ_j (φ(q_i)·φ(k_j)) v_j / Σ_j φ(q_i)·φ(k_j)`` with φ(x) = elu(x) + 1."""
+    """``y_i = Σ_j (φ(q_i)·φ(k_j)) v_j / Σ_j φ(q_i)·φ(k_j)`` with φ(x) = elu(x) + 1.
+
+    Under `position: rope` q and k are turned before φ, which is no linear map: the weights depend
+    on the positions themselves and not on the distance alone. RoFormer (arXiv 2104.09864, eq. 19)
+    turns φ(q) and φ(k), in the numerator alone, which may make weights negative.
+    """
 
     type: Literal["linear_attention"] = "linear_attention"
 

@@ -27,7 +27,8 @@ _FADED = math.log(100.0)
 class LongConvConfig(ComponentConfig):
     """``out(gate_out · (h ∗ z + skip · z))``, z = gate_in · value, h a filter over all tokens.
 
-    The filter is a small network of the distance times an exponential decay. While decoding a token
+    The filter is a small network of the distance times an exponential decay: Hyena of order 2 as
+    the authors' code counts, with one long filter (order − 1). While decoding a token
     costs O(tokens seen): all inputs and the filter's taps are remembered.
     """
 
@@ -42,7 +43,7 @@ class LongConvConfig(ComponentConfig):
     """Hidden layers of the filter's network."""
     filter_waves: int = Field(8, ge=1)
     """Pairs of cosine and sine of the distance that the network reads: so many waves and fewer over
-    max_seq_len."""
+    max_seq_len, down to one."""
     frequency: float = Field(10.0, gt=0, allow_inf_nan=False)
     """Factor inside the network's sines: the higher, the rougher the filters."""
     fast_decay: float = Field(0.3, gt=0, allow_inf_nan=False)
@@ -92,7 +93,8 @@ class ImplicitFilter(nn.Module):
 
     e(τ) = τ/L and cosine and sine of 2π·i·τ/L for i = 1 … waves, L = max_seq_len. Deviation: the
     factor √(2a/L) gives each channel the energy that a single tap of about 1 would have, whatever
-    L; the decays a are fixed and evenly spaced from slow to fast, as the authors' are.
+    L; the waves are 1 … waves, where the authors' code spaces as many from 10⁻⁴ to waves − 1. The
+    decays a are fixed and evenly spaced from slow to fast, as the authors' are.
     """
 
     def __init__(self, config: LongConvConfig, scope: Scope) -> None:
@@ -102,9 +104,9 @@ class ImplicitFilter(nn.Module):
         self.sides = 1 if scope.causal else 2
         widths = [1 + 2 * config.filter_waves, *[w] * config.filter_depth]
         self.hidden = nn.ModuleList(
-            Linear(one, other, bias=True) for one, other in pairwise(widths)
+            Linear(one, other, bias=True, stream="none") for one, other in pairwise(widths)
         )
-        self.out = Linear(w, self.sides * n, bias=False, product_only=True)
+        self.out = Linear(w, self.sides * n, bias=False, product_only=True, stream="none")
 
     def forward(self, start: int, end: int) -> Tensor:
         """Taps at distances start … end − 1: (end − start, sides · n).
@@ -145,7 +147,7 @@ class LongConvState(NamedTuple):
 @register("mixer")
 class LongConv(Mixer[LongConvConfig]):
     """(v, B, C) = shortconv(W x), z = B · v, y = W_o (C · (h ∗ z + D · z)): Hyena of order 2 (eq. 4
-    with its operator D, the skip of the authors' code).
+    with its operator D, the skip of the authors' code, which has order − 1 long filters too).
 
     ``up`` has the rows of v, B and C; ``short`` convolves each channel; ``filter`` makes h;
     ``skip`` is D (n,), from N(0, 1). Without causality h has a second side, for what comes after a

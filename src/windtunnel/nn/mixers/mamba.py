@@ -26,6 +26,7 @@ from windtunnel.nn.mixers.state_space import SteppedConfig, real_of, step_bias, 
 from windtunnel.nn.norms.none import NoNormConfig
 from windtunnel.nn.ops.selective_scan import CHUNK, Selection, selective_scan, selective_scan_kept
 from windtunnel.nn.ops.short_convolution import ShortConvolution, short_convolution_cost
+from windtunnel.nn.ops.wide import wide
 
 
 class MambaConfig(SteppedConfig):
@@ -68,7 +69,7 @@ class MambaConfig(SteppedConfig):
                 state_values=e * n,
                 # x; x' with z; before and after the silu; step, B, C; Δ; what out reads
                 activation_values=d + 6 * e + r + 2 * n + selective_scan_kept(t, e, n),
-                wide_values=selective_scan_kept(t, e, n),
+                wide_values=e + selective_scan_kept(t, e, n),  # Δ, and states
                 # the gradients, and five times the states of a chunk, as measured
                 working_values=3 * e + 5 * smaller(t, CHUNK) * e * n / t,
             )
@@ -103,7 +104,7 @@ class Mamba(Mixer[MambaConfig]):
         d, e, n = scope.d_model, filled(config.d_inner), config.d_state
         self.in_proj = Linear(d, 2 * e, bias=config.bias)
         self.conv = ShortConvolution(e, config.conv_size, bias=config.conv_bias)
-        self.x_proj = Linear(e, filled(config.dt_rank) + 2 * n, bias=False)
+        self.x_proj = Linear(e, filled(config.dt_rank) + 2 * n, bias=False, stream="none")
         self.dt_proj = _Step(filled(config.dt_rank), e, config)
         self.a_log = nn.Parameter(torch.empty(e, n))
         self.skip = nn.Parameter(torch.empty(e))
@@ -138,15 +139,24 @@ class Mamba(Mixer[MambaConfig]):
 
 
 class _Step(Linear):
-    """The map to Δ, before its softplus: b t r -> b t e."""
+    """The map to Δ, before its softplus: b t r -> b t e.
+
+    The bias is added in float32 or wider: its sum with a product, rounded to bfloat16, would move Δ
+    by percents.
+    """
 
     def __init__(self, rank: int, width: int, config: MambaConfig) -> None:
-        super().__init__(rank, width, bias=True)
+        super().__init__(rank, width, bias=True, stream="none")
         self.config = config
 
     def initializers(self) -> dict[str, Init]:
         bias = step_bias(self.config.dt_min, self.config.dt_max)
         return {"weight": uniform(self.in_features**-0.5), "bias": bias}
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.effective()
+        assert bias is not None, "built with one"
+        return wide(F.linear(x, weight)) + wide(bias)
 
 
 def _count(shape: torch.Size, generator: torch.Generator) -> Tensor:

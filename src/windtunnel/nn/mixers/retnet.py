@@ -42,7 +42,8 @@ class RetNetConfig(TurnedHeadsConfig):
 
     type: Literal["retnet"] = "retnet"
     position: Annotated[PositionConfig, Choice("position", "rope")] = RoPEConfig()
-    """How queries and keys are turned: rope, or not at all."""
+    """How queries and keys are turned: rope, with rope's frequencies theta^(−2i/k), or not at all.
+    The published code spaces them a little wider, evenly in the logarithm from 1 to 1/theta."""
     value_dim: int | None = Field(None, ge=1)
     """Width of a head's values; twice head_dim when left out."""
     decay_exponent: float = Field(5.0, gt=0, allow_inf_nan=False)
@@ -105,7 +106,7 @@ class RetNet(Mixer[RetNetConfig]):
     ``out`` (d, h·v), and ``norm``. A pad neither fades nor adds.
 
     Deviations: the norms of scores (section 2.3, "retention score normalization") are left out:
-    the norm of each head's output cancels them.
+    the norm of each head's output cancels them, up to its eps. Frequencies are rope's.
     """
 
     Config = RetNetConfig

@@ -98,8 +98,9 @@ class RGLRU(Mixer[RGLRUConfig]):
     """u = conv(W_r x); r = σ(W_a u), i = σ(W_i u); a_t = a^(c r_t) with a = σ(``decay``);
     h_t = a_t h_{t−1} + √(1 − a_t²) (i_t u_t); y = W_o(gelu(W_g x) · h).
 
-    Equations 1 to 4 of the paper; a^c starts uniform in [0.9, 0.999]. Parameters: ``recurrent``
-    (W_r), ``conv``, ``decay_gate`` (W_a, block-diagonal), ``input_gate`` (W_i, too), ``decay`` (Λ),
+    Equations 1 to 4 of the paper; a^c starts uniform in [0.9, 0.999], as it says (its code puts a
+    itself there, so that a^c goes down to 0.43). Parameters: ``recurrent`` (W_r), ``conv``,
+    ``decay_gate`` (W_a, block-diagonal), ``input_gate`` (W_i, too), ``decay`` (Λ),
     ``gate`` (W_g), ``out``. The first token's input is scaled like every other's, as the paper
     writes it (its code leaves it whole); the width within is d_model unless told, not 4/3 of it.
     """

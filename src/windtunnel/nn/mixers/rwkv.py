@@ -56,7 +56,8 @@ class RWKVConfig(ComponentConfig):
     decay_rank: int = Field(64, ge=1)
     """Rank of the map from the mixed token to the decays."""
     norm: Annotated[ComponentConfig, Choice("norm", "layernorm")] = LayerNormConfig()
-    """The norm of each head's output; its weights, where it has any, are shared by the heads."""
+    """The norm of each head's output; its weights and biases, where it has any, are shared by the
+    heads, which in the authors' code have their own, and an eps of 64e-5."""
     activation: Activation = "silu"
     """The elementwise function, on the gate."""
 
@@ -123,9 +124,11 @@ class RWKV(Mixer[RWKVConfig]):
     ``bonus`` u (h·k,), ``norm``, ``out``. A pad is skipped: the token before a token is the last
     real one.
 
-    Deviations: a head's norm has weights shared by the heads (where they differ, W_o takes them
-    up); no scale before it, which it would cancel; the decay's exponent is cut at e⁷, where
-    a float64 decay is 0 already; the init's ramps are the same in all layers.
+    Deviations: a head's norm has weights and biases shared by the heads (where they differ, W_o
+    takes the weights up; the biases, behind the gate, nothing does); no scale before it, which it
+    cancels up to its eps, 1e-5 here and 64e-5 in the authors' code; the decay's exponent is cut at
+    e⁷, where a float64 decay is 0 already; the bonus starts at ½ in every channel, and the init's
+    ramps are the same in all layers.
     """
 
     Config = RWKVConfig

@@ -23,6 +23,7 @@ from windtunnel.nn.component import (
 )
 from windtunnel.nn.cost import Cost, Num, larger, linear_cost, smaller
 from windtunnel.nn.linear import Linear, residual_gain
+from windtunnel.nn.norms.cosine import stretch
 from windtunnel.nn.norms.none import NoNormConfig
 from windtunnel.nn.ops.attention import (
     FUSED_FROM,
@@ -68,7 +69,8 @@ class SoftmaxConfig(ComponentConfig):
     position: Annotated[PositionConfig, Choice("position", "rope")] = RoPEConfig()
     """How attention is told where its keys stand."""
     window: int | None = Field(None, ge=1)
-    """How many tokens a query sees, its own included; all when left out."""
+    """How many tokens a query sees, its own included; all when left out. Without causality window −
+    1 on each side."""
     dilation: int = Field(1, ge=1)
     """The distance between the tokens of a window: 2 sees every other one."""
     stride: int | None = Field(None, ge=2)
@@ -82,7 +84,7 @@ class SoftmaxConfig(ComponentConfig):
     softcap: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Soft limit c of the logits, c·tanh(z/c); none when left out."""
     scale: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Factor of the logits; 1/√head_dim when left out."""
+    """Factor of the logits; 1/√head_dim when left out, √head_dim beside `qk_norm: cosine`."""
     bias: bool = False
     """Whether queries, keys and values have a bias."""
     out_bias: bool | None = None
@@ -112,9 +114,13 @@ class SoftmaxConfig(ComponentConfig):
             head_dim=head_dim,
             position=self.position.resolve(inside),
             qk_norm=self.qk_norm.resolve(inside),
-            scale=self.scale or head_dim**-0.5,
+            scale=self.scale or self._usual_scale(heads, kv_heads, head_dim),
             out_bias=self.bias if self.out_bias is None else self.out_bias,
         )
+
+    def _usual_scale(self, h: int, g: int, k: int) -> float:
+        """1/√k; of queries and keys of a fixed length L, √k/L²: as far apart as without a norm."""
+        return float(k**-0.5 * stretch(self.qk_norm, k) ** 2)
 
     def _heads(self, d: int) -> tuple[int, int]:
         width = self.maps
@@ -122,15 +128,12 @@ class SoftmaxConfig(ComponentConfig):
         if self.num_heads is None:
             head_dim = self.head_dim or min(_USUAL_HEAD_DIM, max(1, d // width))
             if d % (width * head_dim):
-                raise ValueError(
-                    f"heads of{times} {head_dim} do not divide d_model {d}; give num_heads"
-                )
+                text = f"heads of{times} {head_dim} do not divide d_model {d}; give num_heads"
+                raise ValueError(text)
             return d // (width * head_dim), head_dim
         if self.head_dim is None and d % (width * self.num_heads):
-            raise ValueError(
-                f"num_heads {self.num_heads} does not divide d_model {d}{times}; "
-                f"choose a divisor, or give head_dim"
-            )
+            text = f"num_heads {self.num_heads} does not divide d_model {d}{times}; "
+            raise ValueError(text + "choose a divisor, or give head_dim")
         return self.num_heads, self.head_dim or d // (width * self.num_heads)
 
     @property
@@ -160,8 +163,7 @@ class SoftmaxConfig(ComponentConfig):
         """Keys that each of t causal queries is multiplied with."""
         if self.remembers_all():
             return t
-        in_band = executed_keys(t, self.reach)
-        return t + (self.global_tokens == 0) * (in_band - t)
+        return t + (self.global_tokens == 0) * (executed_keys(t, self.reach) - t)
 
     def cost(self, scope: Scope, t: Num) -> Cost:
         """The square is executed whole, or for a causal window its band; a global token, a stride
@@ -201,9 +203,7 @@ class SoftmaxConfig(ComponentConfig):
 
     def _past(self, t: Num) -> Num:
         """How many of t tokens are remembered."""
-        if self.remembers_all():
-            return t
-        return smaller(t, self.reach - 1 + self.global_tokens)
+        return t if self.remembers_all() else smaller(t, self.reach - 1 + self.global_tokens)
 
     def _explicit(self) -> Num:
         """Whether the softmax's values are made in any precision."""
@@ -269,8 +269,8 @@ class SoftmaxAttention(Mixer[S]):
         self.k = Linear(d, g * k, bias=config.bias)
         self.v = Linear(d, g * k, bias=config.bias)
         self.out = Linear(h * k, d, bias=bool(config.out_bias), gain=residual_gain(scope))
-        self.q_norm: Norm[Any] = build_component("norm", config.qk_norm, inside)
-        self.k_norm: Norm[Any] = build_component("norm", config.qk_norm, inside)
+        self.q_norm: Norm[Any] = build_component("norm", config.qk_norm.resolve(inside), inside)
+        self.k_norm: Norm[Any] = build_component("norm", config.qk_norm.resolve(inside), inside)
         self.position: Position[Any] = build_component("position", config.position, inside)
 
     def initial_state(self, batch: int) -> KVState:

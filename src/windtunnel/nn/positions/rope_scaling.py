@@ -48,7 +48,8 @@ class RoPEScaling(Config):
     truncate: bool | None = None
     """yarn: whether the two ends are rounded outwards to whole pairs; true when left out."""
     attention_factor: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """yarn: factor of turned queries and keys; 0.1·ln(factor) + 1 when left out."""
+    """yarn: factor of turned queries and keys; 0.1·ln(factor) + 1 when left out. What is not turned
+    keeps its size: of latent_attention's logits only the part of the turned keys grows."""
 
     @model_validator(mode="after")
     def _what_has_an_effect(self) -> Self:

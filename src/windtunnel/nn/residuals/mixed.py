@@ -96,7 +96,7 @@ class MixedResidual(Residual[MixedConfig]):
         if config.kind == "mlp":
             f, gain = filled(config.d_hidden), 1.0
             self.hidden_bias = nn.Parameter(torch.empty(f))
-            self.out = Linear(f, 2 * w, bias=False, gain=_GAIN)
+            self.out = Linear(f, 2 * w, bias=False, gain=_GAIN, stream="none")
         self.stream = Linear(d, f, bias=False, gain=gain)
         self.branch = Linear(d, f, bias=False, gain=gain)
 

@@ -12,7 +12,11 @@ from windtunnel.nn.cost import Cost, Num
 
 
 class ScaledConfig(ComponentConfig):
-    """``stream·x + branch·y`` with fixed factors (DeepNet, arXiv 2203.00555, scales the stream)."""
+    """``stream·x + branch·y`` with fixed factors (DeepNet, arXiv 2203.00555, scales the stream).
+
+    The map that ends a branch starts smaller the deeper the stack is, under any residual (GPT-2's
+    1/√(2·layers)); the factors here multiply on top of that, the default of `branch` too.
+    """
 
     type: Literal["scaled"] = "scaled"
     stream: float = Field(1.0, allow_inf_nan=False)

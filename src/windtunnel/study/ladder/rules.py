@@ -116,15 +116,15 @@ class Scaler:
         """The architecture with ``target`` parameters, within 2%.
 
         Raises:
-            StudyError: the rule has no such size; the message tells the nearest.
-            UsageError: the rule cannot be followed for this stack.
+            UsageError: the rule has no such size (the message tells the nearest), or cannot be
+                followed for this stack.
         """
         found = min(self._tried(target), key=lambda spec: self._error(spec, target), default=None)
         if found is None:
-            raise StudyError(f"{self.spec.name}: rule {self.rule} gives no valid architecture")
+            raise UsageError(f"{self.spec.name}: rule {self.rule} gives no valid architecture")
         if self._error(found, target) > TOLERANCE:
             nearest = self._params(found) or 0
-            raise StudyError(
+            raise UsageError(
                 f"{self.spec.name}: rule {self.rule} has no size within 2% of {target:,.0f} "
                 f"parameters ({self.count}); the nearest has {nearest:,} "
                 f"({nearest / target - 1:+.1%}); choose that size, or another rule"

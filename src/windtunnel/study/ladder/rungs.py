@@ -140,8 +140,8 @@ def make_ladder(loaded: Sequence[LoadedRun], request: LadderRequest, ground: Gro
     """Sizes every architecture and lays out its budgets.
 
     Raises:
-        StudyError: a size cannot be reached within 2%; the message tells the nearest.
-        UsageError: the recipe does not suit, or the arms do not learn the same.
+        UsageError: a size cannot be reached within 2% (the message tells the nearest), the recipe
+            does not suit, or the arms do not learn the same.
     """
     names = distinct_names(loaded)
     bases = [as_arm(run, name) for run, name in zip(loaded, names, strict=True)]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from windtunnel.config import Choice, Config, offer
 
@@ -185,7 +185,7 @@ class RMSpropConfig(OptimizerConfig):
     alpha: Fraction = 0.99
     """Memory of the average of the squared gradient."""
     eps: Positive = 1e-8
-    """Added to the root of the averaged square."""
+    """Added to the root of the averaged square; centered, alone under a gradient that stays."""
     momentum: Fraction = 0.0
     """How much of the last step is kept."""
     centered: bool = False
@@ -205,16 +205,26 @@ class RMSpropConfig(OptimizerConfig):
 
 class AdafactorConfig(OptimizerConfig):
     """Adafactor (arXiv 1804.04235, algorithm 4): torch's own. A row and a column of second moments
-    for each matrix; the learning rate is relative to the size of the weights, and at most 1/√t."""
+    for each matrix; the learning rate is relative to the size of the weights, and at most 1/√t.
+    The paper adds 1e-30 to squared gradients; torch holds second moments at ``eps[0]``² or more."""
 
     type: Literal["adafactor"] = "adafactor"
     beta2_decay: Annotated[float, Field(lt=0, allow_inf_nan=False)] = -0.8
     """c: the second moments remember 1 − t^c at step t."""
     eps: tuple[Positive, Positive] | None = None
-    """Added to the squared gradient, and the least size of weights; (ε of float32, 1e-3) if not
-    given."""
+    """The least root of a second moment, and least size of weights; 1.2e-7, 1e-3 if not given."""
     threshold: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
     """The root mean square to which an update is cut."""
+
+    @field_validator("eps")
+    @classmethod
+    def _has_a_square(cls, eps: Any) -> Any:
+        if eps is not None and eps[0] ** 2 < 2.0**-126:
+            why = (
+                "torch squares it, float32 cannot hold that, and rows without a gradient become NaN"
+            )
+            raise ValueError(f"{eps[0]:g} is below 1.1e-19: {why}; the paper's 1e-30 is 1e-15 here")
+        return eps
 
     def state_values(self, shape: Shape) -> int:
         if len(shape) < 2:
