@@ -136,23 +136,38 @@ def test_structures_that_differ_have_other_graphs() -> None:
     assert len(seen) == len(sizes)
 
 
+ORDINARY_SECONDS = 8.5e-3
+"""Of ``ordinary_work``, where a graph takes 4.5 ms."""
+
+
+def ordinary_work() -> int:
+    """What tells how fast the processor is at the moment."""
+    made = {(number, str(number)): [number, number + 1] for number in range(20_000)}
+    return sum(len(value) for value in made.values())
+
+
 def test_a_graph_of_64_layers_is_made_in_5_ms() -> None:
     """Anatomy and graph of 773 operations from a resolved architecture, nothing cached: processor
     time, so that other work on the machine does not count, and no collection of the garbage that
-    other tests have left."""
+    other tests have left. A processor that is shared is slower by half: there it may take as much
+    longer as ordinary work does."""
     architecture = member("mini_gpt", n_layer=64, d_model=64)
     read, drawn = anatomy_module._anatomy.__wrapped__, graph_of.__wrapped__
-    seconds = []
+    seconds, ordinary = [], []
     gc.collect()
     gc.freeze()
     try:
-        for _ in range(20):
+        for _ in range(60):
             start = time.process_time()
             drawn(read(architecture))
-            seconds.append(time.process_time() - start)
+            between = time.process_time()
+            ordinary_work()
+            seconds.append(between - start)
+            ordinary.append(time.process_time() - between)
     finally:
         gc.unfreeze()
-    assert min(seconds) < 5e-3
+    slower = min(ordinary) / ORDINARY_SECONDS
+    assert min(seconds) < 5e-3 * slower, (min(seconds), min(ordinary))
 
 
 def test_a_graph_that_was_asked_before_is_there() -> None:

@@ -7,6 +7,7 @@ import importlib.metadata
 import sys
 import types
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from windtunnel.errors import UsageError
@@ -46,8 +47,10 @@ def _run(file: Path, content: bytes, name: str, digest: str) -> None:
     setattr(module, DIGEST, digest)
     sys.modules[name] = module
     try:
-        exec(compile(content, str(file), "exec"), module.__dict__)
-    except Exception as error:  # a plugin is foreign code: whatever it raises is told as its fault
+        with redirect_stdout(sys.stderr):  # what it prints is no part of a verb's answer
+            exec(compile(content, str(file), "exec"), module.__dict__)
+    # A plugin is foreign code: whatever it raises, be it exit(), is told as its fault.
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(f"plugin {file}: {type(error).__name__}: {error}") from error
 
@@ -55,4 +58,5 @@ def _run(file: Path, content: bytes, name: str, digest: str) -> None:
 def load_entry_points() -> None:
     """Imports every installed package that offers components (group ``windtunnel.components``)."""
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        point.load()
+        with redirect_stdout(sys.stderr):
+            point.load()

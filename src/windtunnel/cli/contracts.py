@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def check_contracts(file: Path) -> list[ExampleReport]:
     found = [c for c in _components() if c not in before or _is_from(c[2], file)]
     if not found:
         raise UsageError(f'{file}: registers no component (a class below `@register("mixer")`)')
-    return [report for kind, name, cls in found for report in _check(kind, name, cls)]
+    with redirect_stdout(sys.stderr):  # what a component prints is no part of the answer
+        return [report for kind, name, cls in found for report in _check(kind, name, cls)]
 
 
 def _components() -> list[tuple[str, str, _Class]]:
@@ -76,7 +78,7 @@ def _is_from(cls: _Class, file: Path) -> bool:
 def _check(kind: str, name: str, cls: _Class) -> Iterator[ExampleReport]:
     try:
         configs = cls.examples()
-    except Exception as error:  # foreign code: whatever it raises is told as its fault
+    except (Exception, SystemExit) as error:  # foreign code: all it raises is told as its fault
         yield _no_example(kind, name, _told(error))
         return
     if not configs:
@@ -98,19 +100,20 @@ def _no_example(kind: str, name: str, message: str) -> ExampleReport:
 def _failure(case: Case, contract: Contract) -> Failure | None:
     try:
         contract(case)
-    except Exception as error:  # foreign code: whatever it raises is told as its fault
+    except (Exception, SystemExit) as error:  # foreign code: all it raises is told as its fault
         name = getattr(contract, "__name__", repr(contract)).removeprefix("check_")
-        return Failure(name, _told(error))
+        return Failure(name, _told(error, case))
     return None
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException, case: Case | None = None) -> str:
     """One line: what a contract found, without the case; or what the component raised."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, AssertionError):
-        return f"{type(error).__name__}: {text}"
-    _, case, message = text.rpartition("): ")
-    return (message if case else text) or "an assertion does not hold"
+    text = str(error)
+    if isinstance(error, AssertionError):
+        text = text.removeprefix(f"{case}: ") or "an assertion does not hold"
+    else:
+        text = f"{type(error).__name__}: {text}"
+    return " ".join(text.split())
 
 
 def contracts_json(reports: list[ExampleReport]) -> dict[str, Any]:
@@ -124,9 +127,25 @@ def all_hold(reports: list[ExampleReport]) -> bool:
 
 
 def print_contracts(reports: list[ExampleReport]) -> None:
-    """A line for each example, and one for each contract that does not hold."""
+    """A line for each example, and one for each fault, told once where several contracts or
+    examples of a component find the same."""
+    told: set[tuple[str, str, str, str]] = set()
     for report in reports:
         count = f"{report.passed} of {report.contracts}" if report.failures else report.passed
         typer.echo(f"{report.label}: {count} contracts hold")
-        for failure in report.failures:
-            typer.echo(f"  {report.label}: {failure.contract}: {failure.message}")
+        for contracts, message in _grouped(report.failures):
+            fault = (report.kind, report.name, contracts, message)
+            if fault not in told:
+                told.add(fault)
+                more = sum((contracts, message) in _grouped(r.failures) for r in reports
+                           if (r.kind, r.name) == (report.kind, report.name)) - 1  # fmt: skip
+                also = f" (and in {more} more example{'s' * (more > 1)})" if more else ""
+                typer.echo(f"  {report.label}: {contracts}: {message}{also}")
+
+
+def _grouped(failures: Sequence[Failure]) -> list[tuple[str, str]]:
+    """Each message once, after the contracts that found it."""
+    contracts: dict[str, list[str]] = {}
+    for failure in failures:
+        contracts.setdefault(failure.message, []).append(failure.contract)
+    return [(", ".join(names), message) for message, names in contracts.items()]

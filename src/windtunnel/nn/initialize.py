@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -109,9 +109,19 @@ def initialize(model: nn.Module, seed: int, *, parameters: bool = True) -> None:
             values = module.buffer_values(seed, prefix) if hasattr(module, "buffer_values") else {}
             kept = dict(module.named_buffers(recurse=False)).keys()
             empty = kept - values.keys() - module._non_persistent_buffers_set
-            assert not empty, f"{prefix or type(module).__name__}: no values for {sorted(empty)}"
+            assert not empty, _without_values(prefix or type(module).__name__, module, empty)
             for name, value in values.items():
                 module.get_buffer(name).copy_(value)
+
+
+def _without_values(where: str, module: nn.Module, names: Iterable[str]) -> str:
+    """What is missing, and the lines that give it."""
+    names = sorted(names)
+    given = ", ".join(f"{n!r}: torch.zeros({tuple(module.get_buffer(n).shape)})" for n in names)
+    return (
+        f"{where}: no values for {names}: `buffer_values` must give those of each buffer, "
+        f"as in `def buffer_values(self, seed, name): return {{{given}}}`"
+    )
 
 
 def fan_in_std(fan_in: int) -> float:

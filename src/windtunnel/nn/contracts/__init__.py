@@ -22,6 +22,9 @@ from windtunnel.nn.contracts.behaviour import (
 )
 from windtunnel.nn.contracts.case import Case, place
 from windtunnel.nn.contracts.cost import check_cost, check_cost_of_arrays, check_kept
+from windtunnel.nn.contracts.long import check_long
+from windtunnel.nn.contracts.meta import check_meta
+from windtunnel.nn.contracts.training import check_saved, check_training
 
 Contract = Callable[[Case], None]
 
@@ -37,6 +40,10 @@ _OF_ALL: tuple[Contract, ...] = (
     check_cost,
     check_cost_of_arrays,
     check_kept,
+    check_meta,
+    check_training,
+    check_saved,
+    check_long,
 )
 _OF_MIXERS: tuple[Contract, ...] = (check_chunks, check_reorder)
 

@@ -16,13 +16,13 @@ from windtunnel.nn.initialize import initialize
 
 def check_shape(case: Case) -> None:
     """Shape, dtype and device stay; no input is changed; every parameter gets a gradient."""
-    module, x = build(case), make_input(case)
-    before = x.clone()
-    y = run(module, x.requires_grad_(), Span.of(x.shape[1]))
+    module, x = build(case), make_input(case).requires_grad_()
+    given = x.clone()  # no leaf: what changes it is told as that, and not as autograd's refusal
+    y = run(module, given, Span.of(x.shape[1]))
+    require(torch.equal(given, x), case, "the input was changed")
     require(y.shape == x.shape, case, f"shape {tuple(x.shape)} became {tuple(y.shape)}")
     require(y.dtype == x.dtype, case, f"dtype {x.dtype} became {y.dtype}")
     require(y.device == x.device, case, f"device {x.device} became {y.device}")
-    require(torch.equal(x, before), case, "the input was changed")
     # 0·x, as a part may be constant
     torch.autograd.backward(y.square().sum() + 0.0 * x.sum())
     for name, parameter in module.named_parameters():
@@ -46,15 +46,21 @@ def check_causality(case: Case) -> None:
 
 def check_padding(case: Case) -> None:
     """A padded batch equals its rows alone: pads left, right and in holes, and a row of pads."""
-    module, t = build(case), 9
-    x = make_input(case, batch=5, t=t)
-    real = torch.ones(5, t, dtype=torch.bool)
+    real = torch.ones(5, 9, dtype=torch.bool)
     real[1, :4] = False
     real[2, 6:] = False
     real[3, [0, 3, 4, 8]] = False
     real[4] = False
+    check_padded(case, real)
+
+
+def check_padded(case: Case, real: Tensor) -> None:
+    """:func:`check_padding` for one (b, t) mask of real tokens."""
+    module, x = build(case), make_input(case, *real.shape)
     x = torch.where(real[..., *(None,) * (x.ndim - 2)], x, 1e3).requires_grad_()
-    y = run(module, x, Span.of_real(real))
+    given = x.clone()
+    y = run(module, given, Span.of_real(real))
+    require(torch.equal(given, x), case, "the input was changed")
     require(bool(y.isfinite().all()), case, "an output at a pad is not finite")
     torch.autograd.backward(y[real].square().sum() + 0.0 * x.sum())
     grad = x.grad
@@ -62,7 +68,7 @@ def check_padding(case: Case) -> None:
     require(bool(grad.isfinite().all()), case, "a gradient is not finite beside pads")
     pads = grad[~real].abs().max()
     require(float(pads) == 0.0, case, f"pads get a gradient of {pads:.1e}")
-    for row in range(4):
+    for row in real.any(1).nonzero().flatten().tolist():
         alone = run(module, x[row : row + 1, real[row]], Span.of(int(real[row].sum())))
         close(y[row, real[row]], alone[0], case, f"row {row} of a padded batch")
     if isinstance(module, Mixer):
@@ -95,7 +101,19 @@ def check_chunks(case: Case, cuts: Sequence[int] = (1, 2, 7, 8), *, uniform: boo
 
     ``uniform`` tells each span that all rows have seen the same number of tokens.
     """
-    module, x = build(case), make_input(case)
+    check_cuts(case, build(case), make_input(case), cuts, uniform=uniform)
+
+
+def check_cuts(
+    case: Case,
+    module: Mixer[Any],
+    x: Tensor,
+    cuts: Sequence[int],
+    *,
+    uniform: bool = True,
+    during: str = "",
+) -> None:
+    """:func:`check_chunks` for one module and input; ``during`` begins what is told."""
     b, t = x.shape[:2]
     whole = module(x, Span.of(t))
     state: State = module.initial_state(b)
@@ -104,10 +122,11 @@ def check_chunks(case: Case, cuts: Sequence[int] = (1, 2, 7, 8), *, uniform: boo
         before = [part.clone() for part in tensors(state)]
         y, after = module.extend(x[:, start:end], state, _span(start, end, b, uniform))
         same = all(torch.equal(p, q) for p, q in zip(tensors(state), before, strict=True))
-        require(same, case, "extend changed the state that it was given")
+        require(same, case, f"{during}extend changed the state that it was given")
         parts.append(y)
         state = after
-    close(torch.cat(parts, dim=1), whole, case, f"extend cut at {tuple(cuts)}")
+    what = f"{during}extend of {t} tokens cut at {tuple(cuts)}"
+    close(torch.cat(parts, dim=1), whole, case, what)
 
 
 def _span(start: int, end: int, batch: int, uniform: bool) -> Span:
@@ -147,9 +166,15 @@ def check_round_trip(case: Case) -> None:
 
 
 def check_seed(case: Case) -> None:
-    """Weights are a function of (seed, name): not of torch's random state, nor of the rest."""
+    """Weights and outputs are a function of (seed, name): not of torch's random state, nor of the
+    rest."""
+    torch.manual_seed(98)
     first = _initialized(case, 0)
     torch.manual_seed(99)
+    second, x = _initialized(case, 0).eval(), make_input(case, dtype=torch.float32)
+    y, again = (run(module.eval(), x.clone(), Span.of(x.shape[1])) for module in (first, second))
+    same = torch.equal(y, again)
+    require(same, case, "the output depends on torch's random state while it is built")
     around = nn.ModuleList([_initialized(case, 5), _bare(case)])
     alone = nn.ModuleList([nn.Identity(), _bare(case)])
     state = torch.random.get_rng_state()

@@ -131,7 +131,7 @@ def _kept_values(module: nn.Module, case: Case, batch: int, t: int) -> float:
 
     x = make_input(case, batch, t).float().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        y = run(module, x, Span.of(t))
+        y = run(module, x.clone(), Span.of(t))  # no leaf, which could not be changed in place
     if not y.requires_grad:
         return 0.0
     return sum(value.untyped_storage().nbytes() for value in kept.values()) / 4
