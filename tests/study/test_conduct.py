@@ -206,8 +206,11 @@ def test_speeds_are_measured_in_a_child(
 def test_a_run_survives_the_way_through_the_plan(tiny: Callable[..., LoadedRun]) -> None:
     run = planned(tiny).runs[0]
     assert read_tree(run.config).config.model_dump(mode="json") == run.config
-    name = "\U0001f600 \x7f \x85 \x01 \u2028"
-    odd = {**run.config, "arch": {**run.config["arch"], "name": name}}
+    # Names take no control characters, which a terminal would act on; other texts do.
+    arch = {**run.config["arch"], "name": "\U0001f600 \xa0 \ufeff \u200b"}
+    source = {**run.config["data"]["source"], "paths": ["\U0001f600 \x7f \x85 \x01 \u2028.txt"]}
+    data = {**run.config["data"], "source": source}
+    odd = {**run.config, "arch": arch, "data": data}
     assert read_tree(odd).config.model_dump(mode="json") == odd
 
 
