@@ -35,9 +35,8 @@ from windtunnel.study.ground import local_ground
 from windtunnel.study.pairing import Pairing
 from windtunnel.study.plan import Estimate, Plan
 from windtunnel.study.planning import check_question, plan_compare
-from windtunnel.study.sequential import FIRST_LOOK, Looks
 from windtunnel.study.tune import Tuning, parse_knob
-from windtunnel.study.until import MAX_SEEDS, UntilDecided
+from windtunnel.study.until import UntilDecided, planned_looks
 from windtunnel.train.run_config import LoadedRun, RunConfig, load_run
 
 SEEDS = 3
@@ -144,13 +143,8 @@ def _confirmation(request: Request) -> Confirmation:
             "--pairing measured is honest for a single look: not beside --until-decided, where "
             "runs of one seed are pairs"
         )
-    if request.seeds is not None:
-        raise UsageError("--until-decided takes --first-seeds and --max-seeds, not --seeds")
-    first = FIRST_LOOK if request.first_seeds is None else request.first_seeds
-    last = max(MAX_SEEDS, first) if request.max_seeds is None else request.max_seeds
-    if request.first_seeds is None:
-        first = max(2, min(first, last))
-    return UntilDecided(Looks(first, last), margin)
+    looks = planned_looks(seeds=request.seeds, first=request.first_seeds, last=request.max_seeds)
+    return UntilDecided(looks, margin)
 
 
 def check_margin(margin: float | None) -> None:
